@@ -1,0 +1,49 @@
+# Everything a person or CI does here. Each target makes the environment it needs in .venv.
+.DEFAULT_GOAL := help
+.PHONY: help run test lint lock clean
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+UV_COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-emit-find-links \
+              --custom-compile-command "make lock"
+
+help:  ## show this
+	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' Makefile
+
+run: $(VENV)/.train  ## train, register, judge, serve and ask one model, on the embedded digits
+	$(BIN)/image-classifier run
+
+test: $(VENV)/.test  ## the tests
+	$(BIN)/pytest
+
+lint: $(VENV)/.test  ## ruff and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lock: $(VENV)/.test  ## resolve requirements/*.in anew into the pinned requirements/*.txt
+	$(BIN)/pip install --quiet uv
+	$(UV_COMPILE) --upgrade requirements/test.in --output-file requirements/test.txt
+	# The CPU wheel's local version is dropped, so that the pin also fits the build of any other index.
+	sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements/test.txt
+	$(UV_COMPILE) requirements/train.in --constraint requirements/test.txt --output-file requirements/train.txt
+	sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements/train.txt
+	$(UV_COMPILE) requirements/serve.in --constraint requirements/test.txt --output-file requirements/serve.txt
+
+clean:  ## forget the environment and everything that was made
+	rm -rf $(VENV) .image-classifier .pytest_cache .mypy_cache .ruff_cache
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed; name one: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.train: $(BIN)/python requirements/train.txt pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements/train.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --editable .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.train requirements/test.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements/test.txt
+	touch $@

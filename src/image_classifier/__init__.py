@@ -1,0 +1,1 @@
+"""Own images in, a documented inference URL out."""

@@ -1,0 +1,438 @@
+"""The steps of the chain, each a function of the settings; the command line and the Tekton steps call these.
+
+Steps leave what the next one needs in the work folder (`home/work`), and what must last in the registry.
+"""
+
+import getpass
+import json
+import os
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from image_classifier import provenance
+from image_classifier.cpus import available_cpus
+from image_classifier.errors import ImageClassifierError, ImageError, PackageError, RegistryError
+from image_classifier.files import write_atomically
+from image_classifier.images import decode
+from image_classifier.package import Model, Package
+from image_classifier.settings import Settings
+
+if TYPE_CHECKING:  # these bring PyTorch, MLflow or SciPy, which most commands never need
+    from image_classifier.datasets.dataset import Dataset
+    from image_classifier.evaluation import Evaluation
+    from image_classifier.gate import Verdict
+    from image_classifier.registry import Registry, Version
+
+EVALUATION_ARTIFACT = "evaluation/evaluation.json"
+VERDICT_ARTIFACT = "gate/verdict.json"
+SERVER_START_SECONDS = 60
+RESULT_CHARACTERS = 300
+"""Tekton carries all results of a task in 4,096 bytes."""
+
+Report = Callable[[str], None]
+"""Takes a line that tells the user what was done."""
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """What one step leaves for the next."""
+
+    folder: Path
+
+    @property
+    def package(self) -> Path:
+        return self.folder / "package"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.folder / "evaluation.json"
+
+
+def work_folder(settings: Settings) -> WorkFolder:
+    return WorkFolder(settings.home / "work")
+
+
+def open_registry(settings: Settings) -> "Registry":
+    """The registry, after a look whether it answers, so that no work is done that could not be recorded."""
+    from image_classifier.registry import Registry
+
+    registry = Registry(settings)
+    registry.check()
+    return registry
+
+
+def data(settings: Settings, report: Report) -> "Dataset":
+    """Prepare the data set: fetch, decode, cache, check."""
+    from image_classifier.datasets import prepare
+
+    dataset = prepare(settings)
+    for warning in dataset.warnings:
+        report(f"warning: {warning}")
+    report(
+        f"data {dataset.source}: {len(dataset.train.labels):,} images to train and {len(dataset.test.labels):,} to "
+        f"test, {len(dataset.classes)} classes, {dataset.image_size}×{dataset.image_size} pixels, "
+        f"digest {dataset.digest[:12]}"
+    )
+    return dataset
+
+
+def train(settings: Settings, report: Report) -> Package:
+    """Train within the budget and write the package; the same code, data and parameters are not trained twice."""
+    from image_classifier.export import export_package
+    from image_classifier.figures import learning_curve
+    from image_classifier.training import Epoch, fit
+
+    registry = open_registry(settings)
+    dataset = data(settings, report)
+    source = Path(__file__).parent
+    code_digest = provenance.training_code_digest(source)
+    fingerprint = provenance.fingerprint(code_digest, dataset.digest, settings)
+    work = work_folder(settings)
+
+    known = registry.find(fingerprint)
+    if known is not None:
+        registry.download(known, work.package)
+        report(
+            f"trained before: this code, data and parameters gave version {known.number} of {settings.name}; "
+            "give --retrain any new text to train again"
+        )
+        return Package.read(work.package)
+
+    package = _package_trained_here(work, fingerprint)
+    if package is not None:
+        report("trained before: the package in the work folder is of this code, data and parameters")
+        return package
+
+    checkpoint = work.checkpoint / fingerprint[:16]
+    revision = provenance.source_revision(settings.source_revision, source)
+    parameters = {name: getattr(settings, name) for name in provenance.TRAINING_SETTINGS}
+    tags = {"fingerprint": fingerprint, "code_digest": code_digest, "source_revision": revision}
+    with registry.start_run(
+        parameters={**parameters, "data": settings.data, "data_digest": dataset.digest},
+        tags=tags,
+        dataset=dataset,
+        run_id=_started_run(checkpoint),
+    ) as run:
+        write_atomically(checkpoint / "run_id", run.id.encode())
+
+        def on_epoch(epoch: Epoch) -> None:
+            run.log_epoch(
+                {
+                    "train_loss": epoch.train_loss,
+                    "validation_loss": epoch.validation_loss,
+                    "validation_accuracy": epoch.validation_accuracy,
+                    "learning_rate": epoch.learning_rate,
+                    "seconds": epoch.seconds,
+                },
+                step=epoch.number,
+            )
+
+        trained = fit(
+            dataset,
+            budget=settings.budget,
+            seed=settings.seed,
+            validation_fraction=settings.validation_fraction,
+            checkpoint=checkpoint,
+            on_epoch=on_epoch,
+            threads=available_cpus(),
+        )
+        best = trained.history[-1]
+        run.log_parameters(trained.parameters)
+        run.log_metrics(
+            {"training_seconds": trained.seconds, "final_validation_accuracy": best.validation_accuracy}
+        )
+        run.log_figure(learning_curve(trained.history), "learning-curve.png")
+        package = export_package(
+            work.package,
+            trained.classifier,
+            dataset,
+            trained.validation,
+            {
+                **tags,
+                "run_id": run.id,
+                "created": datetime.now(UTC).isoformat(timespec="seconds"),
+                "data_source": dataset.source,
+                "data_digest": dataset.digest,
+                "parameters": json.loads(json.dumps({**parameters, **trained.parameters}, default=str)),
+                "validation_accuracy": best.validation_accuracy,
+            },
+            threads=available_cpus(),
+        )
+    report(
+        f"trained for {trained.seconds:.1f} s: {best.validation_accuracy:.2%} of the validation images right; "
+        f"the package is in {work.package}"
+    )
+    return package
+
+
+def evaluate(settings: Settings, report: Report) -> "Evaluation":
+    """Evaluate the trained package on the test part; a package's test part is read once."""
+    from image_classifier import figures
+    from image_classifier.evaluation import evaluate as measure
+
+    registry = open_registry(settings)
+    work = work_folder(settings)
+    package = _trained_package(work)
+    run_id = package.provenance["run_id"]
+    evaluation = _read_evaluation(registry.read_artifact(run_id, EVALUATION_ARTIFACT))
+    if evaluation is None or evaluation.package_digest != package.digest:
+        dataset = data(replace(settings, image_size=package.image_size), report)
+        model = Model.load(package, available_cpus())
+        evaluation, probabilities = measure(model, dataset, test_fraction=settings.test_fraction)
+        with registry.resume_run(run_id) as run:
+            run.log_metrics(evaluation.metrics)
+            run.log_figure(figures.confusion_matrix(evaluation), "evaluation/confusion-matrix.png")
+            run.log_figure(figures.reliability(evaluation), "evaluation/reliability.png")
+            run.log_figure(
+                figures.worst_mistakes(dataset.test, evaluation, probabilities),
+                "evaluation/worst-mistakes.png",
+            )
+            run.log_text(evaluation.to_json(), EVALUATION_ARTIFACT)
+    write_atomically(work.evaluation, evaluation.to_json().encode())
+    low, high = evaluation.accuracy_interval
+    report(
+        f"evaluated on {evaluation.images:,} test images: accuracy {evaluation.accuracy:.2%} "
+        f"({low:.1%} to {high:.1%}), calibration error {evaluation.calibration_error:.3f}, "
+        f"{evaluation.latency_p50 * 1e3:.2f} ms an image"
+    )
+    return evaluation
+
+
+def register(settings: Settings, report: Report) -> "Version":
+    """Register the evaluated package; a repeat finds the version that is there."""
+    registry = open_registry(settings)
+    work = work_folder(settings)
+    package = _trained_package(work)
+    evaluation = _read_evaluation(work.evaluation.read_bytes() if work.evaluation.exists() else None)
+    if evaluation is None or evaluation.package_digest != package.digest:
+        raise PackageError(
+            f"the package in {work.package} has not been evaluated; run `image-classifier evaluate` first"
+        )
+    version = registry.register(
+        package.provenance["run_id"],
+        work.package,
+        tags={
+            "fingerprint": package.provenance["fingerprint"],
+            "package_digest": package.digest,
+            "data_digest": package.provenance["data_digest"],
+            "source_revision": package.provenance["source_revision"],
+            "test_accuracy": f"{evaluation.accuracy:.4f}",
+        },
+    )
+    report(f"registered as {version.uri}")
+    return version
+
+
+def gate(settings: Settings, report: Report) -> "Verdict":
+    """Judge the candidate (or `model`) by the floors and against the champion. A refusal is no error."""
+    from image_classifier.gate import Finding, Verdict, judge
+
+    registry = open_registry(settings)
+    candidate = registry.get(settings.model or "candidate")
+    champion = registry.champion()
+    evaluation = _evaluation_of(registry, candidate)
+    if champion is not None and champion.number == candidate.number:
+        verdict = Verdict((Finding("champion", True, f"version {candidate.number} is the champion"),))
+    else:
+        verdict = judge(evaluation, _comparable(settings, registry, champion, evaluation, report), settings)
+        with registry.resume_run(candidate.run_id) as run:
+            run.log_text(json.dumps(verdict.to_dict(), indent=1), VERDICT_ARTIFACT)
+        if not verdict.accepted:
+            registry.refuse(candidate, actor=actor(), reason=verdict.reason)
+    registry.set_tags(candidate, {"verdict": verdict.word})
+    passed_on = candidate if verdict.accepted else champion
+    leave_results(
+        settings,
+        {
+            "verdict": verdict.word,
+            "reason": _clipped(verdict.reason, RESULT_CHARACTERS),
+            "model-uri": passed_on.uri if passed_on else "",
+            "model-version": str(passed_on.number) if passed_on else "",
+            "data-digest": evaluation.data_digest,
+        },
+    )
+    for finding in verdict.findings:
+        report(f"  {'pass' if finding.passed else 'FAIL'}  {finding.rule}: {finding.reason}")
+    report(f"version {candidate.number} is {verdict.word}")
+    return verdict
+
+
+def promote(settings: Settings, report: Report) -> "Version | None":
+    """Make the candidate (or `model`) the champion if the gate accepted it; gives the champion."""
+    registry = open_registry(settings)
+    candidate = registry.get(settings.model or "candidate")
+    champion = registry.champion()
+    verdict = candidate.tags.get("verdict")
+    if verdict is None:
+        raise RegistryError(f"version {candidate.number} was not judged; run `image-classifier gate` first")
+    if verdict != "accepted":
+        serving = f"version {champion.number} stays" if champion else "there is still no champion"
+        report(f"version {candidate.number} was refused and is not promoted; {serving}")
+        return champion
+    content = json.loads(registry.read_artifact(candidate.run_id, VERDICT_ARTIFACT) or "{}")
+    registry.promote(candidate, actor=actor(), reason=content.get("reason", "accepted by the gate"))
+    report(f"version {candidate.number} is the champion")
+    return registry.get("champion")
+
+
+def fetch_model(settings: Settings) -> Package:
+    """The package that `model` names: a folder, or a version of the registry (the champion by default)."""
+    folder = Path(settings.model) if settings.model else None
+    if folder is not None and (folder.exists() or not settings.model.startswith("models:")):
+        return Package.read(folder)
+    registry = open_registry(settings)
+    version = registry.get(settings.model or "champion")
+    target = settings.home / "models" / settings.name / str(version.number)
+    try:
+        return Package.read(target)
+    except PackageError:
+        # Absent or damaged: fetched anew.
+        registry.download(version, target)
+        return Package.read(target)
+
+
+def predict(settings: Settings, paths: Sequence[Path]) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
+    """For each image file, its `top` classes and their probabilities, the likeliest first."""
+    model = Model.load(fetch_model(settings), available_cpus())
+    for path in paths:
+        try:
+            image = decode(path.read_bytes(), model.package.image_size, settings.max_pixels)
+        except OSError as error:
+            raise ImageError(f"{path} cannot be read: {error.strerror}") from error
+        except ImageError as error:
+            raise type(error)(f"{path}: {error}") from error
+        probabilities = model.probabilities(image[np.newaxis])[0]
+        ranking = np.argsort(-probabilities, kind="stable")[: settings.top]
+        yield path, [(model.classes[index], float(probabilities[index])) for index in ranking]
+
+
+def ask(settings: Settings, package: Package, server: subprocess.Popen[bytes], report: Report) -> None:
+    """Wait until the server process is ready, and ask it for one image as any client would."""
+    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104 (compared, not bound)
+    address = f"http://{host}:{settings.port}"
+    deadline = time.monotonic() + SERVER_START_SECONDS
+    while not _is_ready(address):
+        if server.poll() is not None:
+            raise ImageClassifierError(
+                f"the server ended with status {server.returncode} before it was ready"
+            )
+        if time.monotonic() > deadline:
+            raise ImageClassifierError(
+                f"the server at {address} was not ready within {SERVER_START_SECONDS} s"
+            )
+        time.sleep(0.05)
+    golden = package.golden[0]
+    request = urllib.request.Request(f"{address}/predict", golden.png, {"Content-Type": "image/png"})
+    with urllib.request.urlopen(request, timeout=30) as response:
+        answer = json.load(response)["predictions"][0]
+    report(
+        f"asked {address}/predict for an image of {golden.label!r}: it answers {answer['label']!r} "
+        f"({answer['probability']:.1%})"
+    )
+
+
+def _is_ready(address: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{address}/readyz", timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:  # not listening yet, or 503: not ready
+        return False
+
+
+def leave_results(settings: Settings, results: Mapping[str, str]) -> None:
+    """Write each result to a file of its name, without a newline, where a folder for them is set."""
+    if settings.results:
+        for name, value in results.items():
+            (Path(settings.results) / name).write_text(value, encoding="utf-8")
+
+
+def actor() -> str:
+    """Who acts, for the registry's history: the user, or the service account a step runs as."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a numeric user without an entry, as in a container
+        return f"uid {os.getuid()}"
+
+
+def _clipped(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 2]} …"
+
+
+def _trained_package(work: WorkFolder) -> Package:
+    if not work.package.exists():
+        raise PackageError(f"there is no package in {work.package}; run `image-classifier train` first")
+    return Package.read(work.package)
+
+
+def _package_trained_here(work: WorkFolder, fingerprint: str) -> Package | None:
+    """The work folder's package, when a run that was cut off before `register` left the wanted one."""
+    try:
+        package = Package.read(work.package)
+    except PackageError:
+        return None
+    return package if package.provenance.get("fingerprint") == fingerprint else None
+
+
+def _started_run(checkpoint: Path) -> str | None:
+    """The run that a killed training of the same fingerprint had started."""
+    file = checkpoint / "run_id"
+    return file.read_text() if file.exists() else None
+
+
+def _read_evaluation(content: bytes | None) -> "Evaluation | None":
+    from image_classifier.evaluation import Evaluation
+
+    return None if content is None else Evaluation.from_json(content)
+
+
+def _evaluation_of(registry: "Registry", version: "Version") -> "Evaluation":
+    evaluation = _read_evaluation(registry.read_artifact(version.run_id, EVALUATION_ARTIFACT))
+    if evaluation is None:
+        raise RegistryError(
+            f"version {version.number} has no evaluation in its run; run `image-classifier evaluate` first"
+        )
+    return evaluation
+
+
+def _comparable(
+    settings: Settings,
+    registry: "Registry",
+    champion: "Version | None",
+    candidate: "Evaluation",
+    report: Report,
+) -> "Evaluation | None":
+    """The champion's evaluation on the candidate's test images, or None where it cannot answer them."""
+    from image_classifier.evaluation import evaluate as measure
+
+    if champion is None:
+        return None
+    known = _evaluation_of(registry, champion)
+    if known.classes != candidate.classes:
+        report(f"version {champion.number}, the champion, knows other classes and cannot be compared")
+        return None
+    if (known.data_digest, known.test_fraction) == (candidate.data_digest, candidate.test_fraction):
+        return known
+    report(
+        f"the data has changed since version {champion.number}, the champion: it is evaluated on the new data"
+    )
+    package = fetch_model(replace(settings, model=champion.uri))
+    dataset = data(replace(settings, image_size=package.image_size), report)
+    if dataset.digest != candidate.data_digest:
+        raise ImageClassifierError(
+            f"the candidate was evaluated on data {candidate.data_digest[:12]}, but --data {settings.data} is now "
+            f"{dataset.digest[:12]}; name the candidate's data, or train again"
+        )
+    model = Model.load(package, available_cpus())
+    return measure(model, dataset, test_fraction=settings.test_fraction)[0]

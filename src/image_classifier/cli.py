@@ -1,0 +1,279 @@
+"""The command line: one command a step of the chain, each the word of the Tekton step it becomes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+
+from image_classifier import chain
+from image_classifier.errors import ImageClassifierError, SettingError
+from image_classifier.settings import SETTINGS, Settings, load_settings
+
+WHERE = ("home", "name", "tracking_uri", "registry_timeout")
+DATA = (
+    "data",
+    "image_size",
+    "max_pixels",
+    "max_data",
+    "test_fraction",
+    "validation_fraction",
+    "fetch_timeout",
+)
+TRAINING = ("budget", "seed", "mirror", "retrain", "source_revision")
+FLOORS = ("min_accuracy", "min_recall", "max_calibration_error", "max_latency", "max_accuracy_drop")
+SERVING = ("host", "port", "workers", "threads", "max_upload", "max_pixels", "top", "drain_timeout")
+
+
+class Commands(click.Group):
+    """Lists the commands in the order of the chain, and turns our errors into one line and status 1."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ImageClassifierError as error:
+            if ctx.params.get("debug"):
+                raise
+            click.echo(f"error: {error}", err=True)
+            ctx.exit(1)
+
+
+def settings_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a command an option for each named setting; its function gets the checked Settings first."""
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @click.pass_context
+        def command(ctx: click.Context, /, **values: Any) -> Any:
+            options = {name: values.pop(name) for name in dict.fromkeys(names)}
+            return function(load_settings(options, os.environ, ctx.obj), **values)
+
+        command.__doc__ = function.__doc__
+        command.__name__ = function.__name__
+        for name in reversed(dict.fromkeys(names)):
+            setting = SETTINGS[name]
+            described = f"{setting.help}  [default: {_shown(setting.default)}]"
+            command = click.option(setting.option, name, default=None, metavar="VALUE", help=described)(
+                command
+            )
+        return command
+
+    return decorate
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option(
+    "--workload",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Take settings from the params of this workload.yaml, too.",
+)
+@click.pass_context
+def main(ctx: click.Context, debug: bool, workload: Path | None) -> None:
+    """Own images in, a documented inference URL out.
+
+    One command a step; `run` does them all. A setting comes from its option, else from the environment
+    (IMAGE_CLASSIFIER_BUDGET=60s), else from the workload's params, else it has its default.
+
+    \b
+    image-classifier run                                  the whole chain, on 1,797 embedded images
+    image-classifier run --data ~/photos --budget 3m      on your own: one sub-folder a class
+    image-classifier predict photo.jpg                    ask the champion
+    """  # noqa: D301 (click's \b keeps the lines apart)
+    ctx.obj = _workload_params(workload) if workload else {}
+
+
+@main.command()
+@settings_options("home", *DATA, "mirror")
+def data(settings: Settings) -> None:
+    """Prepare a data set: fetch, decode, check, cache.
+
+    \b
+    image-classifier data --data ~/photos
+    image-classifier data --data s3://bucket/images.zip --image-size 64
+    """
+    chain.data(settings, click.echo)
+
+
+@main.command()
+@settings_options(*WHERE, *DATA, *TRAINING)
+def train(settings: Settings) -> None:
+    """Train within a time budget and write the model package.
+
+    The same code, data and parameters find their registered version instead of training again. A run that
+    was killed goes on where it was.
+
+    \b
+    image-classifier train --data ~/photos --budget 3m
+    """
+    chain.train(settings, click.echo)
+
+
+@main.command()
+@settings_options(*WHERE, *DATA)
+def evaluate(settings: Settings) -> None:
+    """Evaluate the trained package on the untouched test part.
+
+    \b
+    image-classifier evaluate --data ~/photos
+    """
+    chain.evaluate(settings, click.echo)
+
+
+@main.command()
+@settings_options(*WHERE)
+def register(settings: Settings) -> None:
+    """Register the evaluated package in MLflow, as the candidate.
+
+    \b
+    image-classifier register --tracking-uri http://mlflow:5000
+    """
+    chain.register(settings, click.echo)
+
+
+@main.command()
+@settings_options(*WHERE, "model", *FLOORS, *DATA, "results")
+def gate(settings: Settings) -> None:
+    """Judge the candidate by the floors and against the champion. A refusal is no error.
+
+    \b
+    image-classifier gate --min-accuracy 0.9
+    """
+    chain.gate(settings, click.echo)
+
+
+@main.command()
+@settings_options(*WHERE, "model")
+def promote(settings: Settings) -> None:
+    """Make the candidate the champion, if the gate accepted it.
+
+    \b
+    image-classifier promote
+    """
+    chain.promote(settings, click.echo)
+
+
+@main.command()
+@settings_options(*WHERE, "model", *SERVING)
+def serve(settings: Settings) -> None:
+    """Serve the champion (or --model) over HTTP, with a page to drop images on.
+
+    \b
+    image-classifier serve
+    image-classifier serve --model models:/image-classifier/7 --port 9000
+    """
+    from image_classifier.serving.server import serve as run_server
+
+    run_server(settings, chain.fetch_model(settings).folder)
+
+
+@main.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+@settings_options(*WHERE, "model", "max_pixels", "top")
+def predict(settings: Settings, images: tuple[Path, ...], as_json: bool) -> None:
+    """Say what the champion (or --model) sees in image files.
+
+    \b
+    image-classifier predict photo.jpg
+    """
+    for path, ranking in chain.predict(settings, images):
+        if as_json:
+            click.echo(
+                json.dumps({"image": str(path), "top": [{"label": n, "probability": p} for n, p in ranking]})
+            )
+        else:
+            click.echo(f"{path}: " + ", ".join(f"{name} {share:.1%}" for name, share in ranking))
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+@settings_options(*WHERE)
+def history(settings: Settings, as_json: bool) -> None:
+    """Show what was promoted and refused, when, by whom and why, newest first.
+
+    \b
+    image-classifier history
+    """
+    events = chain.open_registry(settings).history()
+    if as_json:
+        click.echo(json.dumps([asdict(event) for event in events], default=str, indent=1))
+        return
+    if not events:
+        click.echo(f"nothing was promoted or refused of {settings.name} yet")
+    for event in events:
+        before = f" (before: {event.from_version})" if event.from_version else ""
+        click.echo(
+            f"{event.time:%Y-%m-%d %H:%M:%S}  version {event.version} {event.action}{before} by {event.actor}: "
+            f"{event.reason}"
+        )
+
+
+@main.command()
+@click.option(
+    "--keep/--once",
+    default=None,
+    help="Keep serving after the first answer, or stop.  [default: keep on a terminal]",
+)
+@settings_options(*WHERE, *DATA, *TRAINING, *FLOORS, *SERVING)
+def run(settings: Settings, keep: bool | None) -> None:
+    """Do all the steps: data, train, evaluate, register, gate, promote, serve; and ask for one answer.
+
+    \b
+    image-classifier run
+    image-classifier run --data ~/photos --budget 3m
+    """
+    keep_serving = sys.stdout.isatty() if keep is None else keep
+    chain.train(settings, click.echo)
+    chain.evaluate(settings, click.echo)
+    chain.register(settings, click.echo)
+    chain.gate(settings, click.echo)
+    if chain.promote(settings, click.echo) is None:
+        return
+    package = chain.fetch_model(settings)
+    command = [sys.executable, "-m", "image_classifier.cli", "serve", "--model", str(package.folder)]
+    for name in SERVING:
+        command += [SETTINGS[name].option, str(getattr(settings, name))]
+    server = subprocess.Popen(command)
+    try:
+        chain.ask(settings, package, server, click.echo)
+        if keep_serving:
+            click.echo(f"serving on http://{settings.host}:{settings.port}/ until Ctrl-C")
+            server.wait()
+    except KeyboardInterrupt:
+        click.echo("stopping", err=True)
+    finally:
+        if server.poll() is None:
+            server.send_signal(signal.SIGTERM)
+        server.wait(settings.drain_timeout + 10)
+
+
+def _workload_params(path: Path) -> Mapping[str, object]:
+    """The params of a workload.yaml as the CLI knows them."""
+    import yaml
+
+    try:
+        workload = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return {param["name"]: param["value"] for param in workload["spec"].get("params", [])}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingError(f"{path} cannot be read: {error}") from error
+    except yaml.YAMLError as error:
+        raise SettingError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
+    except (KeyError, TypeError, AttributeError):
+        raise SettingError(f"{path} is no workload: it has no spec.params list of name and value") from None
+
+
+def _shown(default: object) -> str:
+    return "none" if default == "" else f"{default}"
+
+
+if __name__ == "__main__":
+    main()

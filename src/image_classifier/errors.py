@@ -1,0 +1,33 @@
+"""The errors that a user can do something about; each message says what, with what, and what to do."""
+
+
+class ImageClassifierError(Exception):
+    """A step cannot go on. Its text is the one line that the user sees; the exit status is 1."""
+
+
+class SettingError(ImageClassifierError):
+    """A setting has a value that cannot be used, or a name that no setting has."""
+
+
+class DataError(ImageClassifierError):
+    """A data set cannot be found, fetched, read or used."""
+
+
+class ImageError(ImageClassifierError):
+    """Encoded bytes are not an image that is accepted. The server answers 400."""
+
+
+class ImageTooLargeError(ImageError):
+    """An image has more bytes or pixels than the limit. The server answers 413."""
+
+
+class TrainingError(ImageClassifierError):
+    """Training cannot start or came to no usable model."""
+
+
+class PackageError(ImageClassifierError):
+    """A model package is missing, incomplete, altered, or answers otherwise than it must."""
+
+
+class RegistryError(ImageClassifierError):
+    """The tracking server or registry cannot be reached, refused a write, or lacks what was asked for."""

@@ -1,0 +1,112 @@
+"""From a trained classifier to a model package: ONNX graph, golden images, reference statistics."""
+
+import logging
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+
+from image_classifier.datasets.dataset import Dataset
+from image_classifier.errors import PackageError
+from image_classifier.files import folder_written_atomically
+from image_classifier.network import Classifier
+from image_classifier.package import INPUT, OUTPUT, Images, Model, Package, Probabilities, write_package
+from image_classifier.statistics import reference_statistics
+
+EXPORT_TOLERANCE = 1e-4
+GOLDEN_IMAGES = 8
+_BATCH = 256
+
+
+def export_package(
+    folder: Path,
+    classifier: Classifier,
+    dataset: Dataset,
+    validation: npt.NDArray[np.int64],
+    provenance: Mapping[str, Any],
+    *,
+    threads: int,
+) -> Package:
+    """Write the package of `classifier` to `folder`, whole or not at all, and load it once.
+
+    `validation` holds indices into `dataset.train`. Raises PackageError, and writes nothing, where ONNX
+    Runtime's probabilities differ from PyTorch's by more than 1e-4 on any validation image.
+    """
+    images = dataset.train.images[validation]
+    labels = dataset.train.labels[validation]
+    expected = _torch_probabilities(classifier, images)
+    chosen = _spread_over_classes(labels, GOLDEN_IMAGES)
+    with folder_written_atomically(folder) as draft:
+        package = write_package(
+            draft,
+            model=export_graph(classifier, dataset.classes, dataset.image_size),
+            classes=dataset.classes,
+            image_size=dataset.image_size,
+            provenance=provenance,
+            golden=(images[chosen], [dataset.classes[label] for label in labels[chosen]], expected[chosen]),
+            reference=reference_statistics(images, expected),
+        )
+        _check_answers(Model.load(package, threads), images, expected)
+    return Package.read(folder)
+
+
+def export_graph(classifier: Classifier, classes: tuple[str, ...], image_size: int) -> bytes:
+    """The serialised ONNX graph, with any number of images in a batch; its metadata hold the classes."""
+    example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
+    with warnings.catch_warnings():
+        # The exporter warns of its own use of PyTorch's private parts.
+        warnings.simplefilter("ignore")
+        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            classifier.eval(),
+            (example,),
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim("N", min=1)},),
+            dynamo=True,
+            verbose=False,
+        )
+    if program is None:
+        raise PackageError("PyTorch exported no ONNX graph")
+    graph = program.model_proto
+    onnx.helper.set_model_props(graph, {"classes": "\n".join(classes), "image_size": str(image_size)})
+    for node in graph.graph.node:
+        # Notes of the exporter that name files of the machine that trained.
+        del node.metadata_props[:]
+    onnx.checker.check_model(graph)
+    content: bytes = graph.SerializeToString()
+    return content
+
+
+def _torch_probabilities(classifier: Classifier, images: Images) -> Probabilities:
+    with torch.inference_mode():
+        parts = [
+            classifier(torch.from_numpy(images[start : start + _BATCH].copy())).numpy()
+            for start in range(0, len(images), _BATCH)
+        ]
+    return np.concatenate(parts)
+
+
+def _check_answers(model: Model, images: Images, expected: Probabilities) -> None:
+    difference = np.abs(model.probabilities(images) - expected).max(axis=1)
+    # Not "> tolerance", which NaN would pass.
+    wrong = int((~(difference <= EXPORT_TOLERANCE)).sum())
+    if wrong:
+        raise PackageError(
+            f"the exported model answers otherwise than the trained one on {wrong} of {len(images)} validation "
+            f"images (largest difference {difference.max():.2g}, allowed {EXPORT_TOLERANCE:g}); nothing was written"
+        )
+
+
+def _spread_over_classes(labels: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
+    """Indices of up to `count` images, as many different classes as there are."""
+    rank_in_class = np.zeros(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        rank_in_class[members] = np.arange(len(members))
+    return np.lexsort((labels, rank_in_class))[:count]

@@ -1,0 +1,62 @@
+"""Progress of long work: a bar with the time left on a terminal, plain lines elsewhere; both on stderr."""
+
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+PLAIN_LINE_SECONDS = 10.0
+
+
+class Progress:
+    """Counts work done. Use as a context manager; call `advance` as work gets done."""
+
+    def __init__(
+        self,
+        title: str,
+        total: float | None,
+        unit: str,
+        *,
+        stream: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`total` is None where it is not known beforehand; `unit` is a word such as "images" or "s"."""
+        self._title, self._total, self._unit, self._clock = title, total, unit, clock
+        self._stream = stream or sys.stderr
+        self._done = 0.0
+        self._started = self._last_line = clock()
+        self._bar: tqdm[Any] | None = None
+        if self._stream.isatty():
+            self._bar = tqdm(
+                total=total, desc=title, unit=f" {unit}", unit_scale=True, file=self._stream, leave=False
+            )
+
+    def __enter__(self) -> "Progress":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def advance(self, amount: float, note: str = "") -> None:
+        """Say that `amount` more is done; `note` is a short text such as the loss so far."""
+        self._done += amount
+        if self._bar is not None:
+            if note:
+                self._bar.set_postfix_str(note, refresh=False)
+            self._bar.update(amount)
+            return
+        now = self._clock()
+        if now - self._last_line >= PLAIN_LINE_SECONDS:
+            self._last_line = now
+            print(self._line(now, note), file=self._stream, flush=True)
+
+    def _line(self, now: float, note: str) -> str:
+        line = f"{self._title}: {self._done:,.0f} {self._unit}"
+        if self._total:
+            elapsed = now - self._started
+            left = elapsed * (self._total - self._done) / self._done if self._done else float("nan")
+            line = f"{self._title}: {self._done:,.0f} of {self._total:,.0f} {self._unit}, {left:.0f} s left"
+        return f"{line}, {note}" if note else line

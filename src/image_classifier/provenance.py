@@ -1,0 +1,68 @@
+"""Where a model comes from: source revision, training code, and the fingerprint that finds it again."""
+
+import hashlib
+import json
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+from image_classifier.settings import Settings
+
+TRAINING_SETTINGS = (
+    "budget",
+    "seed",
+    "mirror",
+    "image_size",
+    "validation_fraction",
+    "test_fraction",
+    "retrain",
+)
+"""The settings that change what training gives; the data itself is named by its digest."""
+
+TRAINING_CODE = (
+    "datasets",
+    "export.py",
+    "images.py",
+    "network.py",
+    "package.py",
+    "statistics.py",
+    "training.py",
+)
+"""The modules and folders that decide what a trained package holds; an edit elsewhere trains nothing anew."""
+
+
+def source_revision(given: str, folder: Path) -> str:
+    """The revision `given` by the supply chain; else that of the git checkout `folder` lies in, or "unknown"."""
+    if given:
+        return given
+    try:
+        revision = _git(folder, "rev-parse", "HEAD")
+        changed = _git(folder, "status", "--porcelain", "--untracked-files=no")
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{revision}-changed" if changed else revision
+
+
+def training_code_digest(package: Path) -> str:
+    """SHA-256 over those Python files of the source folder `package` that are training code."""
+    digest = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        name = path.relative_to(package)
+        if name.parts[0] in TRAINING_CODE:
+            digest.update(f"{name.as_posix()}\n".encode() + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def fingerprint(code_digest: str, data_digest: str, settings: Settings) -> str:
+    """The same training code, data and parameters give the same fingerprint; SHA-256 in hexadecimal."""
+    parts: Mapping[str, object] = {
+        "code": code_digest,
+        "data": data_digest,
+        **{name: getattr(settings, name) for name in TRAINING_SETTINGS},
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()

@@ -1,0 +1,245 @@
+"""Every setting once: its name, type, default and help.
+
+A setting is the same word everywhere: `--max-accuracy-drop` on the command line,
+`IMAGE_CLASSIFIER_MAX_ACCURACY_DROP` in the environment, `max_accuracy_drop` among a workload's params.
+The first of these that is given wins, in that order; an empty value counts as not given, because an
+unset Tekton param arrives as an empty string.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, NewType
+
+from image_classifier.errors import SettingError
+
+ENVIRONMENT_PREFIX = "IMAGE_CLASSIFIER_"
+
+Seconds = NewType("Seconds", float)
+Bytes = NewType("Bytes", int)
+
+_SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+def _setting(
+    default: Any,
+    help: str,
+    *,
+    low: float = -math.inf,
+    high: float = math.inf,
+    choices: tuple[str, ...] = (),
+    environment: tuple[str, ...] = (),
+) -> Any:
+    """Declare a setting. `environment` names further variables that are read after our own."""
+    metadata = {"help": help, "low": low, "high": high, "choices": choices, "environment": environment}
+    return field(default=default, metadata=metadata)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The values of all settings, checked."""
+
+    # Where things are
+    home: Path = _setting(
+        Path(".image-classifier"), "Folder of the cache, the local registry and work files."
+    )
+    name: str = _setting("image-classifier", "Name of the registered model.")
+    tracking_uri: str = _setting(
+        "",
+        "MLflow tracking server, e.g. http://mlflow:5000; empty: a sqlite file in the home folder.",
+        environment=("MLFLOW_TRACKING_URI",),
+    )
+    registry_timeout: Seconds = _setting(
+        Seconds(30.0), "Longest wait for an MLflow server that does not answer.", low=0.1
+    )
+
+    results: str = _setting(
+        "", "Folder where a step leaves its results, a file each, as Tekton wants them; empty: none are left."
+    )
+    source_revision: str = _setting("", "Revision of the source, for the record; empty: asked of git.")
+
+    # Data
+    data: str = _setting(
+        "digits",
+        "Data set: digits, cifar10, fashion-mnist, or a folder, archive, parquet, IDX or s3://, gs://, "
+        "https:// address.",
+    )
+    image_size: int = _setting(
+        0, "Side in pixels that images are resized to; 0: what the data has, at most 64.", low=0, high=224
+    )
+    max_pixels: int = _setting(50_000_000, "Largest image that is decoded, in pixels.", low=1)
+    max_data: Bytes = _setting(
+        Bytes(50 * 2**30), "Most bytes that are fetched or unpacked for a data set.", low=1
+    )
+    test_fraction: float = _setting(
+        0.2, "Share kept for the test where the data has no test part.", low=0.01, high=0.9
+    )
+    validation_fraction: float = _setting(
+        0.1, "Share of the training part used for every choice.", low=0.01, high=0.5
+    )
+    fetch_timeout: Seconds = _setting(Seconds(300.0), "Longest time to fetch a data set.", low=0.1)
+
+    # Training
+    budget: Seconds = _setting(Seconds(20.0), "Time to train, e.g. 20s, 3m, 1h; counted from the first step.")
+    seed: int = _setting(0, "Seed of the split, the weights and the augmentation.", low=0, high=2**31 - 1)
+    mirror: str = _setting(
+        "auto",
+        "Whether a mirrored image keeps its class; auto: not for glyphs and other grey images.",
+        choices=("auto", "yes", "no"),
+    )
+    retrain: str = _setting("", "Any new text forces a new training run.")
+
+    # Gate
+    min_accuracy: float = _setting(0.5, "Lowest test accuracy that is released.", low=0, high=1)
+    min_recall: float = _setting(0.0, "Lowest test recall of any class that is released.", low=0, high=1)
+    max_calibration_error: float = _setting(0.15, "Highest expected calibration error.", low=0, high=1)
+    max_latency: Seconds = _setting(
+        Seconds(0.25), "Highest 95th percentile of the time for one image.", low=0
+    )
+    max_accuracy_drop: float = _setting(
+        0.005, "How far below the champion's accuracy a candidate may be.", low=0, high=1
+    )
+
+    # Serving
+    model: str = _setting(
+        "", "Model to use: a package folder, models:/NAME/VERSION or models:/NAME@ALIAS; empty: the champion."
+    )
+    host: str = _setting("127.0.0.1", "Address to listen on.")
+    port: int = _setting(8080, "Port to listen on.", low=0, high=65535, environment=("PORT",))
+    workers: int = _setting(1, "Server processes.", low=1, high=64)
+    threads: int = _setting(4, "Requests that a server process works on at a time.", low=1, high=256)
+    max_upload: Bytes = _setting(Bytes(20 * 2**20), "Largest request body.", low=1)
+    top: int = _setting(5, "Classes listed in an answer.", low=1)
+    drain_timeout: Seconds = _setting(
+        Seconds(20.0), "Longest wait for requests in flight when stopping.", low=0
+    )
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is known of a setting beside its value."""
+
+    name: str
+    type: type
+    default: Any
+    help: str
+    low: float
+    high: float
+    choices: tuple[str, ...]
+    environment: tuple[str, ...]
+
+    @property
+    def option(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    @property
+    def variables(self) -> tuple[str, ...]:
+        """Environment variables that set it, the first that is not empty wins."""
+        return (ENVIRONMENT_PREFIX + self.name.upper(), *self.environment)
+
+    def parse(self, value: object, origin: str) -> Any:
+        """Turn text (or a JSON value of a workload param) into a checked value.
+
+        Raises SettingError, which names the setting, the value, its origin and what was expected.
+        """
+        try:
+            parsed = _PARSERS[self.type](value)
+        except (ValueError, TypeError, OverflowError):
+            raise SettingError(
+                f"{self.name} is {value!r} (from {origin}), but must be {_EXPECTED[self.type]}"
+            ) from None
+        if self.choices and parsed not in self.choices:
+            raise SettingError(
+                f"{self.name} is {value!r} (from {origin}), but must be one of {', '.join(self.choices)}"
+            )
+        if self.type not in (str, Path, bool) and not self.low <= parsed <= self.high:
+            bounds = (
+                f"from {self.low:g} to {self.high:g}"
+                if math.isfinite(self.high)
+                else f"at least {self.low:g}"
+            )
+            raise SettingError(f"{self.name} is {value!r} (from {origin}), but must be {bounds}")
+        return parsed
+
+
+def _parse_quantity(value: object, units: Mapping[str, float]) -> float:
+    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", str(value).lower())
+    if match is None or match[2] not in units:
+        raise ValueError(value)
+    return float(match[1]) * units[match[2]]
+
+
+def _parse_int(value: object) -> int:
+    if isinstance(value, bool):
+        raise TypeError(value)
+    return int(str(value).replace("_", ""))
+
+
+def _parse_float(value: object) -> float:
+    number = float(str(value))
+    if not math.isfinite(number):
+        raise ValueError(value)
+    return number
+
+
+_PARSERS: dict[Any, Callable[[object], Any]] = {
+    str: str,
+    Path: lambda value: Path(str(value)).expanduser(),
+    int: _parse_int,
+    float: _parse_float,
+    Seconds: lambda value: Seconds(_parse_quantity(value, _SECONDS)),
+    Bytes: lambda value: Bytes(int(_parse_quantity(value, _BYTES))),
+}
+_EXPECTED: dict[Any, str] = {
+    int: "a whole number",
+    float: "a number",
+    Seconds: "a time such as 90s, 3m or 1h",
+    Bytes: "a size such as 20MiB",
+}
+
+SETTINGS: dict[str, Setting] = {
+    item.name: Setting(item.name, item.type, item.default, **item.metadata)  # type: ignore[arg-type]
+    for item in fields(Settings)
+}
+
+
+def load_settings(
+    options: Mapping[str, object],
+    environment: Mapping[str, str],
+    params: Mapping[str, object] | None = None,
+) -> Settings:
+    """The settings from command line options, environment and workload params, in that order.
+
+    Raises SettingError for a value that cannot be used and for an option or param that is no setting.
+    """
+    params = params or {}
+    _refuse_unknown(options, "option")
+    _refuse_unknown(params, "workload param")
+    values = {}
+    for setting in SETTINGS.values():
+        for value, origin in _given(setting, options, environment, params):
+            if value is not None and value != "":
+                values[setting.name] = setting.parse(value, origin)
+                break
+    return Settings(**values)
+
+
+def _given(
+    setting: Setting,
+    options: Mapping[str, object],
+    environment: Mapping[str, str],
+    params: Mapping[str, object],
+) -> Iterable[tuple[object, str]]:
+    yield options.get(setting.name), setting.option
+    for variable in setting.variables:
+        yield environment.get(variable), f"environment variable {variable}"
+    yield params.get(setting.name), "a workload param"
+
+
+def _refuse_unknown(names: Iterable[str], what: str) -> None:
+    unknown = sorted(set(names) - set(SETTINGS))
+    if unknown:
+        raise SettingError(f"there is no {what} {unknown[0]!r}; there are: {', '.join(sorted(SETTINGS))}")

@@ -1,0 +1,76 @@
+"""Fixtures that several parts share."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from image_classifier.package import Images, Probabilities, write_package
+
+COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+SIZE = 16
+
+
+def colour_model(size: int = SIZE) -> bytes:
+    """A real ONNX model whose answer can be foreseen: the colour nearest to the image's mean colour."""
+    colours = np.array(list(COLOURS.values()), dtype=np.float32) / 255
+    # |x - c|² = |x|² - 2x·c + |c|², and softmax is blind to the |x|² that all classes share.
+    weights, bias = 20 * colours.T, -10 * (colours**2).sum(axis=1)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["float", "axes"], ["mean"], keepdims=0),
+            helper.make_node("Mul", ["mean", "scale"], ["scaled"]),
+            helper.make_node("Gemm", ["scaled", "weights", "bias"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"]),
+        ],
+        "colours",
+        [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", size, size, 3])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", len(COLOURS)])],
+        [
+            numpy_helper.from_array(np.array([1, 2], dtype=np.int64), "axes"),
+            numpy_helper.from_array(np.array(1 / 255, dtype=np.float32), "scale"),
+            numpy_helper.from_array(weights, "weights"),
+            numpy_helper.from_array(bias.astype(np.float32), "bias"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def colour_images(size: int = SIZE) -> Images:
+    """One plain image of each colour, uint8 [4, size, size, 3]."""
+    images = np.zeros((len(COLOURS), size, size, 3), dtype=np.uint8)
+    images[:] = np.array(list(COLOURS.values()), dtype=np.uint8)[:, np.newaxis, np.newaxis]
+    return images
+
+
+def colour_probabilities() -> Probabilities:
+    """What the colour model answers to `colour_images`, computed without ONNX; float32 [4, 4]."""
+    colours = np.array(list(COLOURS.values()), dtype=np.float64) / 255
+    logits = 20 * colours @ colours.T - 10 * (colours**2).sum(axis=1)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+
+
+def write_colour_package(folder: Path, **provenance: str) -> None:
+    write_package(
+        folder,
+        model=colour_model(),
+        classes=list(COLOURS),
+        image_size=SIZE,
+        provenance={"source_revision": "abc123", "data_digest": "d" * 64, "run_id": "r" * 32, **provenance},
+        golden=(colour_images(), list(COLOURS), colour_probabilities()),
+        reference={"images": len(COLOURS)},
+    )
+
+
+@pytest.fixture(scope="session")
+def package_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A valid package of the colour model; read it, do not change it."""
+    folder = tmp_path_factory.mktemp("packages") / "colours"
+    write_colour_package(folder)
+    return folder
