@@ -1,6 +1,9 @@
 """Fixtures that several parts share."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -8,6 +11,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from image_classifier.package import Images, Probabilities, write_package
+
+# Read when MLflow is imported, which tests do before our code does.
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# As `image-classifier train` sets it; read when PyTorch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+if TYPE_CHECKING:
+    from tests.mlflow_helpers import TrackingServer
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 SIZE = 16
@@ -74,3 +85,26 @@ def package_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("packages") / "colours"
     write_colour_package(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sqlite file with MLflow's tables, to be copied: making one takes seconds."""
+    from tests.mlflow_helpers import registry_at
+
+    home = tmp_path_factory.mktemp("empty")
+    registry_at(home).check()
+    return home / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def tracking_server(
+    tmp_path_factory: pytest.TempPathFactory, empty_database: Path
+) -> Iterator["TrackingServer"]:
+    """A real MLflow server; it is started when first asked for, and waited for when its address is."""
+    from tests.mlflow_helpers import TrackingServer
+
+    server = TrackingServer(tmp_path_factory.mktemp("server"), empty_database)
+    server.start()
+    yield server
+    server.kill()

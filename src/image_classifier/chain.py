@@ -19,11 +19,11 @@ import numpy as np
 
 from image_classifier import provenance
 from image_classifier.cpus import available_cpus
-from image_classifier.errors import ImageClassifierError, ImageError, PackageError, RegistryError
+from image_classifier.errors import ImageClassifierError, ImageError, PackageError, RegistryError, SourceError
 from image_classifier.files import write_atomically
 from image_classifier.images import decode
 from image_classifier.package import Model, Package
-from image_classifier.settings import Settings
+from image_classifier.settings import ENVIRONMENT_PREFIX, Settings
 
 if TYPE_CHECKING:  # these bring PyTorch, MLflow or SciPy, which most commands never need
     from image_classifier.datasets.dataset import Dataset
@@ -73,6 +73,31 @@ def open_registry(settings: Settings) -> "Registry":
     return registry
 
 
+def source(settings: Settings, report: Report) -> None:
+    """Fetch and unpack the source that the settings name."""
+    from image_classifier.platform.source import fetch_source
+
+    if not settings.source_url:
+        report("no source was named; the installed code is used")
+        return
+    fetch_source(
+        settings.source_url, settings.source, sub_path=settings.sub_path, timeout=settings.fetch_timeout
+    )
+    report(f"unpacked {settings.source_url} into {settings.source}")
+
+
+def test(settings: Settings, report: Report) -> None:
+    """Run the tests of the source; raises SourceError where one fails."""
+    from image_classifier.platform.source import run_tests
+
+    source(settings, report)
+    tested = run_tests(settings.source)
+    if tested.failed:
+        raise SourceError(tested.in_words)
+    report(tested.in_words)
+    leave_results(settings, {"verdict": "passed", "reason": tested.in_words})
+
+
 def data(settings: Settings, report: Report) -> "Dataset":
     """Prepare the data set: fetch, decode, cache, check."""
     from image_classifier.datasets import prepare
@@ -81,15 +106,22 @@ def data(settings: Settings, report: Report) -> "Dataset":
     for warning in dataset.warnings:
         report(f"warning: {warning}")
     report(
-        f"data {dataset.source}: {len(dataset.train.labels):,} images to train and {len(dataset.test.labels):,} to "
-        f"test, {len(dataset.classes)} classes, {dataset.image_size}×{dataset.image_size} pixels, "
+        f"data {dataset.source}: {len(dataset.train.labels):,} images to train and "
+        f"{len(dataset.test.labels):,} to test, {len(dataset.classes)} classes, "
+        f"{dataset.image_size}×{dataset.image_size} pixels, "
         f"digest {dataset.digest[:12]}"
     )
     return dataset
 
 
 def train(settings: Settings, report: Report) -> Package:
-    """Train within the budget and write the package; the same code, data and parameters are not trained twice."""
+    """Train within the budget and write the package.
+
+    The same training code, data and parameters are not trained twice: their registered version is fetched.
+    """
+    # OpenMP's threads wait for each other by spinning, which on cores shared with other work makes training
+    # many times slower; it reads this when PyTorch is loaded.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
     from image_classifier.export import export_package
     from image_classifier.figures import learning_curve
     from image_classifier.training import Epoch, fit
@@ -171,8 +203,8 @@ def train(settings: Settings, report: Report) -> Package:
             threads=available_cpus(),
         )
     report(
-        f"trained for {trained.seconds:.1f} s: {best.validation_accuracy:.2%} of the validation images right; "
-        f"the package is in {work.package}"
+        f"trained for {trained.seconds:.1f} s: {best.validation_accuracy:.2%} of the validation images are "
+        f"right; the package is in {work.package}"
     )
     return package
 
@@ -287,6 +319,44 @@ def promote(settings: Settings, report: Report) -> "Version | None":
     return registry.get("champion")
 
 
+def accept(settings: Settings, report: Report) -> None:
+    """Try the candidate (or `model`) at its address, and make it the champion if it answers as evaluated.
+
+    Only what the gate accepted is tried; raises RegistryError for a version that it did not.
+    """
+    from image_classifier.platform.acceptance import Expected, try_candidate
+
+    version = open_registry(settings).get(settings.model or "candidate")
+    if version.tags.get("verdict") != "accepted":
+        verdict = version.tags.get("verdict", "not judged")
+        raise RegistryError(f"version {version.number} is {verdict} by the gate and cannot be served")
+    chosen = replace(settings, model=version.uri)
+    trial = try_candidate(
+        settings.url,
+        fetch_model(chosen),
+        Expected(str(version.number), settings.image),
+        max_latency=settings.max_latency,
+        timeout=settings.accept_timeout,
+        report=report,
+    )
+    reason = (
+        f"{trial.images} held-out images answered as recorded, to {trial.largest_difference:.1g}; "
+        f"{trial.latency_p95 * 1e3:.0f} ms an image"
+    )
+    report(f"version {version.number}: {reason}")
+    promote(chosen, report)
+    leave_results(
+        settings,
+        {
+            "verdict": "accepted",
+            "reason": reason,
+            "image": settings.image,
+            "model-uri": version.uri,
+            "model-version": str(version.number),
+        },
+    )
+
+
 def fetch_model(settings: Settings) -> Package:
     """The package that `model` names: a folder, or a version of the registry (the champion by default)."""
     folder = Path(settings.model) if settings.model else None
@@ -356,6 +426,16 @@ def leave_results(settings: Settings, results: Mapping[str, str]) -> None:
     if settings.results:
         for name, value in results.items():
             (Path(settings.results) / name).write_text(value, encoding="utf-8")
+
+
+def leave_failure(environment: Mapping[str, str], reason: str) -> None:
+    """Leave why a step failed among its results, so that it is said where the step's outcome is shown.
+
+    It reads the environment itself, as the failure may be that of a setting.
+    """
+    if folder := environment.get(f"{ENVIRONMENT_PREFIX}RESULTS"):
+        for name, value in {"verdict": "failed", "reason": _clipped(reason, RESULT_CHARACTERS)}.items():
+            (Path(folder) / name).write_text(value, encoding="utf-8")
 
 
 def actor() -> str:
@@ -431,8 +511,8 @@ def _comparable(
     dataset = data(replace(settings, image_size=package.image_size), report)
     if dataset.digest != candidate.data_digest:
         raise ImageClassifierError(
-            f"the candidate was evaluated on data {candidate.data_digest[:12]}, but --data {settings.data} is now "
-            f"{dataset.digest[:12]}; name the candidate's data, or train again"
+            f"the candidate was evaluated on data {candidate.data_digest[:12]}, but --data {settings.data} is "
+            f"now {dataset.digest[:12]}; name the candidate's data, or train again"
         )
     model = Model.load(package, available_cpus())
     return measure(model, dataset, test_fraction=settings.test_fraction)[0]

@@ -34,13 +34,14 @@ SERVING = ("host", "port", "workers", "threads", "max_upload", "max_pixels", "to
 class Commands(click.Group):
     """Lists the commands in the order of the chain, and turns our errors into one line and status 1."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except ImageClassifierError as error:
+            chain.leave_failure(os.environ, str(error))
             if ctx.params.get("debug"):
                 raise
             click.echo(f"error: {error}", err=True)
@@ -60,7 +61,8 @@ def settings_options(*names: str) -> Callable[[Callable[..., Any]], Callable[...
         command.__name__ = function.__name__
         for name in reversed(dict.fromkeys(names)):
             setting = SETTINGS[name]
-            described = f"{setting.help}  [default: {_shown(setting.default)}]"
+            shown = "none" if setting.default == "" else setting.default
+            described = f"{setting.help}  [default: {shown}]"
             command = click.option(setting.option, name, default=None, metavar="VALUE", help=described)(
                 command
             )
@@ -77,7 +79,7 @@ def settings_options(*names: str) -> Callable[[Callable[..., Any]], Callable[...
     help="Take settings from the params of this workload.yaml, too.",
 )
 @click.pass_context
-def main(ctx: click.Context, debug: bool, workload: Path | None) -> None:
+def main(ctx: click.Context, debug: bool, workload: Path | None) -> None:  # noqa: ARG001 (invoke reads it)
     """Own images in, a documented inference URL out.
 
     One command a step; `run` does them all. A setting comes from its option, else from the environment
@@ -87,8 +89,30 @@ def main(ctx: click.Context, debug: bool, workload: Path | None) -> None:
     image-classifier run                                  the whole chain, on 1,797 embedded images
     image-classifier run --data ~/photos --budget 3m      on your own: one sub-folder a class
     image-classifier predict photo.jpg                    ask the champion
-    """  # noqa: D301 (click's \b keeps the lines apart)
+    """
     ctx.obj = _workload_params(workload) if workload else {}
+
+
+@main.command()
+@settings_options("source_url", "sub_path", "source", "fetch_timeout")
+def source(settings: Settings) -> None:
+    """Fetch and unpack the source that a supply chain names.
+
+    \b
+    image-classifier source --source-url http://source-controller/main.tar.gz --source /source
+    """
+    chain.source(settings, click.echo)
+
+
+@main.command()
+@settings_options("source_url", "sub_path", "source", "fetch_timeout", "results")
+def test(settings: Settings) -> None:
+    """Run the tests of the source that a supply chain names.
+
+    \b
+    image-classifier test --source-url http://source-controller/main.tar.gz --source /source
+    """
+    chain.test(settings, click.echo)
 
 
 @main.command()
@@ -162,6 +186,39 @@ def promote(settings: Settings) -> None:
 
 
 @main.command()
+@settings_options(*WHERE, "model", "url", "image", "max_latency", "accept_timeout", "results")
+def accept(settings: Settings) -> None:
+    """Try the candidate (or --model) at its address and make it the champion if it answers as evaluated.
+
+    \b
+    image-classifier accept --model models:/image-classifier/7 --url http://candidate.example.org
+    """
+    chain.accept(settings, click.echo)
+
+
+@main.command()
+@click.argument("uri")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@settings_options("tracking_uri", "registry_timeout")
+def fetch(settings: Settings, uri: str, folder: Path) -> None:
+    """Fetch the package of a registered version into a folder, as KServe's storage initializer does.
+
+    \b
+    image-classifier fetch models:/image-classifier/7 /mnt/models
+    """
+    from image_classifier.platform.download import download
+
+    download(
+        uri,
+        folder,
+        tracking_uri=settings.tracking_uri,
+        timeout=settings.registry_timeout,
+        credentials=os.environ,
+    )
+    click.echo(f"fetched {uri} into {folder}")
+
+
+@main.command()
 @settings_options(*WHERE, "model", *SERVING)
 def serve(settings: Settings) -> None:
     """Serve the champion (or --model) over HTTP, with a page to drop images on.
@@ -212,8 +269,8 @@ def history(settings: Settings, as_json: bool) -> None:
     for event in events:
         before = f" (before: {event.from_version})" if event.from_version else ""
         click.echo(
-            f"{event.time:%Y-%m-%d %H:%M:%S}  version {event.version} {event.action}{before} by {event.actor}: "
-            f"{event.reason}"
+            f"{event.time:%Y-%m-%d %H:%M:%S}  version {event.version} {event.action}{before} "
+            f"by {event.actor}: {event.reason}"
         )
 
 
@@ -269,10 +326,6 @@ def _workload_params(path: Path) -> Mapping[str, object]:
         raise SettingError(f"{path} is no YAML: {' '.join(str(error).split())}") from error
     except (KeyError, TypeError, AttributeError):
         raise SettingError(f"{path} is no workload: it has no spec.params list of name and value") from None
-
-
-def _shown(default: object) -> str:
-    return "none" if default == "" else f"{default}"
 
 
 if __name__ == "__main__":

@@ -31,3 +31,11 @@ class PackageError(ImageClassifierError):
 
 class RegistryError(ImageClassifierError):
     """The tracking server or registry cannot be reached, refused a write, or lacks what was asked for."""
+
+
+class SourceError(ImageClassifierError):
+    """The source cannot be fetched, is not this project, or fails its tests."""
+
+
+class AcceptanceError(ImageClassifierError):
+    """A candidate does not answer, or answers otherwise than it was evaluated."""

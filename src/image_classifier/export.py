@@ -98,8 +98,9 @@ def _check_answers(model: Model, images: Images, expected: Probabilities) -> Non
     wrong = int((~(difference <= EXPORT_TOLERANCE)).sum())
     if wrong:
         raise PackageError(
-            f"the exported model answers otherwise than the trained one on {wrong} of {len(images)} validation "
-            f"images (largest difference {difference.max():.2g}, allowed {EXPORT_TOLERANCE:g}); nothing was written"
+            f"the exported model answers otherwise than the trained one on {wrong} of {len(images)} "
+            f"validation images (largest difference {difference.max():.2g}, allowed {EXPORT_TOLERANCE:g}); "
+            "nothing was written"
         )
 
 

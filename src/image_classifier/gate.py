@@ -60,7 +60,7 @@ def judge(candidate: Evaluation, champion: Evaluation | None, settings: Settings
     return Verdict(tuple(findings))
 
 
-def _better_than_guessing(candidate: Evaluation, settings: Settings) -> Finding:
+def _better_than_guessing(candidate: Evaluation, _: Settings) -> Finding:
     low, _ = candidate.accuracy_interval
     share = candidate.largest_class_share
     return Finding(

@@ -2,11 +2,13 @@
 
 import io
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from image_classifier.errors import ImageError, ImageTooLargeError
 
@@ -51,36 +53,21 @@ def decode(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
 
 def decode_with_extent(data: bytes, size: int, max_pixels: int) -> tuple[NDArray[np.uint8], Extent]:
     """Like `decode`, and also the size that the image had."""
-    try:
-        with _open(data, max_pixels) as image:
-            extent = Extent(*image.size)
-            if image.format == "JPEG":
-                # Scaling in the DCT down to twice the size at most: photos decode several times faster.
-                image.draft(None, (2 * size, 2 * size))
-            image.load()
-            orientation = 1 if image.format == "TIFF" else _orientation(image.info.get("exif", b""))
-            return fit(_to_rgb(image), size, orientation), extent
-    except ImageError:
-        raise
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        raise ImageTooLargeError(f"the image has more pixels than the limit of {max_pixels:,}") from None
-    except MemoryError:
-        raise ImageTooLargeError("the image needs more memory than there is") from None
-    except Exception as error:
-        # Pillow's decoders raise nearly everything on hostile bytes: OSError, SyntaxError, struct.error, …
-        raise ImageError(f"the image cannot be decoded: {_reason(error)}") from None
+    with _refusals(max_pixels), _open(data, max_pixels) as image:
+        extent = Extent(*image.size)
+        if image.format == "JPEG" and min(extent) >= 4 * size:
+            # Scaling in the DCT down to twice the size at most: photos decode several times faster.
+            image.draft(None, (2 * size, 2 * size))
+        image.load()
+        # Pillow turns a TIFF image by itself.
+        orientation = 1 if image.format == "TIFF" else _orientation(image.info.get("exif", b""))
+        return fit(_to_rgb(image), size, orientation), extent
 
 
 def measure(data: bytes, max_pixels: int) -> Extent:
     """Width and height from the header alone; raises ImageError as `decode` does."""
-    try:
-        with _open(data, max_pixels) as image:
-            return Extent(*image.size)
-    except ImageError:
-        raise
-    except Exception as error:
-        # As in `decode`.
-        raise ImageError(f"the image cannot be decoded: {_reason(error)}") from None
+    with _refusals(max_pixels), _open(data, max_pixels) as image:
+        return Extent(*image.size)
 
 
 def fit(image: Image.Image, size: int, orientation: int = 1) -> NDArray[np.uint8]:
@@ -93,7 +80,24 @@ def fit(image: Image.Image, size: int, orientation: int = 1) -> NDArray[np.uint8
     if orientation in _TURNS:
         # The middle square is the same before and after a turn, so the small image is turned.
         image = image.transpose(_TURNS[orientation])
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))
+    pixels = (image if image.mode == "RGB" else image.convert("RGB")).tobytes()
+    return np.frombuffer(pixels, np.uint8).reshape(size, size, 3)
+
+
+@contextmanager
+def _refusals(max_pixels: int) -> Iterator[None]:
+    """Turn whatever Pillow raises into an ImageError with the reason."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise ImageTooLargeError(f"the image has more pixels than the limit of {max_pixels:,}") from None
+    except MemoryError:
+        raise ImageTooLargeError("the image needs more memory than there is") from None
+    except Exception as error:
+        # Pillow's decoders raise nearly everything on hostile bytes: OSError, SyntaxError, struct.error, …
+        raise ImageError(f"the image cannot be decoded: {_reason(error)}") from None
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:
@@ -101,7 +105,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError("the image is empty: 0 bytes")
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except Image.UnidentifiedImageError:
+    except UnidentifiedImageError:
         raise ImageError(f"this is no image of the accepted formats: {', '.join(FORMATS)}") from None
     if image.width * image.height > max_pixels:
         raise ImageTooLargeError(

@@ -75,7 +75,8 @@ class Package:
             content = _read_json(folder / "package.json")
             if content["format"] != FORMAT:
                 raise PackageError(
-                    f"{folder} is a package of format {content['format']}, but this program reads format {FORMAT}"
+                    f"{folder} is a package of format {content['format']}, but this program reads "
+                    f"format {FORMAT}"
                 )
             golden = tuple(
                 GoldenImage((folder / item["file"]).read_bytes(), item["label"], tuple(item["probabilities"]))

@@ -32,7 +32,7 @@ TRAINING_CODE = (
 
 
 def source_revision(given: str, folder: Path) -> str:
-    """The revision `given` by the supply chain; else that of the git checkout `folder` lies in, or "unknown"."""
+    """The revision `given` by the supply chain; else that of the git checkout around `folder`; else "unknown"."""
     if given:
         return given
     try:

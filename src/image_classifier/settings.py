@@ -117,6 +117,18 @@ class Settings:
         Seconds(20.0), "Longest wait for requests in flight when stopping.", low=0
     )
 
+    # Supply chain
+    source_url: str = _setting(
+        "", "Address of the source as a tarball, which is tested and trains; empty: the installed code."
+    )
+    sub_path: str = _setting("", "Folder in the source that the project is in; empty: its root.")
+    source: Path = _setting(Path("source"), "Folder that the source is unpacked into.")
+    image: str = _setting("", "Server image by its digest: what a server says it is, and accept asks for.")
+    url: str = _setting("", "Address of the candidate that accept tries.")
+    accept_timeout: Seconds = _setting(
+        Seconds(180.0), "Longest wait for a candidate to answer with the model and image it should have.", low=1
+    )
+
 
 @dataclass(frozen=True)
 class Setting:

@@ -26,7 +26,7 @@ class Dataset:
     source: str
     """The name or address it was asked for by, without credentials."""
     digest: str
-    """SHA-256, in hexadecimal, of classes, labels and encoded images of both parts; not of names or places."""
+    """SHA-256, in hexadecimal, of classes, labels and encoded images of both parts, not of their names."""
     classes: tuple[str, ...]
     image_size: int
     """S, the side of the images in pixels."""

@@ -21,9 +21,7 @@ def split_validation(
     return np.flatnonzero(~in_validation), np.flatnonzero(in_validation)
 
 
-def choose_test(
-    labels: NDArray[np.int64], hashes: NDArray[np.uint64], fraction: float
-) -> NDArray[np.bool_]:
+def choose_test(labels: NDArray[np.int64], hashes: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
     """Choose a test part where the data has none; depends on the images alone, not on order, name or seed.
 
     In each class the images are ranked by the SHA-256 of their content and the first `fraction` are taken, so

@@ -1,0 +1,46 @@
+# The images of the chain, a target each:  --target server | trainer | mlflow
+# Libraries lie in layers below the code, so that a commit rebuilds and moves a few hundred kilobytes.
+FROM python:3.11-slim AS base
+ENV HOME=/tmp \
+    PYTHONUNBUFFERED=1 \
+    PIP_NO_CACHE_DIR=1 \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /app
+
+FROM base AS wheel
+COPY pyproject.toml README.md LICENSE ./
+COPY src src
+RUN pip wheel --no-deps --wheel-dir /wheels .
+
+FROM base AS server-libraries
+COPY requirements/serve.txt requirements/
+RUN pip install --requirement requirements/serve.txt
+
+# Answers requests, and fetches models for KServe.
+FROM server-libraries AS server
+COPY --from=wheel /wheels /wheels
+RUN pip install --no-deps /wheels/*.whl
+ENV IMAGE_CLASSIFIER_HOST=0.0.0.0
+EXPOSE 8080
+USER 1000:1000
+ENTRYPOINT ["image-classifier"]
+CMD ["serve"]
+
+FROM base AS trainer-libraries
+COPY requirements/test.txt requirements/
+RUN pip install --requirement requirements/test.txt
+
+# Runs the steps: the tests, with what they need, and all the work from data to registry.
+FROM trainer-libraries AS trainer
+COPY --from=wheel /wheels /wheels
+RUN pip install --no-deps /wheels/*.whl
+USER 1000:1000
+ENTRYPOINT ["image-classifier"]
+
+# Tracks runs and keeps the registry, on a volume or on PostgreSQL and S3.
+FROM base AS mlflow
+COPY requirements/test.txt requirements/
+RUN pip install --constraint requirements/test.txt mlflow boto3 psycopg2-binary
+USER 1000:1000
+ENTRYPOINT ["mlflow"]
+CMD ["server"]

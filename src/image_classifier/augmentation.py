@@ -1,0 +1,57 @@
+"""Changes of training images that keep their class: shift, mirror and, for small data, slight distortion."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+_SHIFT_SHARE = 1 / 16
+_SHIFT_GROUPS = 32
+_MOST_ROTATION = math.radians(10)
+_MOST_STRETCH = 0.1
+
+
+def augment(images: Tensor, *, flips: Tensor | None, distort: bool, generator: torch.Generator) -> Tensor:
+    """Shifted, mirrored and distorted copies of normalised images, float32 [N, C, S, S].
+
+    `flips`, bool [N], says which images are mirrored; None where a mirrored image would be another class.
+    """
+    if distort:
+        images = _distorted(images, generator)
+    images = _shifted(images, generator)
+    if flips is not None:
+        images = torch.where(flips.view(-1, 1, 1, 1), images.flip(3), images)
+    return images.contiguous(memory_format=torch.channels_last)
+
+
+def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Shift by up to a sixteenth of the side, the border mirrored in.
+
+    Images of a group share their shift: a batch is a random draw, and slices are much cheaper than gathers.
+    """
+    side = images.size(3)
+    most = max(1, round(side * _SHIFT_SHARE))
+    padded = F.pad(images, (most,) * 4, mode="reflect")
+    groups = padded.chunk(_SHIFT_GROUPS)
+    offsets = torch.randint(0, 2 * most + 1, (len(groups), 2), generator=generator).tolist()
+    return torch.cat(
+        [
+            group[:, :, down : down + side, right : right + side]
+            for group, (down, right) in zip(groups, offsets, strict=True)
+        ]
+    )
+
+
+def _distorted(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Rotate by up to 10 degrees and stretch each axis by up to a tenth."""
+    count = len(images)
+    draws = 2 * torch.rand(count, 3, generator=generator) - 1
+    angle = draws[:, 0] * _MOST_ROTATION
+    stretch = 1 + _MOST_STRETCH * draws[:, 1:]
+    rows = [
+        torch.stack([angle.cos() * stretch[:, 0], -angle.sin() * stretch[:, 1], torch.zeros(count)], 1),
+        torch.stack([angle.sin() * stretch[:, 0], angle.cos() * stretch[:, 1], torch.zeros(count)], 1),
+    ]
+    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

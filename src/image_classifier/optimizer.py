@@ -1,0 +1,71 @@
+"""Muon for the convolutions, momentum SGD for the rest."""
+
+import torch
+from torch import Tensor
+
+from image_classifier.network import Network
+
+CONVOLUTION_RATE = 0.2
+BIAS_RATE = 0.02
+HEAD_RATE = 0.3
+_CONVOLUTION_MOMENTUM = 0.6
+_MOMENTUM = 0.85
+_NEWTON_SCHULZ_STEPS = 3
+_NEWTON_SCHULZ = (3.4445, -4.7750, 2.0315)
+
+
+class Optimizer:
+    """Steps a network. Its state is a flat mapping of tensors, so that a checkpoint needs no pickle.
+
+    Muon (Jordan et al. 2024, kellerjordan.github.io/posts/muon) moves a convolution along the orthogonalised
+    momentum of its gradient; its norm is held at that of an orthogonal matrix. Biases and head take SGD with
+    Nesterov momentum.
+    """
+
+    def __init__(self, network: Network) -> None:
+        self._convolutions = [module.weight for module in network.convolutions]
+        self._others = [(network.stem.bias, BIAS_RATE), (network.head.weight, HEAD_RATE)]
+        self._others += [(norm.bias, BIAS_RATE) for norm in network.norms]
+        self._momenta = [torch.zeros_like(weight) for weight in self._all()]
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The momenta by name; copy into these tensors to restore."""
+        return {f"momentum.{number}": tensor for number, tensor in enumerate(self._momenta)}
+
+    @torch.no_grad()
+    def step(self, share: float) -> None:
+        """Apply the gradients, at `share` (0..1) of the full learning rates, and clear them."""
+        momenta = iter(self._momenta)
+        for weight in self._convolutions:
+            update = _nesterov(weight, next(momenta), _CONVOLUTION_MOMENTUM)
+            update = _orthogonalised(update.reshape(len(update), -1)).view_as(weight)
+            weight.mul_(len(weight) ** 0.5 / weight.norm())
+            weight.add_(update, alpha=-CONVOLUTION_RATE * share)
+        for (weight, rate), momentum in zip(self._others, momenta, strict=True):
+            weight.add_(_nesterov(weight, momentum, _MOMENTUM), alpha=-rate * share)
+        for weight in self._all():
+            weight.grad = None
+
+    def _all(self) -> list[Tensor]:
+        return self._convolutions + [weight for weight, _ in self._others]
+
+
+def _nesterov(weight: Tensor, momentum: Tensor, decay: float) -> Tensor:
+    gradient = weight.grad
+    assert gradient is not None
+    momentum.mul_(decay).add_(gradient)
+    return gradient.add(momentum, alpha=decay)
+
+
+def _orthogonalised(matrix: Tensor) -> Tensor:
+    """The nearest matrix with equal singular values, roughly, by the quintic Newton-Schulz iteration."""
+    a, b, c = _NEWTON_SCHULZ
+    wide = matrix / (matrix.norm() + 1e-7)
+    tall = wide.size(0) > wide.size(1)
+    if tall:
+        wide = wide.T
+    for _ in range(_NEWTON_SCHULZ_STEPS):
+        gram = wide @ wide.T
+        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+    return wide.T if tall else wide

@@ -1,0 +1,1 @@
+"""What a supply chain needs beside the steps: the source, the model download, the trial of a candidate."""

@@ -1,0 +1,106 @@
+"""The source that a commit or a push brought: fetched, unpacked, tested."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import urllib.error
+import urllib.request
+import xml.etree.ElementTree as ElementTree
+from dataclasses import dataclass
+from pathlib import Path
+
+from image_classifier.errors import SourceError
+from image_classifier.settings import ENVIRONMENT_PREFIX
+
+_NO_TESTS = 5
+_NAMED = 3
+
+
+def fetch_source(url: str, folder: Path, *, sub_path: str, timeout: float) -> None:
+    """Unpack the tarball at `url` into `folder`, which is empty or absent; if given, only `sub_path` of it.
+
+    Raises SourceError where the address does not answer within `timeout` seconds a part, where what it gives
+    is no tarball or names files outside of it, and where it has no folder `sub_path`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch.") as name:
+        unpacked = Path(name)
+        try:
+            with (
+                urllib.request.urlopen(url, timeout=timeout) as response,
+                tarfile.open(fileobj=response, mode="r|*") as archive,
+            ):
+                archive.extractall(unpacked, filter="data")
+        except urllib.error.HTTPError as error:
+            raise SourceError(
+                f"the source at {url} cannot be fetched: the server answers {error.code}"
+            ) from None
+        except (tarfile.TarError, EOFError) as error:
+            raise SourceError(f"the source at {url} is no whole tarball: {error}") from error
+        except (OSError, ValueError) as error:
+            raise SourceError(f"the source at {url} cannot be fetched: {error}") from error
+        project = (unpacked / sub_path).resolve()
+        if not project.is_relative_to(unpacked.resolve()) or not project.is_dir():
+            raise SourceError(f"the source has no folder {sub_path!r}: check --sub-path of the workload")
+        if not (project / "src" / "image_classifier").is_dir():
+            inside = ", ".join(sorted(path.name for path in project.iterdir())[:8]) or "nothing"
+            raise SourceError(
+                f"the source has no src/image_classifier in {sub_path or 'its root'}, which has {inside}; "
+                "check the repository and --sub-path of the workload"
+            )
+        for path in list(project.iterdir()):
+            shutil.move(path, folder / path.name)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a test run ended."""
+
+    count: int
+    failed: tuple[str, ...]
+    """The tests that failed or could not be collected."""
+
+    @property
+    def in_words(self) -> str:
+        if not self.failed:
+            return f"{self.count} tests passed"
+        more = f" and {len(self.failed) - _NAMED} more" if len(self.failed) > _NAMED else ""
+        return f"{len(self.failed)} of {self.count} tests failed: {', '.join(self.failed[:_NAMED])}{more}"
+
+
+def run_tests(folder: Path) -> Outcome:
+    """Run pytest on the source in `folder`, with its own code, and let it print as it goes.
+
+    Raises SourceError where there is no test or pytest itself could not run.
+    """
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)
+    }
+    environment["PYTHONPATH"] = str((folder / "src").resolve())
+    with tempfile.TemporaryDirectory() as name:
+        report = Path(name) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", f"--junitxml={report}"]
+        status = subprocess.run(command, cwd=folder, env=environment).returncode
+        if status == _NO_TESTS:
+            raise SourceError("the source has no tests; the chain releases none that was not tested")
+        if not report.exists():
+            raise SourceError(
+                f"pytest ended with status {status} before it could run a test; see the step's log"
+            )
+        cases = list(ElementTree.parse(report).iter("testcase"))  # noqa: S314 (pytest wrote it)
+    failed = tuple(
+        _test_name(case)
+        for case in cases
+        if case.find("failure") is not None or case.find("error") is not None
+    )
+    if status != 0 and not failed:
+        raise SourceError(f"pytest ended with status {status}; see the step's log")
+    return Outcome(len(cases), failed)
+
+
+def _test_name(case: ElementTree.Element) -> str:
+    place = (case.get("classname") or "").replace(".", "/")
+    return f"{place}.py::{case.get('name')}" if place else str(case.get("name"))

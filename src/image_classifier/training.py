@@ -1,0 +1,326 @@
+"""Training within a time budget.
+
+The clock starts at the first step; whitening, and the few steps that measure how fast this machine is, come
+before it and take about a second. The learning rate falls linearly with the share of the budget that is spent,
+so a slow machine makes fewer steps and ends as well as it can.
+
+What is reproducible: the same seed gives the same split, initial weights and, for each step, the same images
+and augmentation. How many steps fit into the budget is the machine's matter, and floating-point sums may
+differ with the number of threads.
+"""
+
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from image_classifier.augmentation import augment
+from image_classifier.checkpoint import load_checkpoint, save_checkpoint
+from image_classifier.datasets.dataset import Dataset
+from image_classifier.datasets.split import split_validation
+from image_classifier.errors import TrainingError
+from image_classifier.network import Classifier, Network, channel_statistics
+from image_classifier.optimizer import Optimizer
+from image_classifier.progress import Progress
+
+REPORTS = 20
+LABEL_SMOOTHING = 0.1
+WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
+IMAGES_PER_WIDTH_SQUARED = 124_000
+"""How many images a network of width 1 wants to see before a wider one does better in the same time.
+
+Work for an image grows with the square of the width, and the best width with the fourth root of the budget;
+the constant was found on CIFAR-10's validation split at 30 and 60 seconds.
+"""
+_SMALL_DATA = 10_000
+"""Below so many training images each is seen so often that they are distorted, too."""
+_STATISTICS_IMAGES = 2_000
+_REPORT_IMAGES = 1_000
+_TIMED_IMAGES = 64
+_INFERENCE_BATCH = 500
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """A report point: figures at an even share of the budget."""
+
+    number: int
+    seconds: float
+    """Since the first step."""
+    learning_rate: float
+    """As a share of the full rate."""
+    train_loss: float
+    """Mean since the last report point, with label smoothing and augmentation."""
+    validation_loss: float
+    validation_accuracy: float
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The best state that was found, ready for export, and how it came about."""
+
+    classifier: Classifier
+    history: tuple[Epoch, ...]
+    validation: npt.NDArray[np.int64]
+    """Indices into `dataset.train` of the validation split."""
+    validation_accuracy: float
+    """Of `classifier`, on the whole validation split."""
+    seconds: float
+    parameters: dict[str, int | float | str | bool]
+
+
+def fit(
+    dataset: Dataset,
+    *,
+    budget: float,
+    seed: int,
+    validation_fraction: float,
+    checkpoint: Path | None,
+    on_epoch: Callable[[Epoch], None],
+    threads: int,
+) -> Trained:
+    """Train on the training part within `budget` seconds; the validation split makes every choice.
+
+    With a `checkpoint` folder a killed run of the same data and parameters goes on where it was. Raises
+    TrainingError for data that nothing can be learnt from and for a budget too short for a single step.
+    """
+    if len(dataset.classes) < 2:
+        raise TrainingError(f"{dataset.source} has one class only; there is nothing to tell apart")
+    torch.set_num_threads(threads)
+    torch.manual_seed(seed)
+    run = _Run(dataset, budget, seed, validation_fraction, checkpoint)
+    run.resume()
+    with Progress("training", budget, "s") as progress:
+        progress.advance(run.elapsed)
+        run.train(on_epoch, progress)
+    return run.result()
+
+
+class _Run:
+    """The state of one training."""
+
+    def __init__(
+        self, dataset: Dataset, budget: float, seed: int, validation_fraction: float, checkpoint: Path | None
+    ) -> None:
+        self.dataset, self.budget, self.seed, self.checkpoint = dataset, budget, seed, checkpoint
+        train, self.validation = split_validation(dataset.train.labels, validation_fraction, seed)
+        if len(self.validation) == 0:
+            raise TrainingError(
+                f"{dataset.source} has too few images to keep some for validation; add images, at least two a class"
+            )
+        self.train_indices = train
+        self.batch = _batch_size(len(train))
+        sample = np.sort(np.random.default_rng(seed).permutation(train)[:_STATISTICS_IMAGES])
+        self.mean, self.deviation = channel_statistics(dataset.train.images[sample], grey=dataset.grey)
+        self.width, self.network = self._widest_that_pays(self._pixels(sample))
+        self.optimizer = Optimizer(self.network)
+        self.step, self.elapsed = 0, 0.0
+        self.history: list[Epoch] = []
+        self.best_state: dict[str, Tensor] = {}
+        self.best_loss = math.inf
+        reported = np.random.default_rng(seed).permutation(self.validation)[:_REPORT_IMAGES]
+        self.reported_images = self._pixels(np.sort(reported))
+        self.reported_labels = torch.from_numpy(dataset.train.labels[np.sort(reported)])
+        key = [dataset.digest, dataset.image_size, dataset.mirror, budget, seed, validation_fraction]
+        self.key = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+
+    def _pixels(self, indices: npt.NDArray[np.int64]) -> Tensor:
+        """Normalised images, float32 [N, C, S, S]."""
+        images = self.dataset.train.images[indices]
+        if self.dataset.grey:
+            images = images[..., :1]
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
+        return (pixels - self.mean.view(1, -1, 1, 1)) / self.deviation.view(1, -1, 1, 1)
+
+    def _network(self, width: float, sample: Tensor) -> Network:
+        torch.manual_seed(self.seed)
+        network = Network(
+            channels=sample.size(1),
+            classes=len(self.dataset.classes),
+            image_size=self.dataset.image_size,
+            width=width,
+        )
+        network.whiten(sample)
+        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def _widest_that_pays(self, sample: Tensor) -> tuple[float, Network]:
+        """The widest network that this machine can show enough images within the budget."""
+        images = sample[: min(self.batch, _TIMED_IMAGES)].contiguous(memory_format=torch.channels_last)
+        labels = torch.zeros(len(images), dtype=torch.int64)
+        chosen = WIDTHS[0]
+        for width in WIDTHS:
+            network = self._network(width, sample)
+            seconds = min(_timed_step(network, images, labels) for _ in range(3)) / len(images)
+            if width == chosen and seconds * self.batch > self.budget:
+                raise TrainingError(
+                    f"a budget of {self.budget:g} s is too short: one step takes {seconds * self.batch:.2g} s "
+                    "here; give a larger --budget or a smaller --image-size"
+                )
+            if self.budget / seconds < IMAGES_PER_WIDTH_SQUARED * width**2:
+                break
+            chosen = width
+        return chosen, self._network(chosen, sample)
+
+    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Augmented batches from the current step on; each depends on seed and step alone."""
+        per_epoch = len(self.train_indices) // self.batch
+        first_flips = torch.rand(len(self.train_indices), generator=_generator(self.seed, "flips", 0)) < 0.5
+        epoch, order = -1, torch.empty(0, dtype=torch.int64)
+        while True:
+            if self.step // per_epoch != epoch:
+                epoch = self.step // per_epoch
+                order = torch.randperm(
+                    len(self.train_indices), generator=_generator(self.seed, "order", epoch)
+                )
+            start = self.step % per_epoch * self.batch
+            chosen = order[start : start + self.batch]
+            indices = self.train_indices[chosen.numpy()]
+            # Each image is seen as it is and mirrored in turn (airbench), instead of by chance.
+            flips = first_flips[chosen] ^ bool(epoch % 2) if self.dataset.mirror else None
+            images = augment(
+                self._pixels(indices),
+                flips=flips,
+                distort=len(self.train_indices) < _SMALL_DATA,
+                generator=_generator(self.seed, "augmentation", self.step),
+            )
+            yield images, torch.from_numpy(self.dataset.train.labels[indices])
+
+    def train(self, on_epoch: Callable[[Epoch], None], progress: Progress) -> None:
+        started = time.perf_counter() - self.elapsed
+        losses: list[float] = []
+        batches = self._batches()
+        self.network.train()
+        while self.elapsed < self.budget:
+            share_left = 1 - self.elapsed / self.budget
+            images, labels = next(batches)
+            loss = F.cross_entropy(self.network(images), labels, label_smoothing=LABEL_SMOOTHING)
+            loss.backward()  # type: ignore[no-untyped-call]
+            self.optimizer.step(share_left)
+            self.step += 1
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise TrainingError(
+                    f"the loss became {losses[-1]} at step {self.step}; are the images all the same?"
+                )
+            before, self.elapsed = self.elapsed, time.perf_counter() - started
+            progress.advance(self.elapsed - before, f"loss {losses[-1]:.3f}")
+            due = int(self.elapsed / self.budget * REPORTS)
+            if due > len(self.history) or self.elapsed >= self.budget:
+                self._report(share_left, float(np.mean(losses)), on_epoch)
+                losses.clear()
+                self.elapsed = time.perf_counter() - started
+
+    def _report(self, learning_rate: float, train_loss: float, on_epoch: Callable[[Epoch], None]) -> None:
+        self.network.eval()
+        logits = _logits(self.network, self.reported_images)
+        self.network.train()
+        loss = float(F.cross_entropy(logits, self.reported_labels))
+        accuracy = float((logits.argmax(1) == self.reported_labels).float().mean())
+        if not math.isfinite(loss):
+            loss = math.inf
+        if loss <= self.best_loss:
+            self.best_loss = loss
+            self.best_state = {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+        epoch = Epoch(len(self.history) + 1, self.elapsed, learning_rate, train_loss, loss, accuracy)
+        self.history.append(epoch)
+        on_epoch(epoch)
+        self._save()
+
+    def _save(self) -> None:
+        if self.checkpoint is None:
+            return
+        tensors = {f"network.{name}": tensor for name, tensor in self.network.state_dict().items()}
+        tensors |= {f"best.{name}": tensor for name, tensor in self.best_state.items()}
+        tensors |= {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state.items()}
+        progress = {
+            "key": self.key,
+            "width": self.width,
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "best_loss": self.best_loss,
+            "history": [asdict(epoch) for epoch in self.history],
+        }
+        save_checkpoint(self.checkpoint, tensors, progress)
+
+    def resume(self) -> None:
+        """Take up the checkpoint, if there is one of the same data and parameters."""
+        found = load_checkpoint(self.checkpoint) if self.checkpoint else None
+        if found is None or found[1].get("key") != self.key:
+            return
+        tensors, progress = found
+        self.width = progress["width"]
+        self.network = self._network(self.width, self._pixels(self.train_indices[:_STATISTICS_IMAGES]))
+        self.optimizer = Optimizer(self.network)
+        self.network.load_state_dict(_under("network.", tensors))
+        for name, tensor in _under("optimizer.", tensors).items():
+            self.optimizer.state[name].copy_(tensor)
+        self.best_state = _under("best.", tensors)
+        self.best_loss = progress["best_loss"]
+        self.step, self.elapsed = progress["step"], progress["elapsed"]
+        self.history = [Epoch(**epoch) for epoch in progress["history"]]
+
+    def result(self) -> Trained:
+        """The best state, with the test-time mirror where it helps on the validation split."""
+        self.network.load_state_dict(self.best_state)
+        self.network.eval()
+        labels = self.dataset.train.labels[self.validation]
+        accuracies = {}
+        for mirror in (False, True) if self.dataset.mirror else (False,):
+            classifier = Classifier(self.network, self.mean, self.deviation, mirror=mirror).eval()
+            predictions = [
+                classifier(torch.from_numpy(self.dataset.train.images[np.sort(part)])).argmax(1)
+                for part in np.array_split(self.validation, math.ceil(len(self.validation) / _INFERENCE_BATCH))
+            ]
+            accuracies[mirror] = float(np.mean(torch.cat(predictions).numpy() == labels))
+        mirror = accuracies.get(True, 0.0) > accuracies[False]
+        return Trained(
+            classifier=Classifier(self.network, self.mean, self.deviation, mirror=mirror).eval(),
+            history=tuple(self.history),
+            validation=self.validation,
+            validation_accuracy=accuracies[mirror],
+            seconds=self.elapsed,
+            parameters={
+                "width": self.width,
+                "batch_size": self.batch,
+                "steps": self.step,
+                "epochs_seen": round(self.step * self.batch / len(self.train_indices), 2),
+                "network_parameters": sum(weight.numel() for weight in self.network.parameters()),
+                "label_smoothing": LABEL_SMOOTHING,
+                "test_time_mirror": mirror,
+            },
+        )
+
+
+@torch.inference_mode()
+def _logits(network: Network, images: Tensor) -> Tensor:
+    return torch.cat([network(part) for part in images.split(_INFERENCE_BATCH)])
+
+
+def _timed_step(network: Network, images: Tensor, labels: Tensor) -> float:
+    started = time.perf_counter()
+    F.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
+    return time.perf_counter() - started
+
+
+def _batch_size(images: int) -> int:
+    """A power of two from 32 to 256 that leaves at least eight steps an epoch, where the data allow it."""
+    size = 2 ** int(math.log2(max(1, images / 8)))
+    return min(images, max(32, min(256, size)))
+
+
+def _generator(seed: int, purpose: str, number: int) -> torch.Generator:
+    text = f"{seed} {purpose} {number}".encode()
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(text).digest()[:8]) // 2)
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

@@ -1,0 +1,67 @@
+import gzip
+import struct
+
+import numpy as np
+import pytest
+
+from image_classifier.errors import DataError
+from tests.datasets.samples import prepared
+
+IMAGES = np.random.default_rng(0).integers(0, 256, (20, 10, 10), dtype=np.uint8)
+LABELS = np.arange(20, dtype=np.uint8) % 2
+
+
+def images(array=IMAGES):
+    return struct.pack(">4I", 0x803, *array.shape) + array.tobytes()
+
+
+def labels(array=LABELS):
+    return struct.pack(">2I", 0x801, len(array)) + array.tobytes()
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_idx_files_are_grey_images_that_are_not_mirrored(tmp_path, suffix):
+    folder = tmp_path / "glyphs"
+    folder.mkdir()
+    pack = gzip.compress if suffix else bytes
+    for part, count in (("train", 20), ("t10k", 6)):
+        offset = part == "t10k"
+        (folder / f"{part}-images-idx3-ubyte{suffix}").write_bytes(pack(images(IMAGES[:count] ^ offset)))
+        (folder / f"{part}-labels-idx1-ubyte{suffix}").write_bytes(pack(labels(LABELS[:count])))
+    dataset = prepared(folder, tmp_path)
+    assert (dataset.classes, dataset.image_size, dataset.grey, dataset.mirror) == (
+        ("0", "1"),
+        10,
+        True,
+        False,
+    )
+    assert (len(dataset.train.labels), len(dataset.test.labels)) == (20, 6)
+    rows = [int(name.split()[-1]) for name in dataset.train.names]
+    assert (dataset.train.images == IMAGES[rows][..., np.newaxis]).all()
+    assert (dataset.train.labels == LABELS[rows]).all()
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        ({"images": images()}, "labels-idx1-ubyte is missing"),
+        ({"images": images()[:-1], "labels": labels()}, "20 images of 10 x 10 do not fit"),
+        ({"images": b"\0\0", "labels": labels()}, "first bytes are wrong"),
+        ({"images": images(), "labels": labels()[:-1]}, "one label for each of the 20 images"),
+        ({"images": images(), "labels": labels(LABELS[:10])}, "one label for each of the 20 images"),
+        ({"images": images(IMAGES[:0]), "labels": labels(LABELS[:0])}, "has no images"),
+    ],
+)
+def test_damaged_files_are_one_line(tmp_path, contents, message):
+    folder = tmp_path / "glyphs"
+    folder.mkdir()
+    for kind, content in contents.items():
+        (folder / f"train-{kind}-{'idx3' if kind == 'images' else 'idx1'}-ubyte").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        prepared(folder, tmp_path)
+
+
+def test_a_damaged_gzip_file_is_one_line(tmp_path):
+    (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(images())[:200])
+    with pytest.raises(DataError, match="is damaged"):
+        prepared(tmp_path, tmp_path)

@@ -1,0 +1,355 @@
+"""Versions, aliases and history, in a real sqlite store."""
+
+import json
+import os
+import re
+import shutil
+import signal
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pytest
+from mlflow import MlflowClient
+
+import image_classifier
+from image_classifier.errors import PackageError, RegistryError
+from image_classifier.history import LONGEST_REASON
+from image_classifier.package import Package
+from tests.conftest import colour_images, colour_probabilities
+from tests.mlflow_helpers import record_training, registry_at
+
+# So that it is up when the tests over HTTP, which come next, ask for it.
+pytestmark = pytest.mark.usefixtures("tracking_server")
+
+
+@pytest.fixture
+def home(tmp_path, empty_database):
+    shutil.copy(empty_database, tmp_path)
+    return tmp_path
+
+
+@pytest.fixture
+def registry(home):
+    return registry_at(home)
+
+
+@pytest.fixture
+def client(home):
+    return MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+
+
+def registered(registry, home, *fingerprints):
+    return [record_training(registry, home / "packages" / name, name)() for name in fingerprints]
+
+
+def model_folder(client, version):
+    return Path(client.get_logged_model(version.model_id).artifact_location.removeprefix("file://"))
+
+
+def test_a_version_is_an_int_the_candidate_and_carries_its_tags(registry, home):
+    first, second = registered(registry, home, "one", "two")
+    assert (first.number, second.number) == (1, 2)
+    assert second.uri == "models:/colours/2"
+    assert registry.get("1").aliases == ()
+    assert registry.get("candidate") == second
+    assert second.tags["fingerprint"] == "two"
+    assert abs(datetime.now(UTC) - second.created) < timedelta(minutes=1)
+
+
+def test_a_model_loads_with_mlflow_and_answers_as_the_package_does(registry, home, monkeypatch):
+    import mlflow
+
+    (version,) = registered(registry, home, "one")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
+    loaded = mlflow.pyfunc.load_model(version.uri)
+    answer = loaded.predict({"image": colour_images()})["probabilities"]
+    np.testing.assert_allclose(answer, colour_probabilities(), atol=1e-5)
+    assert loaded.input_example is not None
+    assert str(loaded.metadata.signature.inputs) == "['image': Tensor('uint8', (-1, 16, 16, 3))]"
+    assert str(loaded.metadata.signature.outputs) == "['probabilities': Tensor('float32', (-1, 4))]"
+    assert mlflow.onnx.load_model(version.uri).graph.input[0].name == "image"
+    copy = mlflow.artifacts.download_artifacts(version.uri, dst_path=str(home / "copy"))
+    assert Package.read(Path(copy)).digest == Package.read(home / "packages/one").digest
+
+
+def test_a_download_is_the_package_with_a_note_of_its_version(registry, home):
+    (version,) = registered(registry, home, "one")
+    target = home / "models/1"
+    assert registry.download(version, target) == target
+    assert Package.read(target).digest == Package.read(home / "packages/one").digest
+    about = {"name": "colours", "version": 1, "uri": "models:/colours/1"}
+    assert json.loads((target / "version.json").read_text()) == about
+    assert os.listdir(target.parent) == ["1"]
+
+
+def test_what_is_registered_from_a_download_is_the_package_alone(registry, home):
+    (version,) = registered(registry, home, "one")
+    registry.download(version, home / "fetched")
+    again = registry.register(version.run_id, home / "fetched", tags={"fingerprint": "other"})
+    assert again.number == 2
+    registry.download(again, home / "fetched again")
+    assert sorted(os.listdir(home / "fetched again")) == sorted(os.listdir(home / "fetched"))
+
+
+def test_a_fingerprint_has_one_version_however_often_it_is_registered(registry, home):
+    register_one = record_training(registry, home / "packages/one", "one")
+    first = register_one()
+    registered(registry, home, "two")
+    assert register_one().number == first.number
+    # Another run of the same code, data and parameters.
+    assert registered(registry, home, "one")[0].number == first.number
+    assert registry.get("candidate").number == first.number
+    assert registry.find("one").number == first.number
+    assert registry.find("three") is None
+
+
+@pytest.mark.parametrize("damage", ["missing", "cut"])
+def test_a_version_whose_files_are_not_all_there_is_not_found_and_is_replaced(registry, home, client, damage):
+    register_one = record_training(registry, home / "packages/one", "one")
+    version = register_one()
+    file = model_folder(client, version) / "golden/002.png"
+    file.unlink() if damage == "missing" else file.write_bytes(file.read_bytes()[:-1])
+    assert registry.find("one") is None
+    with pytest.raises(RegistryError, match="lacks files in the registry and cannot be promoted"):
+        registry.promote(version, actor="me", reason="good")
+    assert registry.champion() is None
+    assert register_one().number == 2
+    assert registry.find("one").number == 2
+
+
+def test_an_altered_file_is_found_by_the_download_which_leaves_what_was_there(registry, home, client):
+    (version,) = registered(registry, home, "one")
+    registry.download(version, home / "fetched")
+    file = model_folder(client, version) / "model.onnx"
+    file.write_bytes(file.read_bytes()[:-1] + b"?")
+    before = Package.read(home / "fetched")
+    with pytest.raises(RegistryError, match=r"damaged \(model\.onnx is not the file that was packed"):
+        registry.download(version, home / "fetched")
+    assert Package.read(home / "fetched") == before
+    assert not list(home.glob(".fetched*"))
+
+
+def test_a_folder_that_is_no_package_is_not_registered(registry, home):
+    register_one = record_training(registry, home / "packages/one", "one")
+    (home / "packages/one/golden/000.png").write_bytes(b"")
+    with pytest.raises(PackageError):
+        register_one()
+    with pytest.raises(RegistryError, match="no version of colours is the candidate"):
+        registry.get("candidate")
+
+
+@pytest.mark.parametrize(
+    "reference",
+    ["1", "candidate", "models:/colours/1", "models:/colours@candidate", "models:/colours@champion"],
+)
+def test_a_version_is_got_by_number_alias_or_uri(registry, home, reference):
+    (version,) = registered(registry, home, "one")
+    registry.promote(version, actor="me", reason="good")
+    assert registry.get(reference).number == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "expected"),
+    [
+        ("9", "colours has no version 9"),
+        ("champion", "no version of colours is the champion"),
+        ("models:/nobody/1", "nobody has no version 1"),
+        ("models:/nobody@champion", "no version of nobody is the champion"),
+        ("models:/m-0123", "names no version"),
+        ("it's", "names no version"),
+        ("", "names no version"),
+    ],
+)
+def test_a_reference_to_nothing_is_named(registry, reference, expected):
+    with pytest.raises(RegistryError, match=expected):
+        registry.get(reference)
+
+
+def test_a_model_name_that_mlflow_or_a_uri_could_not_hold_is_refused(home):
+    for name in ("a/b", "a:b", "it's", "", " "):
+        with pytest.raises(RegistryError, match="cannot name a registered model"):
+            registry_at(home, name=name)
+
+
+def test_a_promotion_moves_the_aliases_and_is_remembered(registry, home):
+    first, second = registered(registry, home, "one", "two")
+    registry.promote(first, actor="ada", reason="the first")
+    registry.promote(second, actor="bob", reason="better")
+    assert registry.champion().number == 2
+    assert registry.get("previous").number == 1
+    events = registry.history()
+    assert [(event.action, event.version, event.from_version) for event in events] == [
+        ("promoted", 2, 1),
+        ("promoted", 1, None),
+    ]
+    assert (events[0].actor, events[0].reason) == ("bob", "better")
+    assert abs(datetime.now(UTC) - events[0].time) < timedelta(minutes=1)
+
+
+def test_promoting_the_champion_again_changes_nothing(registry, home):
+    first, second = registered(registry, home, "one", "two")
+    registry.promote(first, actor="ada", reason="the first")
+    registry.promote(second, actor="bob", reason="better")
+    history = registry.history()
+    registry.promote(second, actor="eve", reason="again")
+    assert registry.history() == history
+    assert registry.get("previous").number == 1
+
+
+def test_a_former_champion_can_be_promoted_again(registry, home):
+    first, second = registered(registry, home, "one", "two")
+    for version in (first, second, first):
+        registry.promote(version, actor="ada", reason="as it is")
+    assert (registry.champion().number, registry.get("previous").number) == (1, 2)
+    assert [event.version for event in registry.history()] == [1, 2, 1]
+
+
+def test_a_refusal_is_remembered_once_and_moves_no_alias(registry, home):
+    first, second = registered(registry, home, "one", "two")
+    registry.promote(first, actor="ada", reason="the first")
+    reason = "accuracy “0.81” is below 0.9\n" + "and so on " * 1000
+    for _ in range(2):
+        registry.refuse(second, actor="gate", reason=reason)
+    assert registry.champion().number == 1
+    event = registry.history()[0]
+    assert (event.action, event.version, event.from_version) == ("refused", 2, 1)
+    assert len(event.reason) == LONGEST_REASON
+    assert len(registry.history()) == 2
+    registry.refuse(second, actor="gate", reason="another reason")
+    assert len(registry.history()) == 3
+
+
+def test_tags_of_a_version_are_set_and_events_are_not_among_them(registry, home):
+    (version,) = registered(registry, home, "one")
+    registry.set_tags(version, {"verdict": "accepted", "long": "x" * 9000})
+    registry.promote(version, actor="me", reason="good")
+    tags = registry.get("1").tags
+    assert tags["verdict"] == "accepted"
+    assert len(tags["long"]) == 5000
+    assert not any(name.startswith("event") for name in tags)
+
+
+REGISTER_POINTS = (
+    "register-create_logged_model-after",
+    "register-log_model_artifacts-halfway",
+    "register-finalize_logged_model-before",
+    "register-create_model_version-before",
+    "register-create_model_version-after",
+    "register-set_registered_model_alias-before",
+)
+PROMOTE_POINTS = (
+    "promote-set_registered_model_alias-after",
+    "promote-set_registered_model_alias-after second",
+    "promote-set_model_version_tag-before",
+    "promote-set_model_version_tag-after",
+)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, empty_database):
+    """A home whose champion is version 1, and a package that is trained and not registered."""
+    home = tmp_path_factory.mktemp("trained")
+    shutil.copy(empty_database, home)
+    registry = registry_at(home)
+    (first,) = registered(registry, home, "one")
+    registry.promote(first, actor="ada", reason="the first")
+    record_training(registry, home / "packages/two", "two")
+    return home
+
+
+def register_two(home):
+    package = home / "packages/two"
+    run_id = Package.read(package).provenance["run_id"]
+    return registry_at(home).register(run_id, package, tags={"fingerprint": "two"})
+
+
+def promote_two(home):
+    registry = registry_at(home)
+    registry.promote(registry.get("2"), actor="ada", reason="better")
+
+
+def killed_at(point, step, home):
+    """Do a step in a process of its own that is killed with SIGKILL when it comes to `point`."""
+    call, moment = point.split(" ", 1)
+    child = os.fork()
+    if child == 0:
+        try:
+            kill_at(call, moment)
+            step(home)
+        finally:
+            os._exit(1)
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+
+
+def kill_at(call, moment):
+    original, calls = getattr(MlflowClient, call), []
+
+    def wrapped(*arguments, **named):
+        calls.append(call)
+        if moment == "halfway":
+            files = sorted(Path(arguments[2]).iterdir())
+            for file in files[len(files) // 2 :]:
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
+        if moment != "before":
+            original(*arguments, **named)
+        if moment != "after the second" or len(calls) == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(MlflowClient, call, wrapped)
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "create_logged_model after",
+        "log_model_artifacts halfway",
+        "finalize_logged_model before",
+        "create_model_version before",
+        "create_model_version after",
+        "set_registered_model_alias before",
+    ],
+)
+def test_a_registration_killed_anywhere_leaves_no_alias_on_half_a_version_and_a_repeat_completes_it(
+    trained, tmp_path, point
+):
+    home = Path(shutil.copytree(trained, tmp_path / "home"))
+    killed_at(point, register_two, home)
+    registry = registry_at(home)
+    candidate = registry.get("candidate")
+    assert registry.find(candidate.tags["fingerprint"]) == candidate
+    again = register_two(home)
+    assert (again.number, registry.get("candidate").number, registry.champion().number) == (2, 2, 1)
+    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
+    assert len(client.search_model_versions("name = 'colours'")) == 2
+    registry.download(again, home / "fetched")
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "set_registered_model_alias after",
+        "set_registered_model_alias after the second",
+        "set_model_version_tag before",
+        "set_model_version_tag after",
+    ],
+)
+def test_a_promotion_killed_anywhere_leaves_a_champion_and_a_repeat_completes_it(trained, tmp_path, point):
+    home = Path(shutil.copytree(trained, tmp_path / "home"))
+    register_two(home)
+    # A store that this process has open is not to be used by its child.
+    again = Path(shutil.copytree(home, tmp_path / "again"))
+    killed_at(point, promote_two, again)
+    registry = registry_at(again)
+    assert registry.champion() is not None
+    promote_two(again)
+    assert (registry.champion().number, registry.get("previous").number) == (2, 1)
+    assert [(event.version, event.from_version) for event in registry.history()] == [(2, 1), (1, None)]
+
+
+def test_stages_which_mlflow_has_deprecated_are_not_used():
+    deprecated = re.compile(
+        r"transition_model_version_stage|get_latest_versions|current_stage|archive_existing"
+    )
+    sources = Path(image_classifier.__file__).parent.rglob("*.py")
+    assert [path.name for path in sources if deprecated.search(path.read_text())] == []
