@@ -10,12 +10,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from image_classifier.cpus import share_cpus
 from image_classifier.package import Images, Probabilities, write_package
 
 # Read when MLflow is imported, which tests do before our code does.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-# As `image-classifier train` sets it; read when PyTorch is loaded.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+# Tests load PyTorch before our code does, too.
+share_cpus()
 
 if TYPE_CHECKING:
     from tests.mlflow_helpers import TrackingServer

@@ -18,7 +18,7 @@ from image_classifier.registry import Registry, Version
 from image_classifier.settings import Seconds, Settings
 from tests.conftest import COLOURS, SIZE, colour_images, write_colour_package
 
-START_SECONDS = 60
+START_SECONDS = 100
 
 
 class TrackingServer:

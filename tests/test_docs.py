@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 
 from image_classifier.cli import main
-from image_classifier.settings import SETTINGS
+from image_classifier.settings import CHAIN_PARAMS, SETTINGS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -24,6 +24,16 @@ def settings_page() -> str:
         also = "".join(f" Also read from `{name}`." for name in setting.environment)
         default = f"`{setting.default}`" if setting.default != "" else ""
         lines.append(f"| `{setting.name}` | {default} | {setting.help}{also} |")
+    lines += [
+        "",
+        "## Of the supply chain alone",
+        "",
+        "A workload has these params beside the settings.",
+        "",
+        "| param | what it is |",
+        "|---|---|",
+        *(f"| `{name}` | {text} |" for name, text in CHAIN_PARAMS.items()),
+    ]
     return "\n".join(lines) + "\n"
 
 

@@ -23,15 +23,17 @@ from tests.mlflow_helpers import record_training, registry_at
 pytestmark = pytest.mark.usefixtures("tracking_server")
 
 
-@pytest.fixture
-def home(tmp_path, empty_database):
-    shutil.copy(empty_database, tmp_path)
-    return tmp_path
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, empty_database):
+    """One store for all, as opening one takes MLflow a while; each test has a registered model of its own."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copy(empty_database, home)
+    return home
 
 
 @pytest.fixture
-def registry(home):
-    return registry_at(home)
+def registry(home, request):
+    return registry_at(home, name=re.sub(r"\W+", "-", request.node.name).strip("-"))
 
 
 @pytest.fixture
@@ -39,28 +41,28 @@ def client(home):
     return MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
 
 
-def registered(registry, home, *fingerprints):
-    return [record_training(registry, home / "packages" / name, name)() for name in fingerprints]
+def registered(registry, folder, *fingerprints):
+    return [record_training(registry, folder / name, name)() for name in fingerprints]
 
 
 def model_folder(client, version):
     return Path(client.get_logged_model(version.model_id).artifact_location.removeprefix("file://"))
 
 
-def test_a_version_is_an_int_the_candidate_and_carries_its_tags(registry, home):
-    first, second = registered(registry, home, "one", "two")
+def test_a_version_is_an_int_the_candidate_and_carries_its_tags(registry, tmp_path):
+    first, second = registered(registry, tmp_path, "one", "two")
     assert (first.number, second.number) == (1, 2)
-    assert second.uri == "models:/colours/2"
+    assert second.uri == f"models:/{registry.name}/2"
     assert registry.get("1").aliases == ()
     assert registry.get("candidate") == second
     assert second.tags["fingerprint"] == "two"
     assert abs(datetime.now(UTC) - second.created) < timedelta(minutes=1)
 
 
-def test_a_model_loads_with_mlflow_and_answers_as_the_package_does(registry, home, monkeypatch):
+def test_a_model_loads_with_mlflow_and_answers_as_the_package_does(registry, home, tmp_path, monkeypatch):
     import mlflow
 
-    (version,) = registered(registry, home, "one")
+    (version,) = registered(registry, tmp_path, "one")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{home / 'mlflow.db'}")
     loaded = mlflow.pyfunc.load_model(version.uri)
     answer = loaded.predict({"image": colour_images()})["probabilities"]
@@ -69,44 +71,44 @@ def test_a_model_loads_with_mlflow_and_answers_as_the_package_does(registry, hom
     assert str(loaded.metadata.signature.inputs) == "['image': Tensor('uint8', (-1, 16, 16, 3))]"
     assert str(loaded.metadata.signature.outputs) == "['probabilities': Tensor('float32', (-1, 4))]"
     assert mlflow.onnx.load_model(version.uri).graph.input[0].name == "image"
-    copy = mlflow.artifacts.download_artifacts(version.uri, dst_path=str(home / "copy"))
-    assert Package.read(Path(copy)).digest == Package.read(home / "packages/one").digest
+    copy = mlflow.artifacts.download_artifacts(version.uri, dst_path=str(tmp_path / "copy"))
+    assert Package.read(Path(copy)).digest == Package.read(tmp_path / "one").digest
 
 
-def test_a_download_is_the_package_with_a_note_of_its_version(registry, home):
-    (version,) = registered(registry, home, "one")
-    target = home / "models/1"
+def test_a_download_is_the_package_with_a_note_of_its_version(registry, tmp_path):
+    (version,) = registered(registry, tmp_path, "one")
+    target = tmp_path / "models/1"
     assert registry.download(version, target) == target
-    assert Package.read(target).digest == Package.read(home / "packages/one").digest
-    about = {"name": "colours", "version": 1, "uri": "models:/colours/1"}
+    assert Package.read(target).digest == Package.read(tmp_path / "one").digest
+    about = {"name": registry.name, "version": 1, "uri": f"models:/{registry.name}/1"}
     assert json.loads((target / "version.json").read_text()) == about
     assert os.listdir(target.parent) == ["1"]
 
 
-def test_what_is_registered_from_a_download_is_the_package_alone(registry, home):
-    (version,) = registered(registry, home, "one")
-    registry.download(version, home / "fetched")
-    again = registry.register(version.run_id, home / "fetched", tags={"fingerprint": "other"})
+def test_what_is_registered_from_a_download_is_the_package_alone(registry, tmp_path):
+    (version,) = registered(registry, tmp_path, "one")
+    registry.download(version, tmp_path / "fetched")
+    again = registry.register(version.run_id, tmp_path / "fetched", tags={"fingerprint": "other"})
     assert again.number == 2
-    registry.download(again, home / "fetched again")
-    assert sorted(os.listdir(home / "fetched again")) == sorted(os.listdir(home / "fetched"))
+    registry.download(again, tmp_path / "fetched again")
+    assert sorted(os.listdir(tmp_path / "fetched again")) == sorted(os.listdir(tmp_path / "fetched"))
 
 
-def test_a_fingerprint_has_one_version_however_often_it_is_registered(registry, home):
-    register_one = record_training(registry, home / "packages/one", "one")
+def test_a_fingerprint_has_one_version_however_often_it_is_registered(registry, tmp_path):
+    register_one = record_training(registry, tmp_path / "one", "one")
     first = register_one()
-    registered(registry, home, "two")
+    registered(registry, tmp_path, "two")
     assert register_one().number == first.number
     # Another run of the same code, data and parameters.
-    assert registered(registry, home, "one")[0].number == first.number
+    assert registered(registry, tmp_path, "one")[0].number == first.number
     assert registry.get("candidate").number == first.number
     assert registry.find("one").number == first.number
     assert registry.find("three") is None
 
 
 @pytest.mark.parametrize("damage", ["missing", "cut"])
-def test_a_version_whose_files_are_not_all_there_is_not_found_and_is_replaced(registry, home, client, damage):
-    register_one = record_training(registry, home / "packages/one", "one")
+def test_a_version_that_lacks_files_is_not_found_and_is_replaced(registry, tmp_path, client, damage):
+    register_one = record_training(registry, tmp_path / "one", "one")
     version = register_one()
     file = model_folder(client, version) / "golden/002.png"
     file.unlink() if damage == "missing" else file.write_bytes(file.read_bytes()[:-1])
@@ -118,42 +120,64 @@ def test_a_version_whose_files_are_not_all_there_is_not_found_and_is_replaced(re
     assert registry.find("one").number == 2
 
 
-def test_an_altered_file_is_found_by_the_download_which_leaves_what_was_there(registry, home, client):
-    (version,) = registered(registry, home, "one")
-    registry.download(version, home / "fetched")
+def test_an_altered_file_is_found_by_the_download_which_leaves_what_was_there(registry, tmp_path, client):
+    (version,) = registered(registry, tmp_path, "one")
+    registry.download(version, tmp_path / "fetched")
     file = model_folder(client, version) / "model.onnx"
     file.write_bytes(file.read_bytes()[:-1] + b"?")
-    before = Package.read(home / "fetched")
+    before = Package.read(tmp_path / "fetched")
     with pytest.raises(RegistryError, match=r"damaged \(model\.onnx is not the file that was packed"):
-        registry.download(version, home / "fetched")
-    assert Package.read(home / "fetched") == before
-    assert not list(home.glob(".fetched*"))
+        registry.download(version, tmp_path / "fetched")
+    assert Package.read(tmp_path / "fetched") == before
+    assert not list(tmp_path.glob(".fetched*"))
 
 
-def test_a_folder_that_is_no_package_is_not_registered(registry, home):
-    register_one = record_training(registry, home / "packages/one", "one")
-    (home / "packages/one/golden/000.png").write_bytes(b"")
+@pytest.mark.parametrize("damage", ["lost", "cut", "altered"])
+def test_an_upload_that_does_not_arrive_as_sent_is_no_version(registry, tmp_path, monkeypatch, damage):
+    register_one = record_training(registry, tmp_path / "one", "one")
+    upload = MlflowClient.log_model_artifacts
+
+    def upload_badly(client, model_id, folder):
+        upload(client, model_id, folder)
+        location = client.get_logged_model(model_id).artifact_location
+        file = Path(location.removeprefix("file://")) / "model.onnx"
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + (b"?" if damage == "altered" else b""))
+        if damage == "lost":
+            file.unlink()
+
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowClient, "log_model_artifacts", upload_badly)
+        with pytest.raises(RegistryError, match=r"not what was sent \(model\.onnx\)"):
+            register_one()
+    assert registry.find("one") is None
+    assert register_one().number == 1
+
+
+def test_a_folder_that_is_no_package_is_not_registered(registry, tmp_path):
+    register_one = record_training(registry, tmp_path / "one", "one")
+    (tmp_path / "one/golden/000.png").write_bytes(b"")
     with pytest.raises(PackageError):
         register_one()
-    with pytest.raises(RegistryError, match="no version of colours is the candidate"):
+    with pytest.raises(RegistryError, match="no version of .* is the candidate"):
         registry.get("candidate")
 
 
 @pytest.mark.parametrize(
     "reference",
-    ["1", "candidate", "models:/colours/1", "models:/colours@candidate", "models:/colours@champion"],
+    ["1", "candidate", "models:/NAME/1", "models:/NAME@candidate", "models:/NAME@champion"],
 )
-def test_a_version_is_got_by_number_alias_or_uri(registry, home, reference):
-    (version,) = registered(registry, home, "one")
+def test_a_version_is_got_by_number_alias_or_uri(registry, tmp_path, reference):
+    (version,) = registered(registry, tmp_path, "one")
     registry.promote(version, actor="me", reason="good")
-    assert registry.get(reference).number == 1
+    assert registry.get(reference.replace("NAME", registry.name)).number == 1
 
 
 @pytest.mark.parametrize(
     ("reference", "expected"),
     [
-        ("9", "colours has no version 9"),
-        ("champion", "no version of colours is the champion"),
+        ("9", "has no version 9"),
+        ("champion", "no version of .* is the champion"),
         ("models:/nobody/1", "nobody has no version 1"),
         ("models:/nobody@champion", "no version of nobody is the champion"),
         ("models:/m-0123", "names no version"),
@@ -172,8 +196,8 @@ def test_a_model_name_that_mlflow_or_a_uri_could_not_hold_is_refused(home):
             registry_at(home, name=name)
 
 
-def test_a_promotion_moves_the_aliases_and_is_remembered(registry, home):
-    first, second = registered(registry, home, "one", "two")
+def test_a_promotion_moves_the_aliases_and_is_remembered(registry, tmp_path):
+    first, second = registered(registry, tmp_path, "one", "two")
     registry.promote(first, actor="ada", reason="the first")
     registry.promote(second, actor="bob", reason="better")
     assert registry.champion().number == 2
@@ -187,8 +211,8 @@ def test_a_promotion_moves_the_aliases_and_is_remembered(registry, home):
     assert abs(datetime.now(UTC) - events[0].time) < timedelta(minutes=1)
 
 
-def test_promoting_the_champion_again_changes_nothing(registry, home):
-    first, second = registered(registry, home, "one", "two")
+def test_promoting_the_champion_again_changes_nothing(registry, tmp_path):
+    first, second = registered(registry, tmp_path, "one", "two")
     registry.promote(first, actor="ada", reason="the first")
     registry.promote(second, actor="bob", reason="better")
     history = registry.history()
@@ -197,16 +221,16 @@ def test_promoting_the_champion_again_changes_nothing(registry, home):
     assert registry.get("previous").number == 1
 
 
-def test_a_former_champion_can_be_promoted_again(registry, home):
-    first, second = registered(registry, home, "one", "two")
+def test_a_former_champion_can_be_promoted_again(registry, tmp_path):
+    first, second = registered(registry, tmp_path, "one", "two")
     for version in (first, second, first):
         registry.promote(version, actor="ada", reason="as it is")
     assert (registry.champion().number, registry.get("previous").number) == (1, 2)
     assert [event.version for event in registry.history()] == [1, 2, 1]
 
 
-def test_a_refusal_is_remembered_once_and_moves_no_alias(registry, home):
-    first, second = registered(registry, home, "one", "two")
+def test_a_refusal_is_remembered_once_and_moves_no_alias(registry, tmp_path):
+    first, second = registered(registry, tmp_path, "one", "two")
     registry.promote(first, actor="ada", reason="the first")
     reason = "accuracy “0.81” is below 0.9\n" + "and so on " * 1000
     for _ in range(2):
@@ -220,8 +244,8 @@ def test_a_refusal_is_remembered_once_and_moves_no_alias(registry, home):
     assert len(registry.history()) == 3
 
 
-def test_tags_of_a_version_are_set_and_events_are_not_among_them(registry, home):
-    (version,) = registered(registry, home, "one")
+def test_tags_of_a_version_are_set_and_events_are_not_among_them(registry, tmp_path):
+    (version,) = registered(registry, tmp_path, "one")
     registry.set_tags(version, {"verdict": "accepted", "long": "x" * 9000})
     registry.promote(version, actor="me", reason="good")
     tags = registry.get("1").tags
@@ -246,40 +270,67 @@ PROMOTE_POINTS = (
 )
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory, empty_database):
-    """A home whose champion is version 1, and a package that is trained and not registered."""
-    home = tmp_path_factory.mktemp("trained")
-    shutil.copy(empty_database, home)
-    registry = registry_at(home)
-    (first,) = registered(registry, home, "one")
-    registry.promote(first, actor="ada", reason="the first")
-    record_training(registry, home / "packages/two", "two")
-    return home
+REGISTER_POINTS = (
+    "create_logged_model after",
+    "log_model_artifacts halfway",
+    "finalize_logged_model before",
+    "create_model_version before",
+    "create_model_version after",
+    "set_registered_model_alias before",
+)
+PROMOTE_POINTS = (
+    "set_registered_model_alias after",
+    "set_registered_model_alias after the second",
+    "set_model_version_tag before",
+    "set_model_version_tag after",
+)
 
 
-def register_two(home):
-    package = home / "packages/two"
+def register_two(home, name):
+    package = home / name
     run_id = Package.read(package).provenance["run_id"]
-    return registry_at(home).register(run_id, package, tags={"fingerprint": "two"})
+    return registry_at(home, name=name).register(run_id, package, tags={"fingerprint": "two"})
 
 
-def promote_two(home):
-    registry = registry_at(home)
+def promote_two(home, name):
+    registry = registry_at(home, name=name)
     registry.promote(registry.get("2"), actor="ada", reason="better")
 
 
-def killed_at(point, step, home):
-    """Do a step in a process of its own that is killed with SIGKILL when it comes to `point`."""
-    call, moment = point.split(" ", 1)
-    child = os.fork()
-    if child == 0:
-        try:
-            kill_at(call, moment)
-            step(home)
-        finally:
-            os._exit(1)
-    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+def model_name(step, point):
+    return f"{step.__name__}-{point}".replace(" ", "-")
+
+
+@pytest.fixture(scope="module")
+def killed(tmp_path_factory, empty_database):
+    """A home with a registered model for each point at which a process was killed with SIGKILL.
+
+    Version 1 was the champion, and version 2 was to be registered or promoted.
+    """
+    points = [(register_two, point) for point in REGISTER_POINTS]
+    points += [(promote_two, point) for point in PROMOTE_POINTS]
+    prepared = tmp_path_factory.mktemp("prepared")
+    shutil.copy(empty_database, prepared)
+    for step, point in points:
+        name = model_name(step, point)
+        registry = registry_at(prepared, name=name)
+        (first,) = registered(registry, tmp_path_factory.mktemp("packages"), "one")
+        registry.promote(first, actor="ada", reason="the first")
+        record_training(registry, prepared / name, "two")
+        if step is promote_two:
+            register_two(prepared, name)
+    # A store that this process has open is not to be used by its children.
+    home = Path(shutil.copytree(prepared, tmp_path_factory.mktemp("killed") / "home"))
+    for step, point in points:
+        child = os.fork()
+        if child == 0:
+            try:
+                kill_at(*point.split(" ", 1))
+                step(home, model_name(step, point))
+            finally:
+                os._exit(1)
+        assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    return home
 
 
 def kill_at(call, moment):
@@ -299,50 +350,27 @@ def kill_at(call, moment):
     setattr(MlflowClient, call, wrapped)
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        "create_logged_model after",
-        "log_model_artifacts halfway",
-        "finalize_logged_model before",
-        "create_model_version before",
-        "create_model_version after",
-        "set_registered_model_alias before",
-    ],
-)
+@pytest.mark.parametrize("point", REGISTER_POINTS)
 def test_a_registration_killed_anywhere_leaves_no_alias_on_half_a_version_and_a_repeat_completes_it(
-    trained, tmp_path, point
+    killed, tmp_path, point
 ):
-    home = Path(shutil.copytree(trained, tmp_path / "home"))
-    killed_at(point, register_two, home)
-    registry = registry_at(home)
+    name = model_name(register_two, point)
+    registry = registry_at(killed, name=name)
     candidate = registry.get("candidate")
     assert registry.find(candidate.tags["fingerprint"]) == candidate
-    again = register_two(home)
+    again = register_two(killed, name)
     assert (again.number, registry.get("candidate").number, registry.champion().number) == (2, 2, 1)
-    client = MlflowClient(f"sqlite:///{home / 'mlflow.db'}")
-    assert len(client.search_model_versions("name = 'colours'")) == 2
-    registry.download(again, home / "fetched")
+    client = MlflowClient(f"sqlite:///{killed / 'mlflow.db'}")
+    assert len(client.search_model_versions(f"name = '{name}'")) == 2
+    registry.download(again, tmp_path / "fetched")
 
 
-@pytest.mark.parametrize(
-    "point",
-    [
-        "set_registered_model_alias after",
-        "set_registered_model_alias after the second",
-        "set_model_version_tag before",
-        "set_model_version_tag after",
-    ],
-)
-def test_a_promotion_killed_anywhere_leaves_a_champion_and_a_repeat_completes_it(trained, tmp_path, point):
-    home = Path(shutil.copytree(trained, tmp_path / "home"))
-    register_two(home)
-    # A store that this process has open is not to be used by its child.
-    again = Path(shutil.copytree(home, tmp_path / "again"))
-    killed_at(point, promote_two, again)
-    registry = registry_at(again)
+@pytest.mark.parametrize("point", PROMOTE_POINTS)
+def test_a_promotion_killed_anywhere_leaves_a_champion_and_a_repeat_completes_it(killed, point):
+    name = model_name(promote_two, point)
+    registry = registry_at(killed, name=name)
     assert registry.champion() is not None
-    promote_two(again)
+    promote_two(killed, name)
     assert (registry.champion().number, registry.get("previous").number) == (2, 1)
     assert [(event.version, event.from_version) for event in registry.history()] == [(2, 1), (1, None)]
 

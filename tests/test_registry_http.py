@@ -10,9 +10,12 @@ from image_classifier.errors import RegistryError
 from image_classifier.package import Package
 from tests.mlflow_helpers import record_training, registry_at
 
+PATIENT = 120
+"""Seconds: a machine that runs other tests, too, may let the server wait."""
+
 
 def test_a_version_is_registered_promoted_and_fetched_over_http(tracking_server, tmp_path):
-    registry = registry_at(tmp_path, tracking_server.address)
+    registry = registry_at(tmp_path, tracking_server.address, timeout=PATIENT)
     registry.check()
     version = record_training(registry, tmp_path / "package", "one")()
     # The server sends versions as text.
@@ -36,7 +39,7 @@ def test_a_version_is_registered_promoted_and_fetched_over_http(tracking_server,
 
 
 def test_a_reference_to_nothing_is_named_over_http(tracking_server, tmp_path):
-    registry = registry_at(tmp_path, tracking_server.address, name="nothing")
+    registry = registry_at(tmp_path, tracking_server.address, name="nothing", timeout=PATIENT)
     assert registry.champion() is None
     assert registry.history() == []
     assert registry.find("one") is None
@@ -49,13 +52,13 @@ def test_a_reference_to_nothing_is_named_over_http(tracking_server, tmp_path):
 def test_a_server_that_refuses_to_be_called_by_a_name_is_told_to_allow_it(tracking_server, tmp_path):
     port = urllib.parse.urlsplit(tracking_server.address).port
     with pytest.raises(RegistryError, match=rf"called 127\.1:{port}: start it with --allowed-hosts"):
-        registry_at(tmp_path, f"http://127.1:{port}").check()
+        registry_at(tmp_path, f"http://127.1:{port}", timeout=PATIENT).check()
 
 
 def test_a_server_that_stops_answering_fails_each_step_in_time_and_a_repeat_makes_one_version(
     tracking_server, tmp_path
 ):
-    registry = registry_at(tmp_path, tracking_server.address, name="hanging")
+    registry = registry_at(tmp_path, tracking_server.address, name="hanging", timeout=PATIENT)
     register_it = record_training(registry, tmp_path / "package", "one")
     impatient = registry_at(tmp_path, tracking_server.address, name="hanging", timeout=1)
     tracking_server.send(signal.SIGSTOP)
@@ -72,7 +75,7 @@ def test_a_server_that_stops_answering_fails_each_step_in_time_and_a_repeat_make
 
 
 def test_a_server_that_is_killed_fails_each_step(tracking_server, tmp_path):
-    registry = registry_at(tmp_path, tracking_server.address, name="killed", timeout=5)
+    registry = registry_at(tmp_path, tracking_server.address, name="killed", timeout=PATIENT)
     register_it = record_training(registry, tmp_path / "package", "one")
     run = registry.resume_run(Package.read(tmp_path / "package").provenance["run_id"])
     tracking_server.kill()

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from image_classifier import provenance
-from image_classifier.cpus import available_cpus
+from image_classifier.cpus import available_cpus, share_cpus
 from image_classifier.errors import ImageClassifierError, ImageError, PackageError, RegistryError, SourceError
 from image_classifier.files import write_atomically
 from image_classifier.images import decode
@@ -32,6 +32,7 @@ if TYPE_CHECKING:  # these bring PyTorch, MLflow or SciPy, which most commands n
     from image_classifier.registry import Registry, Version
 
 EVALUATION_ARTIFACT = "evaluation/evaluation.json"
+HELD_OUT_ARTIFACT = "evaluation/held-out.json"
 VERDICT_ARTIFACT = "gate/verdict.json"
 SERVER_START_SECONDS = 60
 RESULT_CHARACTERS = 300
@@ -119,9 +120,7 @@ def train(settings: Settings, report: Report) -> Package:
 
     The same training code, data and parameters are not trained twice: their registered version is fetched.
     """
-    # OpenMP's threads wait for each other by spinning, which on cores shared with other work makes training
-    # many times slower; it reads this when PyTorch is loaded.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    share_cpus()
     from image_classifier.export import export_package
     from image_classifier.figures import learning_curve
     from image_classifier.training import Epoch, fit
@@ -213,6 +212,7 @@ def evaluate(settings: Settings, report: Report) -> "Evaluation":
     """Evaluate the trained package on the test part; a package's test part is read once."""
     from image_classifier import figures
     from image_classifier.evaluation import evaluate as measure
+    from image_classifier.platform.acceptance import held_out_images, images_to_json
 
     registry = open_registry(settings)
     work = work_folder(settings)
@@ -231,6 +231,9 @@ def evaluate(settings: Settings, report: Report) -> "Evaluation":
                 figures.worst_mistakes(dataset.test, evaluation, probabilities),
                 "evaluation/worst-mistakes.png",
             )
+            labels = [dataset.classes[label] for label in dataset.test.labels]
+            held_out = held_out_images(dataset.test.images, labels, probabilities)
+            run.log_text(images_to_json(held_out), HELD_OUT_ARTIFACT)
             run.log_text(evaluation.to_json(), EVALUATION_ARTIFACT)
     write_atomically(work.evaluation, evaluation.to_json().encode())
     low, high = evaluation.accuracy_interval
@@ -324,16 +327,21 @@ def accept(settings: Settings, report: Report) -> None:
 
     Only what the gate accepted is tried; raises RegistryError for a version that it did not.
     """
-    from image_classifier.platform.acceptance import Expected, try_candidate
+    from image_classifier.platform.acceptance import Expected, images_from_json, try_candidate
 
-    version = open_registry(settings).get(settings.model or "candidate")
+    registry = open_registry(settings)
+    version = registry.get(settings.model or "candidate")
     if version.tags.get("verdict") != "accepted":
         verdict = version.tags.get("verdict", "not judged")
         raise RegistryError(f"version {version.number} is {verdict} by the gate and cannot be served")
     chosen = replace(settings, model=version.uri)
+    package = fetch_model(chosen)
+    held_out = registry.read_artifact(version.run_id, HELD_OUT_ARTIFACT)
+    if held_out is not None:
+        package = replace(package, golden=package.golden + images_from_json(held_out))
     trial = try_candidate(
         settings.url,
-        fetch_model(chosen),
+        package,
         Expected(str(version.number), settings.image),
         max_latency=settings.max_latency,
         timeout=settings.accept_timeout,

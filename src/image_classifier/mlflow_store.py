@@ -22,7 +22,6 @@ from image_classifier.settings import Settings
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-RETRIES = 2
 _LONGEST_MESSAGE = 400
 _SCHEMES = ("http", "https", "sqlite")
 
@@ -223,11 +222,11 @@ def _prepare_environment(timeout: float) -> None:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # All attempts and the pauses between them end within the timeout; one attempt where it is short.
-    retries = RETRIES if timeout >= 12 else 0
+    # Two attempts and the pause between them end within the timeout; a short one is not shared out.
+    retries = 1 if timeout >= 10 else 0
     os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(retries)
     os.environ["MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR"] = "1"
-    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(1, int(timeout / 4 if retries else timeout)))
+    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(1, int(timeout * 0.4 if retries else timeout)))
 
 
 def _silence() -> None:

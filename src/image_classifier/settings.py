@@ -126,7 +126,9 @@ class Settings:
     image: str = _setting("", "Server image by its digest: what a server says it is, and accept asks for.")
     url: str = _setting("", "Address of the candidate that accept tries.")
     accept_timeout: Seconds = _setting(
-        Seconds(180.0), "Longest wait for a candidate to answer with the model and image it should have.", low=1
+        Seconds(180.0),
+        "Longest wait for a candidate to answer with the model and image it should have.",
+        low=1,
     )
 
 
@@ -218,6 +220,29 @@ SETTINGS: dict[str, Setting] = {
 }
 
 
+CHAIN_PARAMS: dict[str, str] = {
+    "trainer_image": "Image of the steps, by its digest; in place of one that the chain builds.",
+    "server_image": "Image of the server, by its digest; in place of one that the chain builds.",
+    "dockerfile": "Dockerfile that the chain builds the images from, in the cluster; in place of kpack.",
+    "registry": "Where built images go, as REGISTRY/FOLDER.",
+    "builder_image": "Image with buildah, for builds in the cluster.",
+    "insecure_registry": "Whether the registries of source and images speak plain HTTP, true or false.",
+    "clusterBuilder": "kpack's builder.",
+    "serviceAccount": "Service account of kpack's builds.",
+    "source_credentials_secret": "Secret with which the source is fetched.",
+    "model_version": "Number of the version to serve, to pin it or to roll back; without it, the champion.",
+    "training_timeout": "Longest time of the whole train step.",
+    "training_resources": "CPU and memory of the train step: a map with requests and limits.",
+    "min_scale": "Fewest servers; 0: none when nothing is asked.",
+    "max_scale": "Most servers.",
+    "scale_window": "Time without requests before servers are taken away.",
+    "rollout_duration": "Time over which requests move to a new version.",
+    "annotations": "Annotations of the inference service: a map.",
+    "api_descriptor": "Description, system and owner of the API in the catalog: a map.",
+}
+"""The workload params that only the supply chain reads, with their help; every other one is a setting."""
+
+
 def load_settings(
     options: Mapping[str, object],
     environment: Mapping[str, str],
@@ -227,7 +252,7 @@ def load_settings(
 
     Raises SettingError for a value that cannot be used and for an option or param that is no setting.
     """
-    params = params or {}
+    params = {name: value for name, value in (params or {}).items() if name not in CHAIN_PARAMS}
     _refuse_unknown(options, "option")
     _refuse_unknown(params, "workload param")
     values = {}

@@ -141,7 +141,7 @@ def start_run(
 ) -> Run:
     """Start a run, or go on with `run_id` where the store has it."""
     run_tags = {name: clip(str(value), LONGEST_RUN_TAG) for name, value in tags.items()}
-    if tags.get("source_revision"):
+    if tags.get("source_revision", "unknown") not in ("", "unknown"):
         # What MLflow's pages show as the version of the source.
         run_tags["mlflow.source.git.commit"] = tags["source_revision"].removesuffix("-changed")
     experiment = store.experiment_id

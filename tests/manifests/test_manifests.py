@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from image_classifier.cli import main
-from image_classifier.settings import SETTINGS
+from image_classifier.settings import CHAIN_PARAMS, SETTINGS
 
 ROOT = Path(__file__).parent.parent.parent
 FILES = sorted([*ROOT.glob("config/**/*.yaml"), *ROOT.glob("tekton/*.yaml"), ROOT / "workload.yaml"])
@@ -265,6 +265,7 @@ def test_the_known_workload_params_are_those_that_a_template_reads():
         read |= set(quoted_list(TEMPLATES[f"image-classifier-{name}"], "settings"))
     read |= {"tracking_uri"}
     assert set(known) == read
+    assert set(known) - set(SETTINGS) == set(CHAIN_PARAMS)
 
 
 def test_the_workload_is_taken_by_the_chain_and_gives_params_that_are_known():

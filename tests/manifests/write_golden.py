@@ -124,8 +124,9 @@ def template_of(item: dict[str, Any]) -> Path:
 
 
 def render(item: dict[str, Any]) -> Any:
-    """What the template makes, as Cartographer would have ytt make it."""
-    spec = yaml.safe_load(template_of(item).read_text(encoding="utf-8"))["spec"]
+    """What the template makes, by ytt, with the namespace and labels that Cartographer adds."""
+    template = yaml.safe_load(template_of(item).read_text(encoding="utf-8"))
+    spec = template["spec"]
     defaults = {param["name"]: param["default"] for param in spec.get("params", [])}
     values: dict[str, Any] = {
         "workload": workload_of(item),
@@ -145,7 +146,15 @@ def render(item: dict[str, Any]) -> Any:
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(done.stderr)
-    return yaml.safe_load(done.stdout)
+    made = yaml.safe_load(done.stdout)
+    made["metadata"]["namespace"] = "team"
+    made["metadata"]["labels"] |= {
+        "carto.run/cluster-template-name": template["metadata"]["name"],
+        "carto.run/template-kind": template["kind"],
+        "carto.run/workload-name": "flowers",
+        "carto.run/workload-namespace": "team",
+    }
+    return made
 
 
 def info_of(name: str, item: dict[str, Any]) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """Try a candidate at its real address before anything is served: it must answer as was evaluated."""
 
+import base64
 import http.client
 import json
 import time
@@ -13,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from image_classifier.errors import AcceptanceError
-from image_classifier.package import GoldenImage, Package
+from image_classifier.package import GoldenImage, Images, Package, Probabilities, encode_png
 
 VERSION_HEADER = "X-Model-Version"
 IMAGE_HEADER = "X-Server-Image"
@@ -47,6 +48,37 @@ class Trial:
     """Seconds for one image, by the whole way."""
     waited: float
     """Seconds until it first answered as the one that was expected."""
+
+
+def held_out_images(
+    images: Images, labels: Sequence[str], probabilities: Probabilities, most: int = 16
+) -> tuple[GoldenImage, ...]:
+    """Some of the test images uint8 [N, S, S, 3], evenly spread, and what was answered to them [N, K]."""
+    chosen = np.unique(np.linspace(0, len(images) - 1, min(most, len(images))).astype(int))
+    return tuple(
+        GoldenImage(encode_png(images[index]), labels[index], tuple(map(float, probabilities[index])))
+        for index in chosen
+    )
+
+
+def images_to_json(images: Sequence[GoldenImage]) -> str:
+    return json.dumps(
+        [
+            {
+                "png": base64.b64encode(image.png).decode(),
+                "label": image.label,
+                "probabilities": image.probabilities,
+            }
+            for image in images
+        ]
+    )
+
+
+def images_from_json(content: bytes) -> tuple[GoldenImage, ...]:
+    return tuple(
+        GoldenImage(base64.b64decode(item["png"]), item["label"], tuple(item["probabilities"]))
+        for item in json.loads(content)
+    )
 
 
 class _NotYetError(Exception):

@@ -1,0 +1,1 @@
+"""Answers over HTTP: gunicorn, Flask and ONNX Runtime."""

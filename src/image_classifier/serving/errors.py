@@ -1,0 +1,104 @@
+"""Every refusal and failure has one shape: {"error": {"code", "message", "status"}}."""
+
+import json
+import logging
+from http import HTTPStatus
+
+from flask import Flask, Response, g, request
+from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllowed, NotFound
+from werkzeug.exceptions import RequestEntityTooLarge as TooLarge
+
+from image_classifier.errors import ImageError, ImageTooLargeError
+
+_log = logging.getLogger(__name__)
+
+
+class RequestError(Exception):
+    """A request that cannot be answered; `code` is for programs, the text for people."""
+
+    def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status, self.code = status, code
+
+
+def error_body(status: int, code: str, message: str) -> str:
+    """The JSON text of an error."""
+    return json.dumps({"error": {"code": code, "message": message, "status": status}}) + "\n"
+
+
+def error_response(status: int, code: str, message: str) -> Response:
+    return Response(error_body(status, code, message), status, mimetype="application/json")
+
+
+def error_code(status: int) -> str:
+    """The code of a status that has none of its own: 404 is not_found."""
+    return HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
+
+
+def too_large(size: int | None, limit: int) -> RequestError:
+    """`size` is None where the client did not say how much it was going to send."""
+    sent = "is" if size is None else f"has {size:,} bytes,"
+    return RequestError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "body_too_large",
+        f"the request {sent} larger than the limit of {limit:,} bytes; send fewer or smaller images",
+    )
+
+
+def too_slow() -> RequestError:
+    return RequestError(
+        HTTPStatus.REQUEST_TIMEOUT, "request_too_slow", "the request body came too slowly; send it again"
+    )
+
+
+def register_errors(app: Flask, max_upload: int) -> None:
+    """Make the application answer every error in the one shape."""
+
+    @app.errorhandler(RequestError)
+    def refused(error: RequestError) -> Response:
+        return error_response(error.status, error.code, str(error))
+
+    @app.errorhandler(ImageError)
+    def no_image(error: ImageError) -> Response:
+        return error_response(400, "invalid_image", str(error))
+
+    @app.errorhandler(ImageTooLargeError)
+    def large_image(error: ImageTooLargeError) -> Response:
+        return error_response(413, "image_too_large", str(error))
+
+    @app.errorhandler(TooLarge)
+    def large_body(_: TooLarge) -> Response:
+        return refused(too_large(request.content_length, max_upload))
+
+    @app.errorhandler(NotFound)
+    def not_found(_: NotFound) -> Response:
+        return error_response(
+            404, "not_found", f"there is nothing at {request.path}; images go to POST /predict, people to /"
+        )
+
+    @app.errorhandler(MethodNotAllowed)
+    def wrong_method(error: MethodNotAllowed) -> Response:
+        allowed = ", ".join(sorted(error.valid_methods or ()))
+        answer = error_response(
+            405, "method_not_allowed", f"{request.path} takes {allowed}, not {request.method}"
+        )
+        answer.headers["Allow"] = allowed
+        return answer
+
+    @app.errorhandler(ClientDisconnected)
+    def cut_off(error: ClientDisconnected) -> Response:
+        if isinstance(error.__context__, TimeoutError):
+            return refused(too_slow())
+        return error_response(400, "incomplete_body", "the request ended before its body was complete")
+
+    @app.errorhandler(HTTPException)
+    def other(error: HTTPException) -> Response:
+        status = error.code or 500
+        return error_response(status, error_code(status), error.description or error.name)
+
+    @app.errorhandler(Exception)
+    def failed(_: Exception) -> Response:
+        _log.exception("request %s failed: %s %s", g.request_id, request.method, request.path)
+        return error_response(
+            500, "internal_error", f"the server failed; its log tells why under request id {g.request_id}"
+        )

@@ -1,0 +1,71 @@
+"""Who answers: the model's name and version, and what it was made from."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from image_classifier.errors import PackageError
+from image_classifier.package import Package
+
+UNREGISTERED = "unregistered"
+VERSION_FILE = "version.json"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What every answer says of the model; "" where it is not known."""
+
+    name: str
+    version: str
+    digest: str
+    source_revision: str
+    data_digest: str
+
+    @classmethod
+    def read(cls, package: Package, name: str) -> "Identity":
+        """From the package and the version.json that the registry lays beside it.
+
+        Without one the model is called `name` and its version is "unregistered". Raises PackageError for a
+        version.json that cannot be read.
+        """
+        about = _registered(package.folder / VERSION_FILE)
+        return cls(
+            name=str(about.get("name", name)),
+            version=str(about.get("version", UNREGISTERED)),
+            digest=package.digest,
+            source_revision=str(package.provenance.get("source_revision", "")),
+            data_digest=str(package.provenance.get("data_digest", "")),
+        )
+
+    def to_dict(self) -> dict[str, str]:
+        return asdict(self)
+
+    def headers(self) -> dict[str, str]:
+        """The same as HTTP headers, in printable ASCII."""
+        named = {
+            "X-Model-Name": self.name,
+            "X-Model-Version": self.version,
+            "X-Model-Digest": self.digest,
+            "X-Source-Revision": self.source_revision,
+            "X-Data-Digest": self.data_digest,
+        }
+        return {header: printable(value) for header, value in named.items() if value}
+
+
+def printable(text: str) -> str:
+    """Text that can be the value of a header."""
+    return re.sub(r"[^\x20-\x7e]", "?", text)
+
+
+def _registered(path: Path) -> Mapping[str, object]:
+    try:
+        about = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise PackageError(f"{path} cannot be read: {error}") from error
+    if not isinstance(about, dict):
+        raise PackageError(f"{path} must hold an object of name, version and uri, not {about!r}")
+    return about

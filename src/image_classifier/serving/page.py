@@ -1,0 +1,56 @@
+"""The page for a person with an image, and the package's golden images as examples on it."""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Any
+
+from flask import Blueprint, Response, render_template
+
+from image_classifier.package import Model
+from image_classifier.serving.errors import RequestError
+from image_classifier.serving.identity import Identity
+from image_classifier.settings import Settings
+
+_ACCEPTED = "image/jpeg,image/png,image/webp,image/bmp,image/gif,image/tiff"
+"""Naming the types makes a phone convert what it stores otherwise."""
+
+
+def page_routes(settings: Settings, model: Model, identity: Identity) -> Blueprint:
+    """The page at / and /examples/<number>.png."""
+    package = model.package
+    routes = Blueprint("page", __name__)
+
+    @routes.get("/")
+    def page() -> str:
+        return render_template(
+            "page.html",
+            identity=identity,
+            classes=package.classes,
+            size=package.image_size,
+            facts=_facts(package.provenance),
+            examples=[golden.label for golden in package.golden],
+            accepted=_ACCEPTED,
+            max_upload=settings.max_upload,
+        )
+
+    @routes.get("/examples/<int:number>.png")
+    def example(number: int) -> Response:
+        if number >= len(package.golden):
+            raise RequestError(
+                HTTPStatus.NOT_FOUND, "not_found", f"there are {len(package.golden)} examples, from 0"
+            )
+        return Response(package.golden[number].png, mimetype="image/png")
+
+    return routes
+
+
+def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the model card tells beyond the identity, in the words of the page."""
+    facts = []
+    if source := provenance.get("data_source"):
+        facts.append(("Trained on", str(source)))
+    if created := provenance.get("created"):
+        facts.append(("Trained at", str(created).replace("T", " ").replace("+00:00", " UTC")))
+    if (accuracy := provenance.get("validation_accuracy")) is not None:
+        facts.append(("Validation accuracy", f"{float(accuracy):.1%}"))
+    return facts

@@ -1,0 +1,130 @@
+"""The server process: gunicorn, run from here, with one package."""
+
+import errno
+import logging
+import math
+import socket
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+from flask import Flask
+from gunicorn.app.base import BaseApplication
+from gunicorn.arbiter import Arbiter
+
+from image_classifier.cpus import available_cpus
+from image_classifier.errors import PackageError, SettingError
+from image_classifier.package import Model, Package
+from image_classifier.serving.application import create_app
+from image_classifier.serving.identity import Identity
+from image_classifier.serving.log import Log, line
+from image_classifier.serving.worker import Worker
+from image_classifier.settings import Settings
+
+KEEP_ALIVE_SECONDS = 75
+"""Longer than any proxy in front keeps an idle connection, which it would otherwise reuse as we close it."""
+WORKER_TIMEOUT_SECONDS = 120
+"""A worker whose main loop, which only passes requests on to threads, stands still so long is replaced."""
+BACKLOG = 1024
+UNREADY_SHARE, MOST_UNREADY_SECONDS = 0.1, 2.0
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (a file that is unlinked at once)
+
+_log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings, package_folder: Path) -> None:
+    """Serve the package until SIGTERM or SIGINT; ends by SystemExit, with status 0 after a stop.
+
+    The package's digests are verified before the port is bound. Each worker loads the model after it was
+    forked, for ONNX Runtime's threads do not survive a fork, and replays the golden images before it takes
+    its first connection; where that fails the server ends with gunicorn's status 3 and the reason.
+
+    Raises PackageError, and SettingError where it cannot listen at the address.
+    """
+    package = Package.read(package_folder)
+    identity = Identity.read(package, settings.name)
+    listener = _listen(settings.host, settings.port)
+    address = _address(listener)
+    threads = max(1, available_cpus() // settings.workers)
+
+    def load(draining: threading.Event) -> Flask:
+        model = Model.load(package, threads)
+        app = create_app(settings, model, identity, draining=draining)
+        _log.info(
+            line(
+                event="ready",
+                address=address,
+                model=identity.name,
+                version=identity.version,
+                digest=identity.digest[:12],
+                threads=settings.threads,
+                inference_threads=threads,
+            )
+        )
+        return app
+
+    options = {
+        "bind": f"fd://{listener.detach()}",
+        "backlog": BACKLOG,
+        "workers": settings.workers,
+        "worker_class": Worker,
+        "threads": settings.threads,
+        "timeout": WORKER_TIMEOUT_SECONDS,
+        "keepalive": KEEP_ALIVE_SECONDS,
+        # What still runs by then is killed.
+        "graceful_timeout": math.ceil(settings.drain_timeout) + 1,
+        # A heartbeat on a disk that stalls would read as a dead worker.
+        "worker_tmp_dir": str(_SHARED_MEMORY) if _SHARED_MEMORY.is_dir() else None,
+        "control_socket_disable": True,
+        "logger_class": Log,
+        "accesslog": "-",
+        "loglevel": "warning",
+        "proc_name": "image-classifier",
+    }
+    _Application(options, load, settings.drain_timeout).run()
+
+
+class _Application(BaseApplication):  # type: ignore[misc]
+    """What gunicorn runs: its options, and how a worker gets the application."""
+
+    def __init__(
+        self, options: Mapping[str, Any], load: Callable[[threading.Event], Flask], drain_timeout: float
+    ) -> None:
+        self._options, self._load = options, load
+        self.draining = threading.Event()
+        self.unready_seconds = min(MOST_UNREADY_SECONDS, UNREADY_SHARE * drain_timeout)
+        super().__init__()
+
+    def load_config(self) -> None:
+        for name, value in self._options.items():
+            self.cfg.set(name, value)
+
+    def load(self) -> Flask:
+        try:
+            return self._load(self.draining)
+        except PackageError as error:
+            click.echo(f"error: {error}", err=True)
+            # Any other status and gunicorn would start the worker again, for ever.
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise SettingError(
+                f"port {port} of {host} is taken by another program; give another --port"
+            ) from None
+        raise SettingError(
+            f"cannot listen on {host}, port {port}: {error.strerror}; give another --host or --port"
+        ) from None
+
+
+def _address(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

@@ -1,0 +1,204 @@
+"use strict";
+
+const AT_ONCE = 3;
+const SMALL_SIDE = 128;
+const maxUpload = Number(document.body.dataset.maxUpload);
+const results = document.getElementById("results");
+const status = document.getElementById("status");
+const picker = document.getElementById("file");
+const waiting = [];
+let running = 0;
+
+function percent(probability) {
+  return `${(100 * probability).toFixed(1)} %`;
+}
+
+function size(bytes) {
+  return bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+}
+
+function ask(files) {
+  for (const file of files) {
+    waiting.push({ file, card: newCard(file) });
+  }
+  next();
+}
+
+function next() {
+  while (running < AT_ONCE && waiting.length) {
+    const { file, card } = waiting.shift();
+    running += 1;
+    classify(file, card).finally(() => {
+      running -= 1;
+      next();
+    });
+  }
+}
+
+function newCard(file) {
+  const card = document.getElementById("answer").content.cloneNode(true).querySelector(".answer");
+  const photo = card.querySelector(".photo");
+  photo.addEventListener("load", () => {
+    photo.classList.toggle("small", Math.max(photo.naturalWidth, photo.naturalHeight) <= SMALL_SIDE);
+    URL.revokeObjectURL(photo.src);
+  });
+  photo.src = URL.createObjectURL(file);
+  card.querySelector(".file").textContent = `${file.name}, ${size(file.size)}`;
+  card.querySelector(".label").textContent = "Asking …";
+  card.classList.add("waiting");
+  results.prepend(card);
+  return card;
+}
+
+async function classify(file, card) {
+  const started = performance.now();
+  try {
+    if (file.size > maxUpload) {
+      throw new Error(`${file.name} has ${size(file.size)}, more than the limit of ${size(maxUpload)}`);
+    }
+    const answer = await post(file);
+    show(answer, card, performance.now() - started);
+    const [first] = answer.predictions;
+    status.textContent = `${file.name}: ${first.label}, ${percent(first.probability)}`;
+    showCommand(file);
+  } catch (error) {
+    card.classList.add("failed");
+    card.querySelector(".label").textContent = "No answer";
+    card.querySelector(".error").textContent = sentence(error.message);
+    status.textContent = `${file.name}: ${error.message}`;
+  }
+  card.classList.remove("waiting");
+}
+
+async function post(file) {
+  let response;
+  try {
+    response = await fetch("predict", {
+      method: "POST",
+      headers: { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" },
+      body: file,
+    });
+  } catch {
+    throw new Error("the server cannot be reached; look whether it still runs, then try again");
+  }
+  let answer;
+  try {
+    answer = await response.json();
+  } catch {
+    throw new Error(`the server answered ${response.status} with something that is not an answer; try again`);
+  }
+  if (!response.ok) {
+    throw new Error(answer.error?.message ?? `the server answered ${response.status}`);
+  }
+  return answer;
+}
+
+function show(answer, card, milliseconds) {
+  const [prediction] = answer.predictions;
+  card.querySelector(".photo").alt = prediction.label;
+  card.querySelector(".label").textContent = prediction.label;
+  card.querySelector("tbody").replaceChildren(...prediction.top.map(row));
+  const inside = answer.milliseconds.decode + answer.milliseconds.infer;
+  card.querySelector(".timing").textContent =
+    `${milliseconds.toFixed(0)} ms in all, ${inside.toFixed(1)} ms of it in the model · version ${answer.model.version}`;
+  card.classList.add("done");
+}
+
+function row({ label, probability }) {
+  const line = document.createElement("tr");
+  const name = document.createElement("th");
+  name.scope = "row";
+  name.textContent = label;
+  const cell = document.createElement("td");
+  const share = document.createElement("div");
+  share.className = "share";
+  const track = document.createElement("span");
+  track.className = "track";
+  const bar = document.createElement("span");
+  bar.className = "bar";
+  track.append(bar);
+  const text = document.createElement("span");
+  text.textContent = percent(probability);
+  share.append(track, text);
+  cell.append(share);
+  line.append(name, cell);
+  requestAnimationFrame(() => requestAnimationFrame(() => {
+    bar.style.width = `${100 * probability}%`;
+  }));
+  return line;
+}
+
+function sentence(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+}
+
+function showCommand(file) {
+  const name = file ? file.name : "photo.jpg";
+  const quoted = /^[\w.-]+$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`;
+  document.getElementById("curl").textContent =
+    `curl --data-binary @${quoted} ${new URL("predict", location.href)}`;
+}
+
+async function copyCommand(event) {
+  const code = document.getElementById("curl");
+  getSelection().selectAllChildren(code);
+  try {
+    await navigator.clipboard.writeText(code.textContent);
+    event.target.textContent = "Copied";
+  } catch {
+    // Without TLS a browser keeps the clipboard to itself; the text is selected.
+    event.target.textContent = "Selected; press Ctrl+C";
+  }
+  setTimeout(() => { event.target.textContent = "Copy"; }, 2000);
+}
+
+async function tryExample(button) {
+  const path = button.dataset.example;
+  const response = await fetch(path);
+  const name = `${button.title.replaceAll(/[^\w.-]+/g, "-")}.png`;
+  ask([new File([await response.blob()], name, { type: "image/png" })]);
+}
+
+function holdsFiles(event) {
+  return event.dataTransfer?.types.includes("Files");
+}
+
+picker.addEventListener("change", () => {
+  ask([...picker.files]);
+  picker.value = "";
+});
+
+document.addEventListener("paste", (event) => {
+  const files = [...(event.clipboardData?.files ?? [])];
+  if (files.length) {
+    event.preventDefault();
+    ask(files);
+  }
+});
+
+document.addEventListener("dragover", (event) => {
+  if (holdsFiles(event)) {
+    event.preventDefault();
+    document.body.classList.add("dragging");
+  }
+});
+
+document.addEventListener("dragleave", (event) => {
+  if (!event.relatedTarget) {
+    document.body.classList.remove("dragging");
+  }
+});
+
+document.addEventListener("drop", (event) => {
+  document.body.classList.remove("dragging");
+  if (holdsFiles(event)) {
+    event.preventDefault();
+    ask([...event.dataTransfer.files]);
+  }
+});
+
+for (const button of document.querySelectorAll("[data-example]")) {
+  button.addEventListener("click", () => tryExample(button));
+}
+document.getElementById("copy").addEventListener("click", copyCommand);
+showCommand();

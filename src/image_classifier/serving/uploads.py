@@ -1,0 +1,97 @@
+"""The images in a request: its raw body, or the files of a form."""
+
+from http import HTTPStatus
+from io import BytesIO
+from typing import IO, NamedTuple
+
+from flask import Request
+
+from image_classifier.serving.errors import RequestError, too_large, too_slow
+
+_CHUNK = 2**16
+_LEAST_PART = 2**10
+# curl says the last of these of any --data-binary unless it is told otherwise.
+_RAW_TYPES = ("", "application/octet-stream", "application/x-www-form-urlencoded")
+
+
+class Upload(NamedTuple):
+    """An image as it came; the name is a form file's."""
+
+    name: str | None
+    data: bytes
+
+
+class ImageRequest(Request):
+    """A request whose form files stay in memory, which `max_upload` bounds: nothing is written to disk."""
+
+    def _get_file_stream(
+        self,
+        total_content_length: int | None,  # noqa: ARG002
+        content_type: str | None,  # noqa: ARG002
+        filename: str | None = None,  # noqa: ARG002
+        content_length: int | None = None,  # noqa: ARG002
+    ) -> IO[bytes]:
+        return BytesIO()
+
+
+def form_limits(max_upload: int) -> dict[str, int]:
+    """Flask's settings that bound a form: all follow from the largest body."""
+    return {
+        "MAX_CONTENT_LENGTH": max_upload,
+        "MAX_FORM_MEMORY_SIZE": max_upload,
+        "MAX_FORM_PARTS": max(16, max_upload // _LEAST_PART),
+    }
+
+
+def read_uploads(request: Request, max_upload: int) -> list[Upload]:
+    """The images of a request, at least one.
+
+    Raises RequestError: 413 for more than `max_upload` bytes, counted while reading; 408 for a sender that
+    is too slow; 415 for a body that is neither an image nor a form; 400 for one that holds no image.
+    """
+    kind = request.mimetype
+    if kind == "multipart/form-data":
+        return _form_files(request)
+    if kind in _RAW_TYPES or kind.startswith("image/"):
+        return [Upload(None, _raw_body(request, max_upload))]
+    raise RequestError(
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        "unsupported_media_type",
+        f"a body of type {kind} is not accepted; send the bytes of an image, or a multipart form of image files",
+    )
+
+
+def _form_files(request: Request) -> list[Upload]:
+    files = [Upload(file.filename, file.read()) for file in request.files.values()]
+    if not files:
+        raise RequestError(
+            HTTPStatus.BAD_REQUEST,
+            "no_image",
+            "the form holds no file; send at least one, as curl -F image=@photo.jpg does",
+        )
+    return files
+
+
+def _raw_body(request: Request, max_upload: int) -> bytes:
+    """Read by hand: Werkzeug cuts a chunked body off at the limit without saying so."""
+    stated = request.content_length
+    if stated is not None and stated > max_upload:
+        raise too_large(stated, max_upload)
+    stream: IO[bytes] = request.environ["wsgi.input"]
+    body = bytearray()
+    try:
+        while chunk := stream.read(_CHUNK):
+            body += chunk
+            if len(body) > max_upload:
+                raise too_large(None, max_upload)
+    except TimeoutError:
+        raise too_slow() from None
+    except OSError as error:
+        raise _incomplete(f"the request body is damaged: {error}") from None
+    if stated is not None and len(body) < stated:
+        raise _incomplete(f"the request body ended after {len(body):,} of {stated:,} bytes")
+    return bytes(body)
+
+
+def _incomplete(message: str) -> RequestError:
+    return RequestError(HTTPStatus.BAD_REQUEST, "incomplete_body", message)

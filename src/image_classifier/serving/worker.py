@@ -1,0 +1,188 @@
+"""gunicorn's threaded worker, with deadlines for slow senders and a stop that loses nothing."""
+
+import errno
+import logging
+import socket
+import threading
+import time
+from functools import partial
+from selectors import EVENT_READ
+from types import FrameType
+from typing import Any
+
+from gunicorn.http.parser import RequestParser
+from gunicorn.workers.gthread import TConn, ThreadWorker
+
+from image_classifier.serving.errors import error_body, error_code
+from image_classifier.serving.log import line
+
+_log = logging.getLogger(__name__)
+
+FIRST_BYTE_SECONDS = 10.0
+REQUEST_SECONDS = 10.0
+LOWEST_RATE = 32 * 1024
+"""Bytes a second. A request may take REQUEST_SECONDS and as long as its bytes take at this rate."""
+ANSWER_SECONDS = 30.0
+_LINGER_SECONDS = 2.0
+_LINGER_GAP_SECONDS = 0.2
+_LAST_WORDS_SECONDS = 1.0
+"""For who connected before the stop and has sent nothing yet."""
+_STOP_TICK_SECONDS = 0.1
+
+
+class SlowSenderError(TimeoutError):
+    """A client does not send its request fast enough."""
+
+    def __init__(self) -> None:
+        # gunicorn logs a traceback for any other errno.
+        super().__init__(errno.ECONNRESET, "the client sends too slowly")
+
+
+class PacedSocket:
+    """The reading side of a connection; a whole request has one deadline, which bytes received extend."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._deadline = 0.0
+
+    def begin_request(self) -> None:
+        self._deadline = time.monotonic() + REQUEST_SECONDS
+
+    def recv(self, size: int) -> bytes:
+        """Like a socket's; raises SlowSenderError when the deadline passes."""
+        left = self._deadline - time.monotonic()
+        if left <= 0:
+            raise SlowSenderError
+        self._connection.settimeout(left)
+        try:
+            data = self._connection.recv(size)
+        except TimeoutError:
+            raise SlowSenderError from None
+        finally:
+            self._connection.settimeout(ANSWER_SECONDS)
+        self._deadline += len(data) / LOWEST_RATE
+        return data
+
+
+class Connection(TConn):  # type: ignore[misc]
+    """A client's connection."""
+
+    def init(self) -> None:
+        """Called at the start of each request."""
+        if self.parser is None:
+            self._paced = PacedSocket(self.sock)
+            self.parser = RequestParser(self.cfg, self._paced, self.client)
+        super().init()
+        self._paced.begin_request()
+
+    def close(self, graceful: bool = False) -> None:  # noqa: ARG002
+        # Called in the loop that all connections share, where gunicorn would wait up to 2 s for the client.
+        super().close(graceful=False)
+
+    def linger(self) -> None:
+        """Say that no more is sent, and read off what the client still sends.
+
+        To close on unread bytes would reset the connection, and the client would not see the answer: so it
+        learns that its upload is too large while it is still sending.
+        """
+        deadline = time.monotonic() + _LINGER_SECONDS
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+            self.sock.settimeout(_LINGER_GAP_SECONDS)
+            while time.monotonic() < deadline and self.sock.recv(2**16):
+                pass
+        except OSError:
+            return  # The client is gone, or sends no more: there is nothing left to wait for.
+
+
+class Worker(ThreadWorker):  # type: ignore[misc]
+    """Serves connections; one takes a thread only while a request is received and answered.
+
+    Its application has `draining`, an event, and `unready_seconds`: on SIGTERM it sets the event, still takes
+    connections for that long, so that whoever balances the load can look elsewhere, then takes none, and ends
+    when all requests are answered, or after gunicorn's graceful_timeout.
+    """
+
+    def accept(self, listener: Any) -> None:
+        """Let a new connection wait in the poller until its first byte is there, not in a thread."""
+        try:
+            accepted, client = listener.accept()
+        except (BlockingIOError, ConnectionAbortedError):
+            return
+        self.nr_conns += 1
+        connection = Connection(self.cfg, accepted, client, listener.getsockname())
+        connection.timeout = time.monotonic() + FIRST_BYTE_SECONDS
+        self.pending_conns.append(connection)
+        readable = partial(self.on_pending_socket_readable, connection)
+        self.poller.register(connection.sock, EVENT_READ, readable)
+
+    def handle(self, conn: Connection) -> Any:
+        kept = super().handle(conn)
+        if kept is False:
+            conn.linger()
+        return kept
+
+    def handle_error(self, req: Any, client: socket.socket, addr: Any, exc: Exception) -> None:
+        """Answer what gunicorn itself refuses, such as headers that are too large, in our form."""
+        page = _Page()
+        super().handle_error(req, page, addr, exc)
+        status = int(page.content.split(b" ", 2)[1])
+        reason = "the server failed; its log tells why" if status >= 500 else f"not accepted: {exc}"
+        body = error_body(status, error_code(status), reason).encode()
+        phrase = error_code(status).replace("_", " ").title()
+        head = (
+            f"HTTP/1.1 {status} {phrase}\r\nConnection: close\r\nContent-Type: application/json\r\n"
+            f"X-Content-Type-Options: nosniff\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        try:
+            client.sendall(head.encode() + body)
+        except OSError as error:
+            _log.info(line(event="unanswered", status=status, reason=str(error)))
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """SIGTERM. A second one, as when a whole process group gets it, changes nothing."""
+        if self.app.draining.is_set():
+            return
+        self.app.draining.set()
+        # gunicorn's way to say Connection: close in every answer from now on.
+        self.cfg.set("keepalive", 0)
+        stop = threading.Timer(self.app.unready_seconds, super().handle_exit, (sig, frame))
+        stop.daemon = True
+        stop.start()
+
+    def set_accept_enabled(self, enabled: bool) -> None:
+        """At the end, also answer who has connected already, and refuse who has not."""
+        if self.alive:
+            super().set_accept_enabled(enabled)
+            return
+        for listener in self.sockets:
+            taken = -1
+            while taken != self.nr_conns:
+                taken = self.nr_conns
+                self.accept(listener)
+        super().set_accept_enabled(False)
+        for listener in self.sockets:
+            listener.close()
+        self.wait_for_and_dispatch_events(0)
+        now = time.monotonic()
+        for connection in self.keepalived_conns:
+            connection.timeout = now
+        for connection in self.pending_conns:
+            connection.timeout = min(connection.timeout, now + _LAST_WORDS_SECONDS)
+
+    def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        # gunicorn would wait for an event before it looks whether idle connections have timed out.
+        super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, _STOP_TICK_SECONDS))
+
+
+class _Page:
+    """Takes what gunicorn writes to a socket."""
+
+    def __init__(self) -> None:
+        self.content = b""
+
+    def gettimeout(self) -> float:
+        return 0.0
+
+    def sendall(self, content: bytes) -> None:
+        self.content += content

@@ -1,0 +1,256 @@
+"""A cluster that the tests are given, the chain installed in it, and a git repository that they push to."""
+
+import json
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).parent.parent.parent
+VARIABLES = {
+    "KUBECONFIG": "the cluster",
+    "E2E_TRAINER_IMAGE": "target trainer of the Dockerfile, by its digest",
+    "E2E_SERVER_IMAGE": "target server, by its digest",
+    "E2E_MLFLOW_IMAGE": "target mlflow, by its digest",
+    "E2E_GIT": "address that the cluster fetches repositories from, without the repository's name",
+    "E2E_GIT_PUSH": "folder or address that the tests push bare repositories to",
+}
+"""Optional: E2E_SOURCE_REGISTRY (for --local-path), E2E_VOLUME (a folder of the node, where nothing provides
+volumes) and E2E_NAMESPACE."""
+
+
+class CommandError(Exception):
+    """A command failed; the text is what it printed."""
+
+
+def run(*command: str | Path, text: str | None = None, cwd: Path | None = None, seconds: float = 120) -> str:
+    done = subprocess.run(
+        [str(part) for part in command], input=text, capture_output=True, text=True, cwd=cwd, timeout=seconds
+    )
+    if done.returncode:
+        raise CommandError(f"{' '.join(map(str, command))}: {done.stdout}{done.stderr}")
+    return done.stdout
+
+
+def wait(what: str, look: Callable[[], Any], seconds: float = 300, every: float = 1) -> Any:
+    """The first true value that `look` gives; fails with the last one seen."""
+    end = time.monotonic() + seconds
+    while True:
+        seen: Any = None
+        try:
+            seen = look()
+        except CommandError as error:
+            seen = error
+        if seen and not isinstance(seen, CommandError):
+            return seen
+        assert time.monotonic() < end, f"{what}: not within {seconds:g} s; last: {seen}"
+        time.sleep(every)
+
+
+@dataclass
+class Cluster:
+    """The cluster, with the chain in it, and the developer's namespace."""
+
+    environment: Mapping[str, str]
+    namespace: str
+    made: list[str] = field(default_factory=list)
+
+    def kubectl(self, *arguments: str, text: str | None = None) -> str:
+        return run("kubectl", "-n", self.namespace, *arguments, text=text)
+
+    def get(self, *arguments: str) -> Any:
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def install(self) -> None:
+        """Apply config/ with the given images, as an operator would, and prepare the namespace."""
+        with tempfile.TemporaryDirectory(dir=ROOT, prefix=".e2e.") as folder:
+            overlay = {
+                "resources": ["../config"],
+                "images": [
+                    _image(
+                        "registry.example.org/image-classifier/mlflow", self.environment["E2E_MLFLOW_IMAGE"]
+                    ),
+                    _image(
+                        "registry.example.org/image-classifier/server", self.environment["E2E_SERVER_IMAGE"]
+                    ),
+                ],
+                "configurations": ["image-fields.yaml"],
+            }
+            (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+            shutil.copy(ROOT / "config" / "storage" / "image-fields.yaml", folder)
+            if volume := self.environment.get("E2E_VOLUME"):
+                self.kubectl("apply", "-f", "-", text=yaml.safe_dump(_volume(volume)))
+            run("kubectl", "apply", "--server-side", "--force-conflicts", "-k", folder)
+        namespace = {
+            "apiVersion": "v1",
+            "kind": "Namespace",
+            "metadata": {
+                "name": self.namespace,
+                "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+            },
+        }
+        self.kubectl("apply", "-f", "-", text=yaml.safe_dump(namespace))
+        self.kubectl("apply", "-k", str(ROOT / "config" / "namespace"))
+        run("kubectl", "rollout", "status", "-n", "mlflow", "deploy/mlflow", "--timeout=300s", seconds=310)
+
+    # What a developer types
+
+    def tanzu(self, *arguments: str, cwd: Path | None = None) -> str:
+        return run("tanzu", "apps", "workload", *arguments, "-n", self.namespace, cwd=cwd)
+
+    def create(self, name: str, *arguments: str, **params: Any) -> None:
+        self.made.append(name)
+        self._write("create", name, *arguments, **params)
+
+    def change(self, name: str, *arguments: str, **params: Any) -> None:
+        self._write("apply", name, *arguments, **params)
+
+    def _write(self, verb: str, name: str, *arguments: str, **params: Any) -> None:
+        given = {
+            "trainer_image": self.environment["E2E_TRAINER_IMAGE"],
+            "server_image": self.environment["E2E_SERVER_IMAGE"],
+            **params,
+        }
+        flags = [
+            f"--param={key}={value}" if value is not None else f"--param={key}-"
+            for key, value in given.items()
+        ]
+        self.tanzu(verb, name, "--type", "ml-image", "--app", name, *flags, *arguments, "--yes")
+
+    def show(self, name: str) -> str:
+        """What `tanzu apps workload get` prints."""
+        return self.tanzu("get", name)
+
+    def delete(self, name: str) -> None:
+        self.tanzu("delete", name, "--yes", "--wait")
+
+    def delete_if_there(self, name: str) -> None:
+        if self.kubectl("get", "workload", name, "--ignore-not-found"):
+            self.delete(name)
+
+    # What came of it
+
+    def ready(self, name: str) -> bool:
+        status = self.get("workload", name).get("status", {})
+        return any(
+            item["type"] == "Ready" and item["status"] == "True" for item in status.get("conditions", [])
+        )
+
+    def resource(self, name: str, resource: str) -> dict[str, Any]:
+        """One resource of the chain as the workload's status has it."""
+        for item in self.get("workload", name).get("status", {}).get("resources", []):
+            if item["name"] == resource:
+                return dict(item)
+        return {}
+
+    def outputs(self, name: str, resource: str) -> dict[str, str]:
+        return {
+            item["name"]: item["preview"].strip() for item in self.resource(name, resource).get("outputs", [])
+        }
+
+    def message(self, name: str, resource: str) -> str:
+        """Why a resource is not well."""
+        conditions = self.resource(name, resource).get("conditions", [])
+        return " ".join(item.get("message", "") for item in conditions if item["status"] != "True")
+
+    def runs(self, name: str, step: str) -> list[Any]:
+        """The runs of a step, the oldest first."""
+        chosen = f"carto.run/workload-name={name},carto.run/resource-name={step}"
+        items = self.get("taskruns", "-l", chosen)["items"]
+        return sorted(items, key=lambda item: item["metadata"]["creationTimestamp"])
+
+    def log(self, taskrun: Any, step: str) -> str:
+        """What a step of a run printed."""
+        return self.kubectl("logs", taskrun["status"]["podName"], "-c", f"step-{step}")
+
+    def url(self, name: str) -> str:
+        return str(self.get("inferenceservice", name)["status"]["url"])
+
+
+@dataclass
+class Repository:
+    """A repository of the project's source, with a few of its tests, that commits are pushed to."""
+
+    address: str
+    folder: Path
+
+    def commit(self, message: str, **files: str) -> str:
+        for name, content in files.items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(content)
+        run("git", "add", "-A", cwd=self.folder)
+        run(
+            "git",
+            "-c",
+            "user.name=e2e",
+            "-c",
+            "user.email=e2e@example.org",
+            "commit",
+            "-qm",
+            message,
+            cwd=self.folder,
+        )
+        run("git", "push", "-q", "origin", "HEAD:main", cwd=self.folder)
+        return run("git", "rev-parse", "HEAD", cwd=self.folder).strip()
+
+
+def make_repository(environment: Mapping[str, str], name: str, folder: Path) -> Repository:
+    """A new repository with the project's code and a quick part of its tests."""
+    bare = f"{environment['E2E_GIT_PUSH'].rstrip('/')}/{name}.git"
+    if not bare.startswith(("http:", "https:", "ssh:", "git@")):
+        shutil.rmtree(bare, ignore_errors=True)
+        run("git", "init", "-q", "--bare", "-b", "main", bare)
+    shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+    shutil.copytree(ROOT / "requirements", folder / "requirements")
+    for file in ("Dockerfile", ".dockerignore", "LICENSE", "README.md", "pyproject.toml", "workload.yaml"):
+        shutil.copy(ROOT / file, folder / file)
+    for file in ("__init__.py", "conftest.py", "test_settings.py", "test_package.py", "test_files.py"):
+        (folder / "tests").mkdir(exist_ok=True)
+        shutil.copy(ROOT / "tests" / file, folder / "tests" / file)
+    run("git", "init", "-q", "-b", "main", cwd=folder)
+    run("git", "remote", "add", "origin", bare, cwd=folder)
+    repository = Repository(f"{environment['E2E_GIT'].rstrip('/')}/{name}.git", folder)
+    repository.commit("The project")
+    return repository
+
+
+@contextmanager
+def scaled(namespace: str, deployment: str, replicas: int) -> Iterator[None]:
+    """A deployment of another size for a while."""
+    run("kubectl", "scale", "-n", namespace, f"deploy/{deployment}", f"--replicas={replicas}")
+    try:
+        yield
+    finally:
+        run("kubectl", "scale", "-n", namespace, f"deploy/{deployment}", "--replicas=1")
+
+
+def environment() -> dict[str, str]:
+    return dict(os.environ)
+
+
+def _image(name: str, image: str) -> dict[str, str]:
+    repository, _, digest = image.partition("@")
+    return {"name": name, "newName": repository, "digest": digest}
+
+
+def _volume(folder: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": "mlflow"},
+        "spec": {
+            "capacity": {"storage": "10Gi"},
+            "accessModes": ["ReadWriteOnce"],
+            "claimRef": {"namespace": "mlflow", "name": "mlflow"},
+            "hostPath": {"path": folder, "type": "Directory"},
+        },
+    }

@@ -1,0 +1,33 @@
+"""Fixtures of the end-to-end tests: `make e2e`, against the cluster that the environment names."""
+
+import pytest
+
+from tests.e2e.cluster import VARIABLES, Cluster, Repository, environment, make_repository
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Cluster:
+    """The cluster with the chain installed."""
+    given = environment()
+    missing = [f"{name} ({what})" for name, what in VARIABLES.items() if not given.get(name)]
+    if missing:
+        pytest.fail(f"set {'; '.join(missing)}")
+    cluster = Cluster(given, given.get("E2E_NAMESPACE", "image-classifier-e2e"))
+    cluster.install()
+    return cluster
+
+
+@pytest.fixture(scope="session")
+def repository(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    return make_repository(cluster.environment, "flowers", tmp_path_factory.mktemp("flowers"))
+
+
+@pytest.fixture(scope="session")
+def flowers(cluster: Cluster, repository: Repository) -> str:
+    """A workload that was taken from its source to an answering URL."""
+    name = "flowers"
+    cluster.delete_if_there(name)
+    cluster.create(
+        name, "--git-repo", repository.address, "--git-branch", "main", budget="5s", min_accuracy="0.8"
+    )
+    return name
