@@ -54,14 +54,18 @@ def measure(dataset: Dataset, budget: float, seed: int) -> tuple[float, float, f
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("data")
     parser.add_argument("--budget", action="append", required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
 
     print(f"`{' '.join(['python', *sys.argv])}`")
-    print(f"{platform.processor() or platform.machine()}, {available_cpus()} CPUs, torch {torch.__version__}\n")
+    print(
+        f"{platform.processor() or platform.machine()}, {available_cpus()} CPUs, torch {torch.__version__}\n"
+    )
     print("| data | budget | seed | used | width | epochs | validation | test |")
     print("|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as home:
@@ -79,7 +83,10 @@ def main() -> None:
                     flush=True,
                 )
             spread = statistics.stdev(tests) if len(tests) > 1 else 0.0
-            print(f"| {name} | {text} | mean | | | | | **{statistics.mean(tests):.2%}** ± {spread:.2%} |", flush=True)
+            print(
+                f"| {name} | {text} | mean | | | | | **{statistics.mean(tests):.2%}** ± {spread:.2%} |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ class TrackingServer:
                     *("--artifacts-destination", str(self._folder / "artifacts")),
                 ],
                 cwd=self._folder,
-                env={**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"},
+                # It would start seven processes for evaluation jobs, each of which imports all of MLflow.
+                env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
                 stdout=log,
                 stderr=log,
                 start_new_session=True,

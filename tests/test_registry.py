@@ -56,7 +56,7 @@ def test_a_version_is_an_int_the_candidate_and_carries_its_tags(registry, tmp_pa
     assert registry.get("1").aliases == ()
     assert registry.get("candidate") == second
     assert second.tags["fingerprint"] == "two"
-    assert abs(datetime.now(UTC) - second.created) < timedelta(minutes=1)
+    assert timedelta(0) < datetime.now(UTC) - second.created < timedelta(minutes=10)
 
 
 def test_a_model_loads_with_mlflow_and_answers_as_the_package_does(registry, home, tmp_path, monkeypatch):
@@ -208,7 +208,7 @@ def test_a_promotion_moves_the_aliases_and_is_remembered(registry, tmp_path):
         ("promoted", 1, None),
     ]
     assert (events[0].actor, events[0].reason) == ("bob", "better")
-    assert abs(datetime.now(UTC) - events[0].time) < timedelta(minutes=1)
+    assert timedelta(0) < datetime.now(UTC) - events[0].time < timedelta(minutes=10)
 
 
 def test_promoting_the_champion_again_changes_nothing(registry, tmp_path):
@@ -271,18 +271,14 @@ PROMOTE_POINTS = (
 
 
 REGISTER_POINTS = (
-    "create_logged_model after",
     "log_model_artifacts halfway",
     "finalize_logged_model before",
     "create_model_version before",
     "create_model_version after",
-    "set_registered_model_alias before",
 )
 PROMOTE_POINTS = (
     "set_registered_model_alias after",
     "set_registered_model_alias after the second",
-    "set_model_version_tag before",
-    "set_model_version_tag after",
 )
 
 

@@ -16,7 +16,9 @@ _FILE = "state.safetensors"
 
 def save_checkpoint(folder: Path, tensors: Mapping[str, Tensor], progress: Mapping[str, Any]) -> None:
     """Replace the checkpoint in `folder` as a whole; `progress` is what JSON can hold."""
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"progress": json.dumps(progress)})
+    content = save(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, {"progress": json.dumps(progress)}
+    )
     write_atomically(folder / _FILE, content)
 
 

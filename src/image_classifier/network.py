@@ -31,9 +31,10 @@ class Network(nn.Module):
         super().__init__()
         kernel, stride = _stem_geometry(image_size)
         features = min(STEM_FEATURES, 2 * channels * kernel * kernel)
-        self.stem = nn.Conv2d(channels, features, kernel, stride, padding=(kernel - stride) // 2, bias=True)
+        padding = (kernel - stride) // 2
+        self.stem = nn.Conv2d(channels, features, kernel, stride, padding, bias=True)
         self.stem.weight.requires_grad_(False)
-        side = (image_size + 2 * self.stem.padding[0] - kernel) // stride + 1
+        side = (image_size + 2 * padding - kernel) // stride + 1
         self.convolutions = nn.ModuleList()
         self.norms = nn.ModuleList()
         for stage in range(max(1, int(math.log2(side)) - 1)):
@@ -49,9 +50,8 @@ class Network(nn.Module):
 
     def _initialise(self) -> None:
         nn.init.zeros_(self.stem.bias)  # type: ignore[arg-type]
-        for convolution in self.convolutions:
-            weight = convolution.weight.data
-            nn.init.dirac_(weight[: weight.size(1)])
+        for weight in self.convolutions.parameters():
+            nn.init.dirac_(weight.data[: weight.size(1)])
         self.head.weight.data.div_(self.head.weight.data.std())
 
     @torch.no_grad()
@@ -61,8 +61,8 @@ class Network(nn.Module):
         Its filters are the leading eigenvectors of the covariance of patches, scaled to unit variance, each
         with both signs, so that the activation after it loses nothing.
         """
-        kernel = self.stem.kernel_size[0]
-        patches = images.unfold(2, kernel, 1).unfold(3, kernel, 1)
+        kernel, stride = self.stem.kernel_size[0], self.stem.stride[0]
+        patches = images.unfold(2, kernel, stride).unfold(3, kernel, stride)
         patches = patches.permute(0, 2, 3, 1, 4, 5).reshape(-1, images.size(1) * kernel * kernel)
         values, vectors = torch.linalg.eigh(patches.T @ patches / len(patches))
         count = self.stem.out_channels // 2
@@ -89,16 +89,23 @@ class Classifier(nn.Module):
     before it, so folding it into the convolution before the pool changes nothing but the rounding.
     """
 
-    def __init__(self, network: Network, mean: Tensor, deviation: Tensor, *, mirror: bool) -> None:
+    mean: Tensor
+    deviation: Tensor
+    luminance: Tensor
+
+    def __init__(
+        self, network: Network, mean: Tensor, deviation: Tensor, *, mirror: bool, temperature: float = 1.0
+    ) -> None:
         """`mean` and `deviation` are those of each channel of the training images, in 0..255, float32 [C].
 
-        With `mirror` the answer is the mean of the logits of the image and of its mirror image.
+        With `mirror` the logits are the mean of those of the image and of its mirror image. `temperature`
+        divides the logits, so that the probabilities say how often the answer is right.
         """
         super().__init__()
         self.register_buffer("mean", mean.view(1, -1, 1, 1))
         self.register_buffer("deviation", deviation.view(1, -1, 1, 1))
         self.register_buffer("luminance", torch.tensor(LUMINANCE).view(1, 3, 1, 1))
-        self.mirror = mirror
+        self.mirror, self.temperature = mirror, temperature
         self.stem = network.stem
         self.convolutions = nn.ModuleList(
             _folded(convolution, norm)  # type: ignore[arg-type]
@@ -108,16 +115,19 @@ class Classifier(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Probabilities float32 [N, K] of images uint8 [N, S, S, 3]."""
+        return (self.logits(image) / self.temperature).softmax(1)
+
+    def logits(self, image: Tensor) -> Tensor:
+        """Logits float32 [N, K], before the temperature, of images uint8 [N, S, S, 3]."""
         pixels = image.permute(0, 3, 1, 2).to(torch.float32)
         if self.stem.in_channels == 1:
             pixels = (pixels * self.luminance).sum(1, keepdim=True)
         pixels = (pixels - self.mean) / self.deviation
-        logits = self._logits(pixels)
         if self.mirror:
-            logits = (logits + self._logits(pixels.flip(3))) / 2
-        return logits.softmax(1)
+            return (self._one_side(pixels) + self._one_side(pixels.flip(3))) / 2
+        return self._one_side(pixels)
 
-    def _logits(self, pixels: Tensor) -> Tensor:
+    def _one_side(self, pixels: Tensor) -> Tensor:
         features = F.relu(self.stem(pixels))
         for number, convolution in enumerate(self.convolutions):
             features = convolution(features)
@@ -138,10 +148,12 @@ def _stem_geometry(image_size: int) -> tuple[int, int]:
 
 
 def _folded(convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> nn.Conv2d:
-    folded = nn.Conv2d(convolution.in_channels, convolution.out_channels, 3, padding=1, bias=True)
-    scale = torch.rsqrt(norm.running_var + norm.eps)  # type: ignore[operator]
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    folded = nn.Conv2d(convolution.in_channels, convolution.out_channels, 3, padding=1, bias=False)
+    scale = torch.rsqrt(norm.running_var + norm.eps)
     folded.weight.data = convolution.weight.data * scale.view(-1, 1, 1, 1)
-    folded.bias.data = norm.bias.data - norm.running_mean * scale  # type: ignore[union-attr, operator]
+    folded.bias = nn.Parameter(norm.bias.data - norm.running_mean * scale)
     return folded.requires_grad_(False)
 
 

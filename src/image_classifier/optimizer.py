@@ -23,9 +23,14 @@ class Optimizer:
     """
 
     def __init__(self, network: Network) -> None:
-        self._convolutions = [module.weight for module in network.convolutions]
-        self._others = [(network.stem.bias, BIAS_RATE), (network.head.weight, HEAD_RATE)]
-        self._others += [(norm.bias, BIAS_RATE) for norm in network.norms]
+        parameters = dict(network.named_parameters())
+        trained = {name: weight for name, weight in parameters.items() if weight.requires_grad}
+        self._convolutions: list[Tensor] = [
+            trained.pop(name) for name in list(trained) if name.startswith("convolutions.")
+        ]
+        self._others: list[tuple[Tensor, float]] = [
+            (weight, HEAD_RATE if name.startswith("head.") else BIAS_RATE) for name, weight in trained.items()
+        ]
         self._momenta = [torch.zeros_like(weight) for weight in self._all()]
 
     @property
@@ -61,7 +66,7 @@ def _nesterov(weight: Tensor, momentum: Tensor, decay: float) -> Tensor:
 def _orthogonalised(matrix: Tensor) -> Tensor:
     """The nearest matrix with equal singular values, roughly, by the quintic Newton-Schulz iteration."""
     a, b, c = _NEWTON_SCHULZ
-    wide = matrix / (matrix.norm() + 1e-7)
+    wide: Tensor = matrix / (matrix.norm() + 1e-7)
     tall = wide.size(0) > wide.size(1)
     if tall:
         wide = wide.T

@@ -12,20 +12,23 @@ A folder, that any ONNX runtime can serve and in which nothing is pickled:
 import hashlib
 import io
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 from PIL import Image
 
 from image_classifier.errors import PackageError
 from image_classifier.files import folder_written_atomically, sha256_of
 from image_classifier.images import decode
+
+if TYPE_CHECKING:
+    import onnxruntime
 
 FORMAT = 1
 INPUT, OUTPUT = "image", "probabilities"
@@ -147,7 +150,7 @@ def write_package(
 class Model:
     """A loaded package, ready to answer. Safe to call from several threads."""
 
-    def __init__(self, package: Package, session: onnxruntime.InferenceSession) -> None:
+    def __init__(self, package: Package, session: "onnxruntime.InferenceSession") -> None:
         self.package = package
         self._session = session
 
@@ -158,6 +161,10 @@ class Model:
         Raises PackageError where the graph cannot be loaded or an answer differs from the recorded one by
         more than 1e-4: such a model would answer otherwise than it was evaluated.
         """
+        # Its telemetry starts a thread on import, which hangs or aborts a process that is forked afterwards.
+        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+        import onnxruntime
+
         options = onnxruntime.SessionOptions()
         # ONNX Runtime would take the machine's cores, whatever the container's quota.
         options.intra_op_num_threads = threads

@@ -21,6 +21,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from image_classifier.augmentation import augment
@@ -32,7 +33,7 @@ from image_classifier.network import Classifier, Network, channel_statistics
 from image_classifier.optimizer import Optimizer
 from image_classifier.progress import Progress
 
-REPORTS = 20
+REPORTS = 12
 LABEL_SMOOTHING = 0.1
 WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 IMAGES_PER_WIDTH_SQUARED = 124_000
@@ -43,10 +44,11 @@ the constant was found on CIFAR-10's validation split at 30 and 60 seconds.
 """
 _SMALL_DATA = 10_000
 """Below so many training images each is seen so often that they are distorted, too."""
-_STATISTICS_IMAGES = 2_000
 _REPORT_IMAGES = 1_000
+_STATISTICS_PIXELS = 2_000_000
 _TIMED_IMAGES = 64
-_INFERENCE_BATCH = 500
+_INFERENCE_PIXELS = 500_000
+_LOG_TEMPERATURES = (math.log(0.01), math.log(20.0))
 
 
 @dataclass(frozen=True)
@@ -119,19 +121,26 @@ class _Run:
             )
         self.train_indices = train
         self.batch = _batch_size(len(train))
-        sample = np.sort(np.random.default_rng(seed).permutation(train)[:_STATISTICS_IMAGES])
-        self.mean, self.deviation = channel_statistics(dataset.train.images[sample], grey=dataset.grey)
-        self.width, self.network = self._widest_that_pays(self._pixels(sample))
+        count = self._fitting(_STATISTICS_PIXELS)
+        self.sample = np.sort(np.random.default_rng(seed).permutation(train)[:count])
+        self.mean, self.deviation = channel_statistics(dataset.train.images[self.sample], grey=dataset.grey)
+        self.width, self.network = self._widest_that_pays(self._pixels(self.sample))
         self.optimizer = Optimizer(self.network)
         self.step, self.elapsed = 0, 0.0
         self.history: list[Epoch] = []
         self.best_state: dict[str, Tensor] = {}
         self.best_loss = math.inf
-        reported = np.random.default_rng(seed).permutation(self.validation)[:_REPORT_IMAGES]
-        self.reported_images = self._pixels(np.sort(reported))
-        self.reported_labels = torch.from_numpy(dataset.train.labels[np.sort(reported)])
+        self.reported = np.sort(np.random.default_rng(seed).permutation(self.validation)[:_REPORT_IMAGES])
         key = [dataset.digest, dataset.image_size, dataset.mirror, budget, seed, validation_fraction]
         self.key = hashlib.sha256(json.dumps(key).encode()).hexdigest()
+
+    def _fitting(self, pixels: int) -> int:
+        """How many images have `pixels` together, at least 64."""
+        return max(64, pixels // self.dataset.image_size**2)
+
+    def _in_parts(self, indices: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int64]]:
+        """Parts small enough for inference at once."""
+        return np.array_split(indices, math.ceil(len(indices) / self._fitting(_INFERENCE_PIXELS)))
 
     def _pixels(self, indices: npt.NDArray[np.int64]) -> Tensor:
         """Normalised images, float32 [N, C, S, S]."""
@@ -150,7 +159,8 @@ class _Run:
             width=width,
         )
         network.whiten(sample)
-        return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return network
 
     def _widest_that_pays(self, sample: Tensor) -> tuple[float, Network]:
         """The widest network that this machine can show enough images within the budget."""
@@ -201,30 +211,34 @@ class _Run:
         self.network.train()
         while self.elapsed < self.budget:
             share_left = 1 - self.elapsed / self.budget
-            images, labels = next(batches)
-            loss = F.cross_entropy(self.network(images), labels, label_smoothing=LABEL_SMOOTHING)
-            loss.backward()  # type: ignore[no-untyped-call]
-            self.optimizer.step(share_left)
-            self.step += 1
-            losses.append(loss.item())
-            if not math.isfinite(losses[-1]):
-                raise TrainingError(
-                    f"the loss became {losses[-1]} at step {self.step}; are the images all the same?"
-                )
+            losses.append(self._step(*next(batches), share_left))
             before, self.elapsed = self.elapsed, time.perf_counter() - started
             progress.advance(self.elapsed - before, f"loss {losses[-1]:.3f}")
-            due = int(self.elapsed / self.budget * REPORTS)
-            if due > len(self.history) or self.elapsed >= self.budget:
+            is_over = self.elapsed >= self.budget
+            if is_over or self.elapsed / self.budget * REPORTS >= len(self.history) + 1:
                 self._report(share_left, float(np.mean(losses)), on_epoch)
                 losses.clear()
-                self.elapsed = time.perf_counter() - started
+                if not is_over:
+                    # The report's own time counts, but never takes the last step's report away.
+                    self.elapsed = min(time.perf_counter() - started, math.nextafter(self.budget, 0))
+
+    def _step(self, images: Tensor, labels: Tensor, learning_rate: float) -> float:
+        loss = F.cross_entropy(self.network(images), labels, label_smoothing=LABEL_SMOOTHING)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self.optimizer.step(learning_rate)
+        self.step += 1
+        if not math.isfinite(loss.item()):
+            raise TrainingError(f"the loss became {loss.item()} at step {self.step}; try another --seed")
+        return loss.item()
 
     def _report(self, learning_rate: float, train_loss: float, on_epoch: Callable[[Epoch], None]) -> None:
         self.network.eval()
-        logits = _logits(self.network, self.reported_images)
+        with torch.inference_mode():
+            logits = torch.cat([self.network(self._pixels(part)) for part in self._in_parts(self.reported)])
         self.network.train()
-        loss = float(F.cross_entropy(logits, self.reported_labels))
-        accuracy = float((logits.argmax(1) == self.reported_labels).float().mean())
+        labels = torch.from_numpy(self.dataset.train.labels[self.reported])
+        loss = float(F.cross_entropy(logits, labels))
+        accuracy = float((logits.argmax(1) == labels).float().mean())
         if not math.isfinite(loss):
             loss = math.inf
         if loss <= self.best_loss:
@@ -258,7 +272,7 @@ class _Run:
             return
         tensors, progress = found
         self.width = progress["width"]
-        self.network = self._network(self.width, self._pixels(self.train_indices[:_STATISTICS_IMAGES]))
+        self.network = self._network(self.width, self._pixels(self.sample))
         self.optimizer = Optimizer(self.network)
         self.network.load_state_dict(_under("network.", tensors))
         for name, tensor in _under("optimizer.", tensors).items():
@@ -272,21 +286,23 @@ class _Run:
         """The best state, with the test-time mirror where it helps on the validation split."""
         self.network.load_state_dict(self.best_state)
         self.network.eval()
-        labels = self.dataset.train.labels[self.validation]
-        accuracies = {}
-        for mirror in (False, True) if self.dataset.mirror else (False,):
-            classifier = Classifier(self.network, self.mean, self.deviation, mirror=mirror).eval()
-            predictions = [
-                classifier(torch.from_numpy(self.dataset.train.images[np.sort(part)])).argmax(1)
-                for part in np.array_split(self.validation, math.ceil(len(self.validation) / _INFERENCE_BATCH))
-            ]
-            accuracies[mirror] = float(np.mean(torch.cat(predictions).numpy() == labels))
-        mirror = accuracies.get(True, 0.0) > accuracies[False]
+        labels = torch.from_numpy(self.dataset.train.labels[self.validation])
+        accuracy, mirror, logits = max(
+            (
+                (float((logits.argmax(1) == labels).float().mean()), mirror, logits)
+                for mirror in ((False, True) if self.dataset.mirror else (False,))
+                for logits in [self._validation_logits(mirror=mirror)]
+            ),
+            key=lambda candidate: candidate[0],
+        )
+        temperature = fitted_temperature(logits, labels)
         return Trained(
-            classifier=Classifier(self.network, self.mean, self.deviation, mirror=mirror).eval(),
+            classifier=Classifier(
+                self.network, self.mean, self.deviation, mirror=mirror, temperature=temperature
+            ).eval(),
             history=tuple(self.history),
             validation=self.validation,
-            validation_accuracy=accuracies[mirror],
+            validation_accuracy=accuracy,
             seconds=self.elapsed,
             parameters={
                 "width": self.width,
@@ -296,13 +312,29 @@ class _Run:
                 "network_parameters": sum(weight.numel() for weight in self.network.parameters()),
                 "label_smoothing": LABEL_SMOOTHING,
                 "test_time_mirror": mirror,
+                "temperature": temperature,
             },
         )
 
+    @torch.inference_mode()
+    def _validation_logits(self, *, mirror: bool) -> Tensor:
+        classifier = Classifier(self.network, self.mean, self.deviation, mirror=mirror).eval()
+        images = self.dataset.train.images
+        parts = self._in_parts(self.validation)
+        return torch.cat([classifier.logits(torch.tensor(images[part])) for part in parts])
 
-@torch.inference_mode()
-def _logits(network: Network, images: Tensor) -> Tensor:
-    return torch.cat([network(part) for part in images.split(_INFERENCE_BATCH)])
+
+def fitted_temperature(logits: Tensor, labels: Tensor) -> float:
+    """The divisor of the logits that gives the labels the highest likelihood (Guo et al. 2017, arXiv:1706.04599).
+
+    `logits` is float32 [N, K], `labels` int64 [N], of images that were not trained on.
+    """
+
+    def loss(log_temperature: float) -> float:
+        return float(F.cross_entropy(logits / math.exp(log_temperature), labels))
+
+    found = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded")
+    return float(math.exp(found.x))
 
 
 def _timed_step(network: Network, images: Tensor, labels: Tensor) -> float:
@@ -313,7 +345,7 @@ def _timed_step(network: Network, images: Tensor, labels: Tensor) -> float:
 
 def _batch_size(images: int) -> int:
     """A power of two from 32 to 256 that leaves at least eight steps an epoch, where the data allow it."""
-    size = 2 ** int(math.log2(max(1, images / 8)))
+    size: int = 2 ** int(math.log2(max(1, images / 8)))
     return min(images, max(32, min(256, size)))
 
 

@@ -57,7 +57,7 @@ def read_uploads(request: Request, max_upload: int) -> list[Upload]:
     raise RequestError(
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         "unsupported_media_type",
-        f"a body of type {kind} is not accepted; send the bytes of an image, or a multipart form of image files",
+        f"a body of type {kind} is not accepted; send the bytes of an image, or a form of image files",
     )
 
 
