@@ -6,7 +6,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 UV_COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-emit-find-links \
-              --custom-compile-command "make lock"
+              --upgrade --custom-compile-command "make lock"
 
 help:  ## show this
 	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' Makefile
@@ -24,7 +24,7 @@ lint: $(VENV)/.test  ## ruff and mypy
 
 lock: $(VENV)/.test  ## resolve requirements/*.in anew into the pinned requirements/*.txt
 	$(BIN)/pip install --quiet uv
-	$(UV_COMPILE) --upgrade requirements/test.in --output-file requirements/test.txt
+	$(UV_COMPILE) requirements/test.in --output-file requirements/test.txt
 	# The CPU wheel's local version is dropped, so that the pin also fits the build of any other index.
 	sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements/test.txt
 	$(UV_COMPILE) requirements/train.in --constraint requirements/test.txt --output-file requirements/train.txt

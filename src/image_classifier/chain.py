@@ -372,7 +372,7 @@ def fetch_model(settings: Settings) -> Package:
         return Package.read(folder)
     registry = open_registry(settings)
     version = registry.get(settings.model or "champion")
-    target = settings.home / "models" / settings.name / str(version.number)
+    target = settings.home / "models" / version.name / str(version.number)
     try:
         return Package.read(target)
     except PackageError:

@@ -46,6 +46,11 @@ class Commands(click.Group):
                 raise
             click.echo(f"error: {error}", err=True)
             ctx.exit(1)
+        except (click.exceptions.Exit, click.ClickException):
+            raise
+        except Exception as error:
+            chain.leave_failure(os.environ, f"unexpected {type(error).__name__}: {error}")
+            raise
 
 
 def settings_options(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -41,7 +41,7 @@ class Evaluation:
     @cached_property
     def right(self) -> npt.NDArray[np.bool_]:
         """Whether each answer was right; bool [N]."""
-        return np.array(self.predictions) == np.array(self.labels)
+        return np.equal(self.predictions, self.labels, dtype=np.bool_)
 
     @property
     def accuracy(self) -> float:
@@ -119,9 +119,10 @@ class Evaluation:
     @classmethod
     def from_json(cls, text: str | bytes) -> "Evaluation":
         content: dict[str, Any] = json.loads(text)
-        return cls(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
-        )
+        values: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
+        }
+        return cls(**values)
 
 
 def evaluate(model: Model, dataset: Dataset, *, test_fraction: float) -> tuple[Evaluation, Probabilities]:

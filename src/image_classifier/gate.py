@@ -61,7 +61,7 @@ def judge(candidate: Evaluation, champion: Evaluation | None, settings: Settings
 
 
 def _better_than_guessing(candidate: Evaluation, _: Settings) -> Finding:
-    low, _ = candidate.accuracy_interval
+    low = candidate.accuracy_interval[0]
     share = candidate.largest_class_share
     return Finding(
         "better-than-guessing",

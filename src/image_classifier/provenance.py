@@ -20,10 +20,13 @@ TRAINING_SETTINGS = (
 """The settings that change what training gives; the data itself is named by its digest."""
 
 TRAINING_CODE = (
+    "augmentation.py",
+    "checkpoint.py",
     "datasets",
     "export.py",
     "images.py",
     "network.py",
+    "optimizer.py",
     "package.py",
     "statistics.py",
     "training.py",

@@ -33,7 +33,8 @@ def fetch_source(url: str, folder: Path, *, sub_path: str, timeout: float) -> No
                 urllib.request.urlopen(url, timeout=timeout) as response,
                 tarfile.open(fileobj=response, mode="r|*") as archive,
             ):
-                archive.extractall(unpacked, filter="data")
+                for member in archive:
+                    _extract(archive, member, unpacked)
         except urllib.error.HTTPError as error:
             raise SourceError(
                 f"the source at {url} cannot be fetched: the server answers {error.code}"
@@ -53,6 +54,17 @@ def fetch_source(url: str, folder: Path, *, sub_path: str, timeout: float) -> No
             )
         for path in list(project.iterdir()):
             shutil.move(path, folder / path.name)
+
+
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
+    """Extract a file, folder or link that stays in `folder`. (Early releases of Python 3.11 have no filters.)"""
+    target = (folder / member.name).resolve()
+    led_to = (target.parent / member.linkname).resolve() if member.issym() else target
+    if not (target.is_relative_to(folder.resolve()) and led_to.is_relative_to(folder.resolve())):
+        raise tarfile.ExtractError(f"{member.name!r} leads out of it")
+    if member.isdir() or member.isfile() or member.issym():
+        member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+        archive.extract(member, folder, set_attrs=not member.issym())
 
 
 @dataclass(frozen=True)

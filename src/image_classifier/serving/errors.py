@@ -78,11 +78,12 @@ def register_errors(app: Flask, max_upload: int) -> None:
 
     @app.errorhandler(MethodNotAllowed)
     def wrong_method(error: MethodNotAllowed) -> Response:
-        allowed = ", ".join(sorted(error.valid_methods or ()))
+        allowed = sorted(error.valid_methods or ())
+        useful = " and ".join(method for method in allowed if method not in ("HEAD", "OPTIONS"))
         answer = error_response(
-            405, "method_not_allowed", f"{request.path} takes {allowed}, not {request.method}"
+            405, "method_not_allowed", f"{request.path} takes {useful}, not {request.method}"
         )
-        answer.headers["Allow"] = allowed
+        answer.headers["Allow"] = ", ".join(allowed)
         return answer
 
     @app.errorhandler(ClientDisconnected)

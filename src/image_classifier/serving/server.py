@@ -21,11 +21,9 @@ from image_classifier.package import Model, Package
 from image_classifier.serving.application import create_app
 from image_classifier.serving.identity import Identity
 from image_classifier.serving.log import Log, line
-from image_classifier.serving.worker import Worker
+from image_classifier.serving.worker import KEEP_ALIVE_SECONDS, Worker
 from image_classifier.settings import Settings
 
-KEEP_ALIVE_SECONDS = 75
-"""Longer than any proxy in front keeps an idle connection, which it would otherwise reuse as we close it."""
 WORKER_TIMEOUT_SECONDS = 120
 """A worker whose main loop, which only passes requests on to threads, stands still so long is replaced."""
 BACKLOG = 1024

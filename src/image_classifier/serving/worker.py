@@ -10,6 +10,7 @@ from selectors import EVENT_READ
 from types import FrameType
 from typing import Any
 
+from gunicorn.http.errors import ParseException
 from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
@@ -18,6 +19,8 @@ from image_classifier.serving.log import line
 
 _log = logging.getLogger(__name__)
 
+KEEP_ALIVE_SECONDS = 75
+"""Longer than any proxy in front keeps an idle connection, which it would otherwise reuse as we close it."""
 FIRST_BYTE_SECONDS = 10.0
 REQUEST_SECONDS = 10.0
 LOWEST_RATE = 32 * 1024
@@ -41,12 +44,19 @@ class SlowSenderError(TimeoutError):
 class PacedSocket:
     """The reading side of a connection; a whole request has one deadline, which bytes received extend."""
 
-    def __init__(self, connection: socket.socket) -> None:
+    def __init__(
+        self,
+        connection: socket.socket,
+        *,
+        seconds: float = REQUEST_SECONDS,
+        lowest_rate: float = LOWEST_RATE,
+    ) -> None:
         self._connection = connection
+        self._seconds, self._lowest_rate = seconds, lowest_rate
         self._deadline = 0.0
 
     def begin_request(self) -> None:
-        self._deadline = time.monotonic() + REQUEST_SECONDS
+        self._deadline = time.monotonic() + self._seconds
 
     def recv(self, size: int) -> bytes:
         """Like a socket's; raises SlowSenderError when the deadline passes."""
@@ -60,12 +70,14 @@ class PacedSocket:
             raise SlowSenderError from None
         finally:
             self._connection.settimeout(ANSWER_SECONDS)
-        self._deadline += len(data) / LOWEST_RATE
+        self._deadline += len(data) / self._lowest_rate
         return data
 
 
 class Connection(TConn):  # type: ignore[misc]
     """A client's connection."""
+
+    parser: Any
 
     def init(self) -> None:
         """Called at the start of each request."""
@@ -74,6 +86,10 @@ class Connection(TConn):  # type: ignore[misc]
             self.parser = RequestParser(self.cfg, self._paced, self.client)
         super().init()
         self._paced.begin_request()
+
+    def set_timeout(self) -> None:
+        # Not gunicorn's setting, which a stop sets to 0: this client was told that it may go on.
+        self.timeout = time.monotonic() + KEEP_ALIVE_SECONDS
 
     def close(self, graceful: bool = False) -> None:  # noqa: ARG002
         # Called in the loop that all connections share, where gunicorn would wait up to 2 s for the client.
@@ -115,6 +131,16 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.pending_conns.append(connection)
         readable = partial(self.on_pending_socket_readable, connection)
         self.poller.register(connection.sock, EVENT_READ, readable)
+
+    def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
+        try:
+            return bool(super()._keepalive_after(conn, keepalive))
+        except OSError:  # A damaged body that was refused unread, which gunicorn would log with a traceback.
+            return False
+
+    def handle_request(self, req: Any, conn: Connection) -> Any:
+        req.body = _Body(req)
+        return super().handle_request(req, conn)
 
     def handle(self, conn: Connection) -> Any:
         kept = super().handle(conn)
@@ -173,6 +199,24 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         # gunicorn would wait for an event before it looks whether idle connections have timed out.
         super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, _STOP_TICK_SECONDS))
+
+
+class _Body:
+    """A request's body; when it is damaged, its end is unknown, and the connection can serve no other request.
+
+    gunicorn would read the rest of a damaged chunked body as the next request.
+    """
+
+    def __init__(self, request: Any) -> None:
+        self._request, self._body = request, request.body
+
+    def read(self, size: int | None = None) -> bytes:
+        try:
+            content: bytes = self._body.read(size)
+        except (OSError, ParseException) as error:
+            self._request.force_close()
+            raise error if isinstance(error, OSError) else OSError(str(error)) from error
+        return content
 
 
 class _Page:

@@ -14,6 +14,9 @@ function percent(probability) {
 }
 
 function size(bytes) {
+  if (bytes < 1e3) {
+    return `${bytes} bytes`;
+  }
   return bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
@@ -42,6 +45,10 @@ function newCard(file) {
     photo.classList.toggle("small", Math.max(photo.naturalWidth, photo.naturalHeight) <= SMALL_SIDE);
     URL.revokeObjectURL(photo.src);
   });
+  photo.addEventListener("error", () => {
+    card.classList.add("unseen");
+    URL.revokeObjectURL(photo.src);
+  });
   photo.src = URL.createObjectURL(file);
   card.querySelector(".file").textContent = `${file.name}, ${size(file.size)}`;
   card.querySelector(".label").textContent = "Asking …";
@@ -54,7 +61,7 @@ async function classify(file, card) {
   const started = performance.now();
   try {
     if (file.size > maxUpload) {
-      throw new Error(`${file.name} has ${size(file.size)}, more than the limit of ${size(maxUpload)}`);
+      throw new Error(`the file has ${size(file.size)}, more than the limit of ${size(maxUpload)}`);
     }
     const answer = await post(file);
     show(answer, card, performance.now() - started);
