@@ -51,7 +51,9 @@ def champion(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> 
 def test_a_package_that_was_promoted_says_where_it_comes_from(champion):
     package = chain.fetch_model(champion)
     assert package.classes == tuple("0123456789")
-    assert {"source_revision", "data_digest", "run_id", "fingerprint", "parameters"} <= set(package.provenance)
+    assert {"source_revision", "data_digest", "run_id", "fingerprint", "parameters"} <= set(
+        package.provenance
+    )
     assert package.folder == champion.home / "models" / "image-classifier" / "1"
 
 
@@ -120,7 +122,16 @@ def test_a_registry_that_is_down_is_said_before_any_work(tmp_path):
 
 def test_a_killed_training_goes_on_in_the_same_run(champion, tmp_path):
     shutil.copy(champion.home / "mlflow.db", tmp_path / "mlflow.db")
-    command = [sys.executable, "-m", "image_classifier.cli", "train", "--home", str(tmp_path), "--budget", "9s"]
+    command = [
+        sys.executable,
+        "-m",
+        "image_classifier.cli",
+        "train",
+        "--home",
+        str(tmp_path),
+        "--budget",
+        "9s",
+    ]
     command += ["--seed", "5"]
     process = subprocess.Popen(command)
     deadline = time.monotonic() + 100

@@ -1,6 +1,7 @@
 """The command line as a user meets it, in processes of its own."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,8 @@ def test_help_needs_neither_torch_nor_mlflow():
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_an_error_is_one_clear_line_and_status_1(tmp_path, arguments, expected):
+def test_an_error_is_one_clear_line_and_status_1(tmp_path, empty_database, arguments, expected):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
     result = image_classifier(*arguments, home=tmp_path)
     assert result.returncode == 1
     assert expected in result.stderr

@@ -92,6 +92,12 @@ def test_the_temperature_makes_confidence_what_accuracy_is():
     assert fitted_temperature(honest / 10, labels) == pytest.approx(0.1, rel=0.05)
 
 
+def test_answers_that_are_all_right_do_not_make_the_temperature_certain():
+    logits = torch.eye(10).repeat(10, 1)
+    confidence = (logits / fitted_temperature(logits, torch.arange(10).repeat(10))).softmax(1).max()
+    assert 0.98 < confidence < 0.999
+
+
 def test_a_killed_run_goes_on_where_it_was(tmp_path):
     code = (
         "import sys; from pathlib import Path; from tests.test_training import stripes, train;"

@@ -214,9 +214,9 @@ def evaluate(settings: Settings, report: Report) -> "Evaluation":
     from image_classifier.evaluation import evaluate as measure
     from image_classifier.platform.acceptance import held_out_images, images_to_json
 
-    registry = open_registry(settings)
     work = work_folder(settings)
     package = _trained_package(work)
+    registry = open_registry(settings)
     run_id = package.provenance["run_id"]
     evaluation = _read_evaluation(registry.read_artifact(run_id, EVALUATION_ARTIFACT))
     if evaluation is None or evaluation.package_digest != package.digest:
@@ -247,7 +247,6 @@ def evaluate(settings: Settings, report: Report) -> "Evaluation":
 
 def register(settings: Settings, report: Report) -> "Version":
     """Register the evaluated package; a repeat finds the version that is there."""
-    registry = open_registry(settings)
     work = work_folder(settings)
     package = _trained_package(work)
     evaluation = _read_evaluation(work.evaluation.read_bytes() if work.evaluation.exists() else None)
@@ -255,6 +254,7 @@ def register(settings: Settings, report: Report) -> "Version":
         raise PackageError(
             f"the package in {work.package} has not been evaluated; run `image-classifier evaluate` first"
         )
+    registry = open_registry(settings)
     version = registry.register(
         package.provenance["run_id"],
         work.package,

@@ -229,8 +229,26 @@ def test_the_page_tells_what_the_model_is_and_loads_nothing_from_elsewhere(clien
     assert not re.search(r"\son\w+=|style=|<style|<script>", page.text)
 
 
+@pytest.mark.parametrize(
+    ("source", "shown"),
+    [
+        ("digits", "digits"),
+        ("/home/anna/photos", "photos"),
+        ("https://anna:secret@example.org/a/flowers.zip?token=secret", "flowers.zip"),
+    ],
+)
+def test_the_page_names_the_data_but_not_where_it_lay(model, tmp_path, source, shown):
+    write_colour_package(tmp_path / "package", data_source=source)
+    package = Package.read(tmp_path / "package")
+    app = create_app(SETTINGS, type(model)(package, None), Identity.read(package, "colours"))
+    text = app.test_client().get("/").text
+    assert f"<dd>{shown}</dd>" in text
+    assert "anna" not in text
+    assert "secret" not in text
+
+
 def test_what_comes_from_the_package_is_escaped_on_the_page(client, model, tmp_path):
-    write_colour_package(tmp_path / "package", data_source="<script>alert(1)</script>")
+    write_colour_package(tmp_path / "package", data_source="<script>alert(1)<script>")
     package = Package.read(tmp_path / "package")
     app = create_app(SETTINGS, type(model)(package, None), Identity.read(package, "<b>"))
     text = app.test_client().get("/").text

@@ -174,7 +174,10 @@ def test_it_fits_a_phone_and_follows_the_colour_scheme(page, pngs, width, scheme
     page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
     metrics = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 600}
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": width < 600})
     try:
+        offer = page.find_element(By.CSS_SELECTOR, ".drop").text
+        assert ("take a photo" in offer, "Drop" in offer) == (width < 600, width >= 600)
         give(page, "drop", ("a-name-without-any-space-" * 4 + ".png", "image/png", pngs["white"]))
         cards(page, 1)
         assert page.execute_script("return document.documentElement.scrollWidth") <= width
@@ -182,6 +185,7 @@ def test_it_fits_a_phone_and_follows_the_colour_scheme(page, pngs, width, scheme
         brightness = sum(json.loads(colour.replace("rgb(", "[").replace(")", "]")))
         assert (brightness < 384) == (scheme == "dark")
     finally:
+        page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": False})
         page.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
         page.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 

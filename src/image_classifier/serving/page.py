@@ -2,7 +2,9 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
+from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, render_template
 
@@ -48,9 +50,10 @@ def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What the model card tells beyond the identity, in the words of the page."""
     facts = []
     if source := provenance.get("data_source"):
-        facts.append(("Trained on", str(source)))
+        # Not where it lay: an address may hold a secret, and a path is nobody's business.
+        facts.append(("Trained on", PurePosixPath(urlsplit(str(source)).path).name))
     if created := provenance.get("created"):
-        facts.append(("Trained at", str(created).replace("T", " ").replace("+00:00", " UTC")))
+        facts.append(("Trained", str(created)[:10]))
     if (accuracy := provenance.get("validation_accuracy")) is not None:
-        facts.append(("Validation accuracy", f"{float(accuracy):.1%}"))
+        facts.append(("Accuracy", f"{float(accuracy):.1%} of validation images"))
     return facts
