@@ -2,8 +2,10 @@
 
 import json
 import subprocess
+import sys
 import time
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -82,25 +84,28 @@ def test_a_worse_model_is_refused_with_reasons(cluster: Cluster, flowers: str):
     cluster.change(flowers, budget="5s", min_accuracy="0.9999", seed="1")
     shown = unwell(cluster, flowers, "train", "refused")
     print(shown)
-    assert "0.9999" in shown or "99.99" in shown
+    assert "is below the floor" in shown
     assert ask(cluster.url(flowers)) == ("0", "1")
 
 
-def test_a_better_model_takes_over_under_load_without_a_lost_request(cluster: Cluster, flowers: str):
+def test_a_better_model_takes_over_under_load_without_a_lost_request(
+    cluster: Cluster, flowers: str, tmp_path: Path
+):
     url = cluster.url(flowers)
     ask(url)
     script = (
         "import sys, time\nfrom tests.e2e.test_chain import ask\nbad = total = 0\n"
-        "while not sys.stdin.closed:\n"
+        "while True:\n"
         "    total += 1\n"
         "    try:\n        ask(sys.argv[1])\n"
         "    except Exception as error:\n        bad += 1\n        print(error, file=sys.stderr)\n"
         "    if (open(sys.argv[2]).read()):\n        break\n    time.sleep(0.05)\n"
         "print(total, bad)\n"
     )
-    flag = cluster.scratch("stop")
+    flag = tmp_path / "stop"
+    flag.touch()
     load = subprocess.Popen(
-        ["python", "-c", script, url, flag], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
+        [sys.executable, "-c", script, url, flag], stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True
     )
     cluster.change(flowers, budget="8s", min_accuracy="0.8", seed="2")
     wait("the new version", lambda: cluster.outputs(flowers, "train").get("revision", "1") != "1", 300)
