@@ -36,7 +36,7 @@ from image_classifier.progress import Progress
 REPORTS = 12
 LABEL_SMOOTHING = 0.1
 WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
-IMAGES_PER_WIDTH_SQUARED = 124_000
+IMAGES_PER_WIDTH_SQUARED = 110_000
 """How many images a network of width 1 wants to see before a wider one does better in the same time.
 
 Work for an image grows with the square of the width, and the best width with the fourth root of the budget;
