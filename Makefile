@@ -1,6 +1,6 @@
 # Everything a person or CI does here. Each target makes the environment it needs in .venv.
 .DEFAULT_GOAL := help
-.PHONY: help run test lint lock clean
+.PHONY: help run test e2e lint lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
@@ -9,13 +9,16 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate 
               --upgrade --custom-compile-command "make lock"
 
 help:  ## show this
-	@awk -F':.*## ' '/^[a-z]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z0-9]+:.*## /{printf "  make %-6s %s\n", $$1, $$2}' Makefile
 
 run: $(VENV)/.train  ## train, register, judge, serve and ask one model, on the embedded digits
 	$(BIN)/image-classifier run
 
 test: $(VENV)/.test  ## the tests
 	$(BIN)/pytest
+
+e2e: $(VENV)/.test  ## the chain's cases, on the cluster that the environment names (tests/e2e/cluster.py)
+	$(BIN)/pytest tests/e2e -m e2e --capture=no --verbose --exitfirst
 
 lint: $(VENV)/.test  ## ruff and mypy
 	$(BIN)/ruff check .

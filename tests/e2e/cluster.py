@@ -8,7 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +23,9 @@ VARIABLES = {
     "E2E_GIT": "address that the cluster fetches repositories from, without the repository's name",
     "E2E_GIT_PUSH": "folder or address that the tests push bare repositories to",
 }
-"""Optional: E2E_SOURCE_REGISTRY (for --local-path), E2E_VOLUME (a folder of the node, where nothing provides
-volumes) and E2E_NAMESPACE."""
+"""Optional: E2E_REGISTRY (where sources and images are pushed to, over plain HTTP), E2E_BUILDER_IMAGE (for builds in
+the cluster), E2E_VOLUME (a folder of the node, where nothing provides volumes), E2E_NAMESPACE, and E2E_ROLLOUTS (how
+many roll-outs are watched under load)."""
 
 
 class CommandError(Exception):
@@ -61,7 +62,6 @@ class Cluster:
 
     environment: Mapping[str, str]
     namespace: str
-    made: list[str] = field(default_factory=list)
 
     def kubectl(self, *arguments: str, text: str | None = None) -> str:
         return run("kubectl", "-n", self.namespace, *arguments, text=text)
@@ -89,17 +89,21 @@ class Cluster:
             if volume := self.environment.get("E2E_VOLUME"):
                 self.kubectl("apply", "-f", "-", text=yaml.safe_dump(_volume(volume)))
             run("kubectl", "apply", "--server-side", "--force-conflicts", "-k", folder)
+        self.prepare("restricted")
+        run("kubectl", "rollout", "status", "-n", "mlflow", "deploy/mlflow", "--timeout=300s", seconds=310)
+
+    def prepare(self, pod_security: str) -> None:
+        """Make the developer's namespace, at that level of Pod Security."""
         namespace = {
             "apiVersion": "v1",
             "kind": "Namespace",
             "metadata": {
                 "name": self.namespace,
-                "labels": {"pod-security.kubernetes.io/enforce": "restricted"},
+                "labels": {"pod-security.kubernetes.io/enforce": pod_security},
             },
         }
         self.kubectl("apply", "-f", "-", text=yaml.safe_dump(namespace))
         self.kubectl("apply", "-k", str(ROOT / "config" / "namespace"))
-        run("kubectl", "rollout", "status", "-n", "mlflow", "deploy/mlflow", "--timeout=300s", seconds=310)
 
     # What a developer types
 
@@ -107,10 +111,21 @@ class Cluster:
         return run("tanzu", "apps", "workload", *arguments, "-n", self.namespace, cwd=cwd)
 
     def create(self, name: str, *arguments: str, **params: Any) -> None:
-        self.made.append(name)
+        """Create a workload; a param that is None is left out."""
         self._write("create", name, *arguments, **params)
 
+    @contextmanager
+    def workload(self, name: str, *arguments: str, **params: Any) -> Iterator[str]:
+        """A workload for a while."""
+        self.delete_if_there(name)
+        self.create(name, *arguments, **params)
+        try:
+            yield name
+        finally:
+            self.delete(name)
+
     def change(self, name: str, *arguments: str, **params: Any) -> None:
+        """Change a workload; a param that is None is removed."""
         self._write("apply", name, *arguments, **params)
 
     def _write(self, verb: str, name: str, *arguments: str, **params: Any) -> None:
@@ -119,10 +134,9 @@ class Cluster:
             "server_image": self.environment["E2E_SERVER_IMAGE"],
             **params,
         }
-        flags = [
-            f"--param={key}={value}" if value is not None else f"--param={key}-"
-            for key, value in given.items()
-        ]
+        flags = [f"--param={key}={value}" for key, value in given.items() if value is not None]
+        if verb == "apply":
+            flags += [f"--param={key}-" for key, value in given.items() if value is None]
         self.tanzu(verb, name, "--type", "ml-image", "--app", name, *flags, *arguments, "--yes")
 
     def show(self, name: str) -> str:
@@ -204,23 +218,27 @@ class Repository:
 
 
 def make_repository(environment: Mapping[str, str], name: str, folder: Path) -> Repository:
-    """A new repository with the project's code and a quick part of its tests."""
+    """A new repository that has nothing but a README."""
     bare = f"{environment['E2E_GIT_PUSH'].rstrip('/')}/{name}.git"
     if not bare.startswith(("http:", "https:", "ssh:", "git@")):
         shutil.rmtree(bare, ignore_errors=True)
         run("git", "init", "-q", "--bare", "-b", "main", bare)
+    run("git", "init", "-q", "-b", "main", cwd=folder)
+    run("git", "remote", "add", "origin", bare, cwd=folder)
+    repository = Repository(f"{environment['E2E_GIT'].rstrip('/')}/{name}.git", folder)
+    repository.commit("Begin", **{"README.md": "To come.\n"})
+    return repository
+
+
+def copy_project(folder: Path) -> None:
+    """Copy the project's code and a quick part of its tests."""
+    (folder / "tests").mkdir(parents=True)
     shutil.copytree(ROOT / "src", folder / "src", ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
     shutil.copytree(ROOT / "requirements", folder / "requirements")
     for file in ("Dockerfile", ".dockerignore", "LICENSE", "README.md", "pyproject.toml", "workload.yaml"):
         shutil.copy(ROOT / file, folder / file)
     for file in ("__init__.py", "conftest.py", "test_settings.py", "test_package.py", "test_files.py"):
-        (folder / "tests").mkdir(exist_ok=True)
         shutil.copy(ROOT / "tests" / file, folder / "tests" / file)
-    run("git", "init", "-q", "-b", "main", cwd=folder)
-    run("git", "remote", "add", "origin", bare, cwd=folder)
-    repository = Repository(f"{environment['E2E_GIT'].rstrip('/')}/{name}.git", folder)
-    repository.commit("The project")
-    return repository
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.e2e.cluster import VARIABLES, Cluster, Repository, environment, make_repository
+from tests.e2e.cluster import VARIABLES, Cluster, Repository, copy_project, environment, make_repository
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +19,11 @@ def cluster() -> Cluster:
 
 @pytest.fixture(scope="session")
 def repository(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    return make_repository(cluster.environment, "flowers", tmp_path_factory.mktemp("flowers"))
+    """The project, in a repository that the cluster reads."""
+    made = make_repository(cluster.environment, "flowers", tmp_path_factory.mktemp("flowers"))
+    copy_project(made.folder)
+    made.commit("The project")
+    return made
 
 
 @pytest.fixture(scope="session")

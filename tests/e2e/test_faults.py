@@ -1,0 +1,73 @@
+"""What may be wrong from the start: the workload's own status names it."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.cluster import ROOT, Cluster, Repository, copy_project, make_repository, run, wait
+from tests.e2e.user import ask, settled, unwell
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+QUICK = {"budget": "5s", "min_accuracy": "0.8"}
+
+
+def git(repository: Repository, branch: str = "main") -> tuple[str, ...]:
+    return "--git-repo", repository.address, "--git-branch", branch
+
+
+def test_a_branch_that_does_not_exist_is_named(cluster: Cluster, repository: Repository):
+    with cluster.workload("no-branch", *git(repository, "no-such-branch"), **QUICK) as name:
+        print(unwell(cluster, name, "source", "no-such-branch"))
+
+
+def test_a_repository_without_the_code_is_told_apart_and_a_sub_path_finds_it(
+    cluster: Cluster, tmp_path: Path
+):
+    other = make_repository(cluster.environment, "folders", tmp_path)
+    with cluster.workload("folders", *git(other), **QUICK) as name:
+        print(unwell(cluster, name, "test", "no src/image_classifier"))
+        copy_project(tmp_path / "models" / "digits")
+        revision = other.commit("The project, in a folder")
+        cluster.change(name, "--sub-path", "models/digits", **QUICK)
+        wait("its tests", lambda: revision in cluster.outputs(name, "test").get("revision", ""))
+
+
+@pytest.mark.parametrize(("image", "resource"), [("trainer_image", "test"), ("server_image", "candidate")])
+def test_an_image_that_cannot_be_pulled_is_named(
+    cluster: Cluster, repository: Repository, image: str, resource: str
+):
+    nowhere = cluster.environment["E2E_SERVER_IMAGE"].partition("@")[0] + f"@sha256:{'0' * 64}"
+    name = image.replace("_", "-")
+    with cluster.workload(name, *git(repository), **{**QUICK, image: nowhere}):
+        print(unwell(cluster, name, resource, "0" * 64, seconds=400))
+
+
+def test_a_missing_permission_is_named(cluster: Cluster, repository: Repository):
+    cluster.kubectl("delete", "rolebinding", "image-classifier-chain")
+    try:
+        with cluster.workload("no-permission", *git(repository), **QUICK) as name:
+            print(unwell(cluster, name, "source", "image-classifier-chain"))
+    finally:
+        cluster.kubectl("apply", "-k", str(ROOT / "config" / "namespace"))
+
+
+def test_an_image_is_built_in_the_cluster_where_the_namespace_allows_it(
+    cluster: Cluster, repository: Repository
+):
+    registry, builder = (cluster.environment.get(f"E2E_{name}") for name in ("REGISTRY", "BUILDER_IMAGE"))
+    if not registry or not builder:
+        pytest.skip("needs E2E_REGISTRY and E2E_BUILDER_IMAGE")
+    building = Cluster(cluster.environment, f"{cluster.namespace}-build")
+    building.prepare("privileged")
+    built = {
+        "server_image": None,
+        "dockerfile": "./Dockerfile",
+        "builder_image": builder,
+        "registry": registry,
+        "insecure_registry": "true",
+    }
+    with building.workload("built", *git(repository), **QUICK, **built) as name:
+        print(settled(building, name, seconds=800))
+        assert ask(building.url(name)) == ("0", "1")
+        assert building.outputs(name, "accept")["config"].count(f"{registry}/built-") == 1
+    run("kubectl", "delete", "namespace", building.namespace, "--wait=false")

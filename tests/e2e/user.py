@@ -1,0 +1,72 @@
+"""What a user of the chain does: look at a workload until it settles, and ask what it serves."""
+
+import io
+import json
+import threading
+import urllib.request
+from types import TracebackType
+
+import numpy as np
+from PIL import Image
+from sklearn.datasets import load_digits
+
+from tests.e2e.cluster import Cluster, wait
+
+
+def image_of_a_digit() -> bytes:
+    buffer = io.BytesIO()
+    digit = load_digits().images[0] * (255 / 16)
+    Image.fromarray(digit.astype(np.uint8)).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def ask(url: str, seconds: float = 60) -> tuple[str, str]:
+    """What the server makes of a zero, and the version that says so."""
+    request = urllib.request.Request(f"{url}/predict", image_of_a_digit(), {"Content-Type": "image/png"})
+    with urllib.request.urlopen(request, timeout=seconds) as response:
+        return json.load(response)["predictions"][0]["label"], response.headers["X-Model-Version"]
+
+
+def settled(cluster: Cluster, name: str, revision: str = "", seconds: float = 400) -> str:
+    """Wait until a workload is ready (with that revision tested); what `get` prints then."""
+
+    def look() -> bool:
+        tested = cluster.outputs(name, "test").get("revision", "")
+        return revision in tested and cluster.ready(name)
+
+    wait(f"{name} ready", look, seconds)
+    return cluster.show(name)
+
+
+def unwell(cluster: Cluster, name: str, resource: str, said: str, seconds: float = 300) -> str:
+    wait(f"{resource} says {said!r}", lambda: said in cluster.message(name, resource), seconds)
+    return cluster.show(name)
+
+
+class Load:
+    """Requests, one after the other, for as long as the block lasts; knows which were lost."""
+
+    def __init__(self, url: str) -> None:
+        self.answered = 0
+        self.lost: list[str] = []
+        self._url = url
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._ask)
+
+    def __enter__(self) -> "Load":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _ask(self) -> None:
+        while not self._over.wait(0.05):
+            try:
+                ask(self._url)
+                self.answered += 1
+            except Exception as error:
+                self.lost.append(repr(error))
