@@ -128,4 +128,4 @@ def _against_champion(candidate: Evaluation, champion: Evaluation, settings: Set
 
 def _at_least(rule: str, what: str, measured: float, floor: float) -> Finding:
     sign = "reaches" if measured >= floor else "is below"
-    return Finding(rule, measured >= floor, f"{what} {measured:.1%} {sign} the floor of {floor:.1%}")
+    return Finding(rule, measured >= floor, f"{what} {measured:.2%} {sign} the floor of {100 * floor:g}%")
