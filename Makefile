@@ -15,7 +15,7 @@ run: $(VENV)/.train  ## train, register, judge, serve and ask one model, on the 
 	$(BIN)/image-classifier run
 
 test: $(VENV)/.test  ## the tests
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 e2e: $(VENV)/.test  ## the chain's cases, on the cluster that the environment names (tests/e2e/cluster.py)
 	$(BIN)/pytest tests/e2e -m e2e --capture=no --verbose --exitfirst
