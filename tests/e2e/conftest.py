@@ -31,7 +31,5 @@ def flowers(cluster: Cluster, repository: Repository) -> str:
     """A workload that was taken from its source to an answering URL."""
     name = "flowers"
     cluster.delete_if_there(name)
-    cluster.create(
-        name, "--git-repo", repository.address, "--git-branch", "main", budget="5s", min_accuracy="0.8"
-    )
+    cluster.create(name, "--git-repo", repository.address, "--git-branch", "main", budget="2s")
     return name

@@ -10,7 +10,8 @@ from tests.e2e.user import Load, ask, settled, unwell
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 FAILING = "def test_that_is_wrong():\n    assert False\n"
 PASSING = "def test_that_is_right():\n    assert True\n"
-BETTER = {"budget": "8s", "min_accuracy": "0.8", "seed": "2"}
+BETTER = {"budget": "10s", "min_accuracy": "0.8", "max_accuracy_drop": "0.05", "seed": "2"}
+"""Five times the first one's budget; seeds that do a little worse than the last are accepted, too."""
 SPOIL = """
 import sys, pathlib, mlflow
 client = mlflow.MlflowClient("http://localhost:5000")
@@ -36,7 +37,7 @@ def test_a_commit_to_the_readme_trains_nothing(cluster: Cluster, flowers: str, r
     assert cluster.outputs(flowers, "train")["revision"] == "1"
     assert cluster.outputs(flowers, "accept") == served
     assert len(cluster.runs(flowers, "accept")) == runs
-    assert "trained before" in cluster.log(cluster.runs(flowers, "train")[-1], "train")
+    wait("no training", lambda: "trained before" in cluster.log(cluster.runs(flowers, "train")[-1], "train"))
 
 
 def test_a_commit_whose_tests_fail_stops_there_and_the_old_one_serves(
@@ -52,7 +53,7 @@ def test_a_commit_whose_tests_fail_stops_there_and_the_old_one_serves(
 
 
 def test_a_worse_model_is_refused_with_reasons(cluster: Cluster, flowers: str):
-    cluster.change(flowers, budget="5s", min_accuracy="0.9999", seed="1")
+    cluster.change(flowers, budget="2s", min_accuracy="0.9999", seed="1")
     shown = unwell(cluster, flowers, "train", "refused")
     print(shown)
     assert "is below the floor" in shown
@@ -114,13 +115,13 @@ def test_a_wrong_param_is_named_and_the_old_model_serves(
 
 def test_mlflow_may_be_down_for_a_while(cluster: Cluster, flowers: str):
     with scaled("mlflow", "mlflow", 0):
-        cluster.change(flowers, budget="8s", min_accuracy="0.8", seed="3")
+        cluster.change(flowers, **{**BETTER, "seed": "3"})
         time.sleep(20)
     settled(cluster, flowers)
 
 
 def test_the_pod_of_a_step_may_be_lost(cluster: Cluster, flowers: str):
-    cluster.change(flowers, budget="15s", min_accuracy="0.8", seed="4")
+    cluster.change(flowers, **{**BETTER, "seed": "4"})
     before = {run["metadata"]["name"] for run in cluster.runs(flowers, "train")}
 
     def training() -> str:
@@ -139,7 +140,7 @@ def test_a_folder_of_a_laptop_goes_the_same_way(cluster: Cluster, repository: Re
         pytest.skip("needs E2E_REGISTRY")
     source = ("--local-path", str(repository.folder), "--source-image", f"{registry}/pushed")
     resources = ("--env", "GREETING=hello", "--limit-memory", "640Mi")
-    params = {"insecure_registry": "true", "budget": "5s", "min_accuracy": "0.8"}
+    params = {"insecure_registry": "true", "budget": "2s"}
     with cluster.workload("pushed", *source, *resources, **params) as name:
         settled(cluster, name)
         assert ask(cluster.url(name)) == ("0", "1")

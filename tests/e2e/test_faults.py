@@ -8,7 +8,7 @@ from tests.e2e.cluster import ROOT, Cluster, Repository, copy_project, make_repo
 from tests.e2e.user import ask, settled, unwell
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-QUICK = {"budget": "5s", "min_accuracy": "0.8"}
+QUICK = {"budget": "2s"}
 
 
 def git(repository: Repository, branch: str = "main") -> tuple[str, ...]:

@@ -56,7 +56,8 @@ def assemble(
         raise DataError(f"{origin} has a test part but no images to train on")
     _drop_untrained(rows, in_test, origin)
     in_test &= rows.kept
-    rows.warnings += _odd_classes(rows, in_test, made)
+    _refuse_single(rows, origin)
+    rows.warnings += _untested(rows, in_test, made)
     rows.warnings += _duplicates(rows, in_test, decoded.hashes, source.names)
     rows.warnings += _resized(decoded, size, int(rows.kept.sum()))
     order = _canonical_order(rows, in_test, decoded.hashes)
@@ -112,21 +113,23 @@ def _drop_untrained(rows: _Rows, in_test: NDArray[np.bool_], origin: str) -> Non
     rows.classes = tuple(present)
 
 
-def _odd_classes(rows: _Rows, in_test: NDArray[np.bool_], made: bool) -> list[str]:
-    count = len(rows.classes)
-    trains = np.bincount(rows.labels[rows.kept & ~in_test], minlength=count)
-    tests = np.bincount(rows.labels[in_test], minlength=count)
-    single = [name for name, n in zip(rows.classes, trains + tests, strict=True) if n == 1]
-    untested = [name for name, n in zip(rows.classes, tests, strict=True) if not n and name not in single]
-    warnings = []
+def _refuse_single(rows: _Rows, origin: str) -> None:
+    counts = np.bincount(rows.labels[rows.kept], minlength=len(rows.classes))
+    single = [name for name, n in zip(rows.classes, counts, strict=True) if n == 1]
     if single:
-        warnings.append(
-            f"{counted(len(single), 'class')} of one image, trained on and never tested: {listed(single)}"
+        raise DataError(
+            f"{origin}: {counted(len(single), 'class')} of one image, which cannot be both learnt and tested: "
+            f"{listed(single)}; add images of it or leave it out"
         )
-    if untested:
-        reason = "their images being all the same" if made else "the test part having none of them"
-        warnings.append(f"{counted(len(untested), 'class')} never tested, {reason}: {listed(untested)}")
-    return warnings
+
+
+def _untested(rows: _Rows, in_test: NDArray[np.bool_], made: bool) -> list[str]:
+    tests = np.bincount(rows.labels[in_test], minlength=len(rows.classes))
+    untested = [name for name, n in zip(rows.classes, tests, strict=True) if not n]
+    if not untested:
+        return []
+    reason = "their images being all the same" if made else "the test part having none of them"
+    return [f"{counted(len(untested), 'class')} never tested, {reason}: {listed(untested)}"]
 
 
 def _duplicates(

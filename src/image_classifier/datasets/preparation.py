@@ -149,8 +149,10 @@ def _hash(value: object) -> str:
 
 def _explained(error: OSError, root: Path) -> str:
     place = error.filename or root
-    if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT):
-        return f"there is no room for the prepared data in {root} ({error.strerror}); free some or set home"
+    # numpy says of a short write how much was written, and gives no number.
+    if error.errno in (errno.ENOSPC, errno.EFBIG, errno.EDQUOT) or "requested and" in str(error):
+        reason = error.strerror or error
+        return f"there is no room for the prepared data in {root} ({reason}); free some or set home"
     if error.errno in _READ_ONLY:
         return f"{place} cannot be used ({error.strerror}); set home to a folder that can be written"
     return f"the data cannot be prepared: {place}: {error.strerror or error}"
