@@ -166,9 +166,9 @@ class Cluster:
         return {}
 
     def outputs(self, name: str, resource: str) -> dict[str, str]:
-        return {
-            item["name"]: item["preview"].strip() for item in self.resource(name, resource).get("outputs", [])
-        }
+        """What a resource passes on; Cartographer shows it as YAML."""
+        outputs = self.resource(name, resource).get("outputs", [])
+        return {item["name"]: str(yaml.safe_load(item["preview"])) for item in outputs}
 
     def message(self, name: str, resource: str) -> str:
         """Why a resource is not well."""
