@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import tempfile
@@ -54,6 +55,11 @@ def wait(what: str, look: Callable[[], Any], seconds: float = 300, every: float 
             return seen
         assert time.monotonic() < end, f"{what}: not within {seconds:g} s; last: {seen}"
         time.sleep(every)
+
+
+def new_name(kind: str) -> str:
+    """A name that the registry has no versions of."""
+    return f"{kind}-{secrets.token_hex(3)}"
 
 
 @dataclass
@@ -115,9 +121,9 @@ class Cluster:
         self._write("create", name, *arguments, **params)
 
     @contextmanager
-    def workload(self, name: str, *arguments: str, **params: Any) -> Iterator[str]:
+    def workload(self, kind: str, *arguments: str, **params: Any) -> Iterator[str]:
         """A workload for a while."""
-        self.delete_if_there(name)
+        name = new_name(kind)
         self.create(name, *arguments, **params)
         try:
             yield name
@@ -145,10 +151,6 @@ class Cluster:
 
     def delete(self, name: str) -> None:
         self.tanzu("delete", name, "--yes", "--wait")
-
-    def delete_if_there(self, name: str) -> None:
-        if self.kubectl("get", "workload", name, "--ignore-not-found"):
-            self.delete(name)
 
     # What came of it
 

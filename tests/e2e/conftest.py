@@ -2,7 +2,15 @@
 
 import pytest
 
-from tests.e2e.cluster import VARIABLES, Cluster, Repository, copy_project, environment, make_repository
+from tests.e2e.cluster import (
+    VARIABLES,
+    Cluster,
+    Repository,
+    copy_project,
+    environment,
+    make_repository,
+    new_name,
+)
 
 
 @pytest.fixture(scope="session")
@@ -29,7 +37,6 @@ def repository(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Re
 @pytest.fixture(scope="session")
 def flowers(cluster: Cluster, repository: Repository) -> str:
     """A workload that was taken from its source to an answering URL."""
-    name = "flowers"
-    cluster.delete_if_there(name)
+    name = new_name("flowers")
     cluster.create(name, "--git-repo", repository.address, "--git-branch", "main", budget="2s")
     return name

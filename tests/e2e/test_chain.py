@@ -97,7 +97,7 @@ def test_an_older_version_is_pinned_and_released_under_load_without_training(clu
         ({"tracking_uri": "http://no-such-mlflow:5000"}, "train", "no-such-mlflow"),
         ({"bugdet": "5s"}, "test", "there is no workload param"),
         ({"server_image": "registry.local:5000/server:latest"}, "server-image", "by its digest"),
-        ({"model_version": "99"}, "candidate", "models:/flowers/99"),
+        ({"model_version": "99"}, "candidate", "99 cannot be fetched"),
     ],
 )
 def test_a_wrong_param_is_named_and_the_old_model_serves(

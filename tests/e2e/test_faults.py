@@ -37,8 +37,7 @@ def test_an_image_that_cannot_be_pulled_is_named(
     cluster: Cluster, repository: Repository, image: str, resource: str
 ):
     nowhere = cluster.environment["E2E_SERVER_IMAGE"].partition("@")[0] + f"@sha256:{'0' * 64}"
-    name = image.replace("_", "-")
-    with cluster.workload(name, *git(repository), **{**QUICK, image: nowhere}):
+    with cluster.workload("no-image", *git(repository), **{**QUICK, image: nowhere}) as name:
         print(unwell(cluster, name, resource, "0" * 64, seconds=400))
 
 
@@ -69,5 +68,5 @@ def test_an_image_is_built_in_the_cluster_where_the_namespace_allows_it(
     with building.workload("built", *git(repository), **QUICK, **built) as name:
         print(settled(building, name, seconds=800))
         assert ask(building.url(name)) == ("0", "1")
-        assert building.outputs(name, "accept")["config"].count(f"{registry}/built-") == 1
+        assert building.outputs(name, "accept")["config"].count(f"{registry}/{name}-") == 1
     run("kubectl", "delete", "namespace", building.namespace, "--wait=false")
