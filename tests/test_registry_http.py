@@ -22,6 +22,9 @@ def test_a_version_is_registered_promoted_and_fetched_over_http(tracking_server,
     assert version.number == 1
     assert type(version.number) is int
     assert registry.find("one") == version == registry.get("candidate")
+    address = registry.address_of(version)
+    assert address == f"{version.uri}?tracking_uri={tracking_server.address}"
+    assert registry.get(address) == version
     registry.promote(version, actor="ada", reason="the first")
     assert registry.champion().number == 1
     assert [(event.action, event.version, event.reason) for event in registry.history()] == [

@@ -293,7 +293,7 @@ def gate(settings: Settings, report: Report) -> "Verdict":
         {
             "verdict": verdict.word,
             "reason": _clipped(verdict.reason, RESULT_CHARACTERS),
-            "model-uri": passed_on.uri if passed_on else "",
+            "model-uri": registry.address_of(passed_on) if passed_on else "",
             "model-version": str(passed_on.number) if passed_on else "",
             "data-digest": evaluation.data_digest,
         },
@@ -359,7 +359,7 @@ def accept(settings: Settings, report: Report) -> None:
             "verdict": "accepted",
             "reason": reason,
             "image": settings.image,
-            "model-uri": version.uri,
+            "model-uri": registry.address_of(version),
             "model-version": str(version.number),
         },
     )

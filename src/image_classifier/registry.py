@@ -125,9 +125,17 @@ class Registry:
         self._set_alias(CANDIDATE, version)
         return self.get(str(version.number))
 
+    def address_of(self, version: Version) -> str:
+        """Where others fetch a version: models:/NAME/NUMBER and, after ?, the server that has it, if one does."""
+        server = self._store.shown
+        return f"{version.uri}?tracking_uri={server}" if server.startswith("http") else version.uri
+
     def get(self, reference: str) -> Version:
-        """A version by "7", "champion", "models:/NAME/7" or "models:/NAME@champion"."""
-        match = re.fullmatch(r"(?:models:/([^/@:]+)[/@])?([A-Za-z0-9._-]+)", reference)
+        """A version by "7", "champion", "models:/NAME/7" or "models:/NAME@champion".
+
+        An address of its registry after a question mark, as `address_of` gives, is read over.
+        """
+        match = re.fullmatch(r"(?:models:/([^/@:]+)[/@])?([A-Za-z0-9._-]+)(?:\?.*)?", reference)
         if match is None:
             raise RegistryError(
                 f"{reference!r} names no version; give a number, an alias, models:/NAME/NUMBER or "

@@ -18,10 +18,10 @@ TRAINER, SERVER = (
     f"registry.example.org/{name}@sha256:{digit * 64}" for name, digit in (("trainer", "1"), ("server", "2"))
 )
 SOURCE = {"url": "http://source-controller/flowers/main.tar.gz", "revision": "main@sha1:0123abcd"}
-MODEL = {"url": "models:/flowers/7", "revision": "7"}
+MODEL = {"url": "models:/flowers/7?tracking_uri=http://mlflow:5000", "revision": "7"}
 ACCEPTED = [
     {"name": "image", "type": "string", "value": SERVER},
-    {"name": "model-uri", "type": "string", "value": "models:/flowers/7"},
+    {"name": "model-uri", "type": "string", "value": "models:/flowers/7?tracking_uri=http://mlflow:5000"},
 ]
 ADDRESS = "http://flowers-predictor.team.example.org"
 GIVEN = {"trainer_image": TRAINER, "server_image": SERVER}
@@ -89,7 +89,9 @@ CASES = {
     "train": case("train", GIVEN, **SOURCES),
     "train-full": case("train", FULL, FULL_SPEC, **SOURCES),
     "train-kpack": case("train", {}, **SOURCES),
-    "model-pinned": case("model-pinned", {**GIVEN, "model_version": "6"}, **SOURCES),
+    "model-pinned": case(
+        "model-pinned", {**GIVEN, "model_version": "6", "tracking_uri": "http://mlflow:5000"}, **SOURCES
+    ),
     "candidate": case("server", GIVEN, **CANDIDATE),
     "candidate-kpack": case("server", {}, **CANDIDATE),
     "accept": case("accept", GIVEN, **TRY),
