@@ -49,7 +49,7 @@ def champion(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> 
 
 
 def test_a_package_that_was_promoted_says_where_it_comes_from(champion):
-    package = chain.fetch_model(champion)
+    package = chain.fetch_model(champion, Lines())
     assert package.classes == tuple("0123456789")
     assert {"source_revision", "data_digest", "run_id", "fingerprint", "parameters"} <= set(
         package.provenance
@@ -64,7 +64,7 @@ def test_the_same_code_data_and_parameters_are_not_trained_again(champion):
     assert "trained before" in lines.text
     assert "registered as models:/image-classifier/1" in lines.text
     assert time.monotonic() - started < champion.budget * 5
-    assert [event.version for event in chain.open_registry(champion).history()] == [1]
+    assert [event.version for event in chain.open_registry(champion, Lines()).history()] == [1]
 
 
 def test_a_worse_model_is_refused_in_words_and_the_champion_stays(champion):
@@ -73,7 +73,7 @@ def test_a_worse_model_is_refused_in_words_and_the_champion_stays(champion):
     assert "FAIL" in lines.text
     assert "is refused" in lines.text
     assert "version 1 stays" in lines.text
-    registry = chain.open_registry(champion)
+    registry = chain.open_registry(champion, Lines())
     assert registry.get("champion").number == 1
     refused = registry.history()[0]
     assert refused.action == "refused"
@@ -85,9 +85,9 @@ def test_a_worse_model_is_refused_in_words_and_the_champion_stays(champion):
 
 
 def test_predict_ranks_the_classes_of_image_files(champion, tmp_path):
-    golden = Package.read(chain.fetch_model(champion).folder).golden[0]
+    golden = Package.read(chain.fetch_model(champion, Lines()).folder).golden[0]
     (tmp_path / "digit.png").write_bytes(golden.png)
-    ((path, ranking),) = chain.predict(replace(champion, top=3), [tmp_path / "digit.png"])
+    ((path, ranking),) = chain.predict(replace(champion, top=3), [tmp_path / "digit.png"], Lines())
     assert path.name == "digit.png"
     assert len(ranking) == 3
     assert ranking[0][1] == pytest.approx(max(golden.probabilities), abs=1e-4)

@@ -6,8 +6,10 @@ import urllib.parse
 
 import pytest
 
+from image_classifier.chain import open_registry
 from image_classifier.errors import RegistryError
 from image_classifier.package import Package
+from image_classifier.settings import Seconds, Settings
 from tests.mlflow_helpers import record_training, registry_at
 
 PATIENT = 120
@@ -86,3 +88,25 @@ def test_a_server_that_is_killed_fails_each_step(tracking_server, tmp_path):
         register_it()
     with pytest.raises(RegistryError, match="metrics .* were not recorded: .* does not answer"), run:
         run.log_epoch({"train_loss": 1.0}, step=2)
+
+
+def test_a_server_that_is_down_is_waited_for(tracking_server, tmp_path):
+    address = tracking_server.address
+    tracking_server.kill()
+    settings = Settings(home=tmp_path, tracking_uri=address, registry_wait=Seconds(PATIENT))
+    said: list[str] = []
+
+    def report(line: str) -> None:
+        said.append(line)
+        tracking_server.start()
+
+    assert open_registry(settings, report).champion() is None
+    (line,) = said
+    assert "does not answer" in line
+    assert "for up to 120 s" in line
+
+
+def test_a_server_whose_name_nobody_knows_is_not_waited_for(tmp_path):
+    settings = Settings(home=tmp_path, tracking_uri="http://mlflow.invalid", registry_wait=Seconds(PATIENT))
+    with pytest.raises(RegistryError, match="does not answer"):
+        open_registry(settings, pytest.fail)

@@ -19,7 +19,14 @@ import numpy as np
 
 from image_classifier import provenance
 from image_classifier.cpus import available_cpus, share_cpus
-from image_classifier.errors import ImageClassifierError, ImageError, PackageError, RegistryError, SourceError
+from image_classifier.errors import (
+    ImageClassifierError,
+    ImageError,
+    PackageError,
+    RegistryAwayError,
+    RegistryError,
+    SourceError,
+)
 from image_classifier.files import write_atomically
 from image_classifier.images import decode
 from image_classifier.package import Model, Package
@@ -36,6 +43,7 @@ HELD_OUT_ARTIFACT = "evaluation/held-out.json"
 VERDICT_ARTIFACT = "gate/verdict.json"
 SERVER_START_SECONDS = 60
 RESULT_CHARACTERS = 300
+_REGISTRY_PAUSE = 2.0
 """Tekton carries all results of a task in 4,096 bytes."""
 
 Report = Callable[[str], None]
@@ -65,13 +73,24 @@ def work_folder(settings: Settings) -> WorkFolder:
     return WorkFolder(settings.home / "work")
 
 
-def open_registry(settings: Settings) -> "Registry":
-    """The registry, after a look whether it answers, so that no work is done that could not be recorded."""
+def open_registry(settings: Settings, report: Report) -> "Registry":
+    """The registry, once it answers, so that no work is done that could not be recorded."""
     from image_classifier.registry import Registry
 
     registry = Registry(settings)
-    registry.check()
-    return registry
+    end = time.monotonic() + settings.registry_wait
+    waiting = False
+    while True:
+        try:
+            registry.check()
+            return registry
+        except RegistryAwayError as error:
+            if time.monotonic() >= end:
+                raise
+            if not waiting:
+                report(f"{error} Waiting for it for up to {settings.registry_wait:g} s.")
+            waiting = True
+            time.sleep(_REGISTRY_PAUSE)
 
 
 def source(settings: Settings, report: Report) -> None:
@@ -125,7 +144,7 @@ def train(settings: Settings, report: Report) -> Package:
     from image_classifier.figures import learning_curve
     from image_classifier.training import Epoch, fit
 
-    registry = open_registry(settings)
+    registry = open_registry(settings, report)
     dataset = data(settings, report)
     source = Path(__file__).parent
     code_digest = provenance.training_code_digest(source)
@@ -216,7 +235,7 @@ def evaluate(settings: Settings, report: Report) -> "Evaluation":
 
     work = work_folder(settings)
     package = _trained_package(work)
-    registry = open_registry(settings)
+    registry = open_registry(settings, report)
     run_id = package.provenance["run_id"]
     evaluation = _read_evaluation(registry.read_artifact(run_id, EVALUATION_ARTIFACT))
     if evaluation is None or evaluation.package_digest != package.digest:
@@ -254,7 +273,7 @@ def register(settings: Settings, report: Report) -> "Version":
         raise PackageError(
             f"the package in {work.package} has not been evaluated; run `image-classifier evaluate` first"
         )
-    registry = open_registry(settings)
+    registry = open_registry(settings, report)
     version = registry.register(
         package.provenance["run_id"],
         work.package,
@@ -274,7 +293,7 @@ def gate(settings: Settings, report: Report) -> "Verdict":
     """Judge the candidate (or `model`) by the floors and against the champion. A refusal is no error."""
     from image_classifier.gate import Finding, Verdict, judge
 
-    registry = open_registry(settings)
+    registry = open_registry(settings, report)
     candidate = registry.get(settings.model or "candidate")
     champion = registry.champion()
     evaluation = _evaluation_of(registry, candidate)
@@ -306,7 +325,7 @@ def gate(settings: Settings, report: Report) -> "Verdict":
 
 def promote(settings: Settings, report: Report) -> "Version | None":
     """Make the candidate (or `model`) the champion if the gate accepted it; gives the champion."""
-    registry = open_registry(settings)
+    registry = open_registry(settings, report)
     candidate = registry.get(settings.model or "candidate")
     champion = registry.champion()
     verdict = candidate.tags.get("verdict")
@@ -329,13 +348,13 @@ def accept(settings: Settings, report: Report) -> None:
     """
     from image_classifier.platform.acceptance import Expected, images_from_json, try_candidate
 
-    registry = open_registry(settings)
+    registry = open_registry(settings, report)
     version = registry.get(settings.model or "candidate")
     if version.tags.get("verdict") != "accepted":
         verdict = version.tags.get("verdict", "not judged")
         raise RegistryError(f"version {version.number} is {verdict} by the gate and cannot be served")
     chosen = replace(settings, model=version.uri)
-    package = fetch_model(chosen)
+    package = fetch_model(chosen, report)
     held_out = registry.read_artifact(version.run_id, HELD_OUT_ARTIFACT)
     if held_out is not None:
         package = replace(package, golden=package.golden + images_from_json(held_out))
@@ -365,12 +384,12 @@ def accept(settings: Settings, report: Report) -> None:
     )
 
 
-def fetch_model(settings: Settings) -> Package:
+def fetch_model(settings: Settings, report: Report) -> Package:
     """The package that `model` names: a folder, or a version of the registry (the champion by default)."""
     folder = Path(settings.model) if settings.model else None
     if folder is not None and (folder.exists() or not settings.model.startswith("models:")):
         return Package.read(folder)
-    registry = open_registry(settings)
+    registry = open_registry(settings, report)
     version = registry.get(settings.model or "champion")
     target = settings.home / "models" / version.name / str(version.number)
     try:
@@ -381,9 +400,11 @@ def fetch_model(settings: Settings) -> Package:
         return Package.read(target)
 
 
-def predict(settings: Settings, paths: Sequence[Path]) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
+def predict(
+    settings: Settings, paths: Sequence[Path], report: Report
+) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
     """For each image file, its `top` classes and their probabilities, the likeliest first."""
-    model = Model.load(fetch_model(settings), available_cpus())
+    model = Model.load(fetch_model(settings, report), available_cpus())
     for path in paths:
         try:
             image = decode(path.read_bytes(), model.package.image_size, settings.max_pixels)
@@ -515,7 +536,7 @@ def _comparable(
     report(
         f"the data has changed since version {champion.number}, the champion: it is evaluated on the new data"
     )
-    package = fetch_model(replace(settings, model=champion.uri))
+    package = fetch_model(replace(settings, model=champion.uri), report)
     dataset = data(replace(settings, image_size=package.image_size), report)
     if dataset.digest != candidate.data_digest:
         raise ImageClassifierError(

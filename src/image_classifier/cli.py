@@ -16,7 +16,7 @@ from image_classifier import chain
 from image_classifier.errors import ImageClassifierError, SettingError
 from image_classifier.settings import SETTINGS, Settings, load_settings
 
-WHERE = ("home", "name", "tracking_uri", "registry_timeout")
+WHERE = ("home", "name", "tracking_uri", "registry_timeout", "registry_wait")
 DATA = (
     "data",
     "image_size",
@@ -29,6 +29,11 @@ DATA = (
 TRAINING = ("budget", "seed", "mirror", "retrain", "source_revision")
 FLOORS = ("min_accuracy", "min_recall", "max_calibration_error", "max_latency", "max_accuracy_drop")
 SERVING = ("host", "port", "workers", "threads", "max_upload", "max_pixels", "top", "drain_timeout")
+
+
+def _note(line: str) -> None:
+    """Say something beside the answer, which a program may read."""
+    click.echo(line, err=True)
 
 
 class Commands(click.Group):
@@ -234,7 +239,7 @@ def serve(settings: Settings) -> None:
     """
     from image_classifier.serving.server import serve as run_server
 
-    run_server(settings, chain.fetch_model(settings).folder)
+    run_server(settings, chain.fetch_model(settings, click.echo).folder)
 
 
 @main.command()
@@ -247,7 +252,7 @@ def predict(settings: Settings, images: tuple[Path, ...], as_json: bool) -> None
     \b
     image-classifier predict photo.jpg
     """
-    for path, ranking in chain.predict(settings, images):
+    for path, ranking in chain.predict(settings, images, _note):
         if as_json:
             click.echo(
                 json.dumps({"image": str(path), "top": [{"label": n, "probability": p} for n, p in ranking]})
@@ -265,7 +270,7 @@ def history(settings: Settings, as_json: bool) -> None:
     \b
     image-classifier history
     """
-    events = chain.open_registry(settings).history()
+    events = chain.open_registry(settings, _note).history()
     if as_json:
         click.echo(json.dumps([asdict(event) for event in events], default=str, indent=1))
         return
@@ -300,7 +305,7 @@ def run(settings: Settings, keep: bool | None) -> None:
     chain.gate(settings, click.echo)
     if chain.promote(settings, click.echo) is None:
         return
-    package = chain.fetch_model(settings)
+    package = chain.fetch_model(settings, click.echo)
     command = [sys.executable, "-m", "image_classifier.cli", "serve", "--model", str(package.folder)]
     for name in SERVING:
         command += [SETTINGS[name].option, str(getattr(settings, name))]

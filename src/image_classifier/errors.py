@@ -33,6 +33,10 @@ class RegistryError(ImageClassifierError):
     """The tracking server or registry cannot be reached, refused a write, or lacks what was asked for."""
 
 
+class RegistryAwayError(RegistryError):
+    """The tracking server was found and does not answer, or is not well: it may come back."""
+
+
 class SourceError(ImageClassifierError):
     """The source cannot be fetched, is not this project, or fails its tests."""
 

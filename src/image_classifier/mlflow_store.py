@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
 
-from image_classifier.errors import RegistryError
+from image_classifier.errors import RegistryAwayError, RegistryError
 from image_classifier.mlflow_database import check_database, create_database
 from image_classifier.settings import Settings
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _LONGEST_MESSAGE = 400
+_TIMED_OUT = "timed out"
+_NOT_CONNECTED = ("ConnectionPool(", "Connection aborted")
+"""What the HTTP libraries under MLflow say, which has no error classes of its own for it."""
 _SCHEMES = ("http", "https", "sqlite")
 
 
@@ -102,7 +105,7 @@ class Store:
                 "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
             )
         if status >= 500:
-            raise RegistryError(
+            raise RegistryAwayError(
                 f"the MLflow server at {self.shown} answers {status} {response.reason}; is it well?"
             )
         if status != 200 or not text.lstrip().startswith("{"):
@@ -123,16 +126,17 @@ class Store:
         try:
             yield
         except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-            raise RegistryError(f"{what}: {self._in_words(error)}") from error
+            kind = RegistryAwayError if _is_away(str(error)) else RegistryError
+            raise kind(f"{what}: {self._in_words(error)}") from error
 
     def _in_words(self, error: Exception) -> str:
         text = str(error)
-        if "timed out" in text:
+        if _TIMED_OUT in text:
             return (
                 f"the MLflow server at {self.shown} did not answer in time; is it well? "
                 "A slow one needs a longer --registry-timeout"
             )
-        if "ConnectionPool(" in text or "Connection aborted" in text:
+        if any(mark in text for mark in _NOT_CONNECTED):
             reason = re.search(r"\[(?:Errno|SSL)[^]]*] ([\w ]+)", text)
             said = f" ({reason[1].strip()})" if reason else ""
             return f"the MLflow server at {self.shown} does not answer{said}; is it running?"
@@ -215,6 +219,11 @@ def environment(**values: str) -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+def _is_away(text: str) -> bool:
+    """Whether an error's text tells of a host that is known and a server on it that does not answer."""
+    return "NameResolutionError" not in text and any(mark in text for mark in (_TIMED_OUT, *_NOT_CONNECTED))
 
 
 def _prepare_environment(timeout: float) -> None:

@@ -55,6 +55,9 @@ class Settings:
     registry_timeout: Seconds = _setting(
         Seconds(30.0), "Longest wait for an MLflow server that does not answer.", low=0.1
     )
+    registry_wait: Seconds = _setting(
+        Seconds(0.0), "How long a step waits for an MLflow server that is down to come back.", low=0
+    )
 
     results: str = _setting(
         "", "Folder where a step leaves its results, a file each, as Tekton wants them; empty: none are left."

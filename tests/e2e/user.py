@@ -3,6 +3,7 @@
 import io
 import json
 import threading
+import time
 import urllib.request
 from types import TracebackType
 
@@ -11,6 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from tests.e2e.cluster import Cluster, wait
+
+UNANIMOUS = 40
+"""Of so many answers one is the old version's with 99 % chance, as long as it gets a tenth of the traffic."""
 
 
 def image_of_a_digit() -> bytes:
@@ -28,14 +32,28 @@ def ask(url: str, seconds: float = 60) -> tuple[str, str]:
 
 
 def settled(cluster: Cluster, name: str, revision: str = "", seconds: float = 400) -> str:
-    """Wait until a workload is ready (with that revision tested); what `get` prints then."""
+    """Wait until a workload is ready (with that revision tested); what `get` prints then.
+
+    Between a resource's end and the next one's begin a workload is ready for a moment, so it must stay so.
+    """
 
     def look() -> bool:
-        tested = cluster.outputs(name, "test").get("revision", "")
-        return revision in tested and cluster.ready(name)
+        for _ in range(5):
+            tested = cluster.outputs(name, "test").get("revision", "")
+            if revision not in tested or not cluster.ready(name):
+                return False
+            time.sleep(1)
+        return True
 
     wait(f"{name} ready", look, seconds)
     return cluster.show(name)
+
+
+def answers(url: str, version: str, seconds: float = 120) -> None:
+    """Wait until a version gives all answers: during a roll-out the old and the new one share them."""
+    wait(
+        f"version {version}", lambda: all(ask(url)[1] == version for _ in range(UNANIMOUS)), seconds, every=0
+    )
 
 
 def unwell(cluster: Cluster, name: str, resource: str, said: str, seconds: float = 300) -> str:
