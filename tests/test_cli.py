@@ -1,6 +1,7 @@
 """The command line as a user meets it, in processes of its own."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -35,6 +36,12 @@ def test_the_help_of_each_command_teaches_with_an_example(step):
     result = CliRunner().invoke(main, [step, "--help"])
     assert result.exit_code == 0
     assert f"    image-classifier {step}" in result.output or f"  image-classifier {step}" in result.output
+
+
+def test_the_version_is_said():
+    assert re.fullmatch(
+        r"image-classifier, version \d+\.\d+\S*\n", CliRunner().invoke(main, ["--version"]).output
+    )
 
 
 def test_help_needs_neither_torch_nor_mlflow():

@@ -82,6 +82,7 @@ def settings_options(*names: str) -> Callable[[Callable[..., Any]], Callable[...
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(package_name="image-classifier", prog_name="image-classifier")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.option(
     "--workload",

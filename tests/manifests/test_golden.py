@@ -44,7 +44,7 @@ def test_cartographer_stamps_what_is_expected():
     [
         (case("test", {**GIVEN, "bugdet": "20s"}, **SOURCES), 'there is no workload param "bugdet"'),
         (
-            case("image-given", {"server_image": "registry/server:latest"}, chain={"target": "server"}),
+            case("image-given-server", {"server_image": "registry/server:latest"}),
             'the param server_image is "registry/server:latest", but must name an image by its digest',
         ),
         (
