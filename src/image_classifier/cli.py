@@ -28,7 +28,20 @@ DATA = (
 )
 TRAINING = ("budget", "seed", "mirror", "retrain", "source_revision")
 FLOORS = ("min_accuracy", "min_recall", "max_calibration_error", "max_latency", "max_accuracy_drop")
-SERVING = ("host", "port", "workers", "threads", "max_upload", "max_pixels", "top", "drain_timeout")
+SERVING = (
+    "host",
+    "port",
+    "workers",
+    "threads",
+    "queue",
+    "queue_timeout",
+    "max_upload",
+    "max_pixels",
+    "top",
+    "cors_origins",
+    "token",
+    "drain_timeout",
+)
 
 
 def _note(line: str) -> None:

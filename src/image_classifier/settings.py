@@ -114,8 +114,23 @@ class Settings:
     port: int = _setting(8080, "Port to listen on.", low=0, high=65535, environment=("PORT",))
     workers: int = _setting(1, "Server processes.", low=1, high=64)
     threads: int = _setting(4, "Requests that a server process works on at a time.", low=1, high=256)
+    queue: int = _setting(
+        32,
+        "Requests that wait for their turn; who comes then is told at once to come back later.",
+        low=0,
+        high=1024,
+    )
+    queue_timeout: Seconds = _setting(Seconds(5.0), "Longest wait of a request for its turn.", low=0)
     max_upload: Bytes = _setting(Bytes(20 * 2**20), "Largest request body.", low=1)
     top: int = _setting(5, "Classes listed in an answer.", low=1)
+    cors_origins: str = _setting(
+        "",
+        "Web origins whose pages may ask, e.g. https://shop.example.org, with commas between; empty: none.",
+    )
+    token: str = _setting(
+        "",
+        "Bearer token that a request must carry to ask the model; empty: none. Better given by the environment.",
+    )
     drain_timeout: Seconds = _setting(
         Seconds(20.0), "Longest wait for requests in flight when stopping.", low=0
     )

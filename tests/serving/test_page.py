@@ -193,5 +193,5 @@ def test_it_fits_a_phone_and_follows_the_colour_scheme(page, pngs, width, scheme
 def test_nothing_on_it_breaks_its_own_security_policy(page, pngs):
     give(page, "drop", ("a.png", "image/png", pngs["red"]))
     cards(page, 1)
-    page.find_element(By.ID, "copy").click()
+    page.find_element(By.CSS_SELECTOR, "[data-copies=curl]").click()
     assert page.get_log("browser") == []

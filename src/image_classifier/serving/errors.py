@@ -1,4 +1,7 @@
-"""Every refusal and failure has one shape: {"error": {"code", "message", "status"}}."""
+"""Every refusal and failure has one shape: {"error": "why, in words", "code": "invalid_image", "status": 400}.
+
+The Open Inference Protocol asks for the member `error`, a text; the others are for programs.
+"""
 
 import json
 import logging
@@ -9,6 +12,8 @@ from werkzeug.exceptions import ClientDisconnected, HTTPException, MethodNotAllo
 from werkzeug.exceptions import RequestEntityTooLarge as TooLarge
 
 from image_classifier.errors import ImageError, ImageTooLargeError
+
+RETRY_SECONDS = 1
 
 _log = logging.getLogger(__name__)
 
@@ -23,11 +28,14 @@ class RequestError(Exception):
 
 def error_body(status: int, code: str, message: str) -> str:
     """The JSON text of an error."""
-    return json.dumps({"error": {"code": code, "message": message, "status": status}}) + "\n"
+    return json.dumps({"error": message, "code": code, "status": status}) + "\n"
 
 
 def error_response(status: int, code: str, message: str) -> Response:
-    return Response(error_body(status, code, message), status, mimetype="application/json")
+    answer = Response(error_body(status, code, message), status, mimetype="application/json")
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        answer.headers["Retry-After"] = str(RETRY_SECONDS)
+    return answer
 
 
 def error_code(status: int) -> str:
@@ -43,6 +51,15 @@ def too_large(size: int | None, limit: int) -> RequestError:
         "body_too_large",
         f"the request {sent} larger than the limit of {limit:,} bytes; send fewer or smaller images",
     )
+
+
+def bad_request(code: str, message: str) -> RequestError:
+    return RequestError(HTTPStatus.BAD_REQUEST, code, message)
+
+
+def unavailable(code: str, message: str) -> RequestError:
+    """The client may try again; the answer says when."""
+    return RequestError(HTTPStatus.SERVICE_UNAVAILABLE, code, message)
 
 
 def too_slow() -> RequestError:

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, render_template
 
-from image_classifier.package import Model
+from image_classifier.package import Package
 from image_classifier.serving.errors import RequestError
 from image_classifier.serving.identity import Identity
 from image_classifier.settings import Settings
@@ -17,9 +17,8 @@ _ACCEPTED = "image/jpeg,image/png,image/webp,image/bmp,image/gif,image/tiff"
 """Naming the types makes a phone convert what it stores otherwise."""
 
 
-def page_routes(settings: Settings, model: Model, identity: Identity) -> Blueprint:
+def page_routes(settings: Settings, package: Package, identity: Identity) -> Blueprint:
     """The page at / and /examples/<number>.png."""
-    package = model.package
     routes = Blueprint("page", __name__)
 
     @routes.get("/")
@@ -32,6 +31,7 @@ def page_routes(settings: Settings, model: Model, identity: Identity) -> Bluepri
             facts=_facts(package.provenance),
             examples=[golden.label for golden in package.golden],
             accepted=_ACCEPTED,
+            wants_token=bool(settings.token),
             max_upload=settings.max_upload,
         )
 

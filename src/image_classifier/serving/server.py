@@ -3,8 +3,11 @@
 import errno
 import logging
 import math
+import os
+import shutil
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,7 +21,6 @@ from gunicorn.arbiter import Arbiter
 from image_classifier.cpus import available_cpus
 from image_classifier.errors import PackageError, SettingError
 from image_classifier.package import Model, Package
-from image_classifier.serving.application import create_app
 from image_classifier.serving.identity import Identity
 from image_classifier.serving.log import Log, line
 from image_classifier.serving.worker import KEEP_ALIVE_SECONDS, Worker
@@ -27,6 +29,8 @@ from image_classifier.settings import Settings
 WORKER_TIMEOUT_SECONDS = 120
 """A worker whose main loop, which only passes requests on to threads, stands still so long is replaced."""
 BACKLOG = 1024
+SPARE_THREADS = 128
+"""Beside those for requests at work or in the queue: they refuse, answer probes and wait for slow senders."""
 UNREADY_SHARE, MOST_UNREADY_SECONDS = 0.1, 2.0
 _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (a file that is unlinked at once)
 
@@ -49,6 +53,9 @@ def serve(settings: Settings, package_folder: Path) -> None:
     threads = max(1, available_cpus() // settings.workers)
 
     def load(draining: threading.Event) -> Flask:
+        # After the folder of the shared counts is known, which is when prometheus_client must be imported.
+        from image_classifier.serving.application import create_app
+
         model = Model.load(package, threads)
         app = create_app(settings, model, identity, draining=draining)
         _log.info(
@@ -69,7 +76,7 @@ def serve(settings: Settings, package_folder: Path) -> None:
         "backlog": BACKLOG,
         "workers": settings.workers,
         "worker_class": Worker,
-        "threads": settings.threads,
+        "threads": settings.threads + settings.queue + SPARE_THREADS,
         "timeout": WORKER_TIMEOUT_SECONDS,
         "keepalive": KEEP_ALIVE_SECONDS,
         # What still runs by then is killed.
@@ -82,6 +89,8 @@ def serve(settings: Settings, package_folder: Path) -> None:
         "loglevel": "warning",
         "proc_name": "image-classifier",
     }
+    if settings.workers > 1:
+        options |= _shared_counts()
     _Application(options, load, settings.drain_timeout).run()
 
 
@@ -107,6 +116,22 @@ class _Application(BaseApplication):  # type: ignore[misc]
             click.echo(f"error: {error}", err=True)
             # Any other status and gunicorn would start the worker again, for ever.
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+
+
+def _shared_counts() -> dict[str, Any]:
+    """Let the workers share their counts in a folder; gunicorn's hooks that keep it."""
+    folder = tempfile.mkdtemp(prefix="image-classifier-")
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
+
+    def forget_worker(arbiter: Arbiter, worker: Worker) -> None:  # noqa: ARG001
+        from prometheus_client.multiprocess import mark_process_dead
+
+        mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
+
+    def forget_all(arbiter: Arbiter) -> None:  # noqa: ARG001
+        shutil.rmtree(folder, ignore_errors=True)
+
+    return {"child_exit": forget_worker, "on_exit": forget_all}
 
 
 def _listen(host: str, port: int) -> socket.socket:

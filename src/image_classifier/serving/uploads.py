@@ -1,4 +1,4 @@
-"""The images in a request: its raw body, or the files of a form."""
+"""The body of a request, bounded while it is read, and the images in it: the raw bytes, or the files of a form."""
 
 from http import HTTPStatus
 from io import BytesIO
@@ -6,6 +6,7 @@ from typing import IO, NamedTuple
 
 from flask import Request
 
+from image_classifier.serving.admission import MemoryMeter
 from image_classifier.serving.errors import RequestError, too_large, too_slow
 
 _CHUNK = 2**16
@@ -34,6 +35,30 @@ class ImageRequest(Request):
         return BytesIO()
 
 
+class MeteredBody:
+    """A request's body, whose bytes are counted as they come and given back at the request's end."""
+
+    def __init__(self, stream: IO[bytes], meter: MemoryMeter) -> None:
+        self._stream, self._meter = stream, meter
+        self._taken = 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Raises RequestError (503) where all bodies together would hold too much."""
+        return self._count(self._stream.read(size))
+
+    def readline(self, size: int = -1) -> bytes:
+        return self._count(self._stream.readline(size))
+
+    def release(self) -> None:
+        self._meter.give_back(self._taken)
+        self._taken = 0
+
+    def _count(self, content: bytes) -> bytes:
+        self._meter.take(len(content))
+        self._taken += len(content)
+        return content
+
+
 def form_limits(max_upload: int) -> dict[str, int]:
     """Flask's settings that bound a form: all follow from the largest body."""
     return {
@@ -53,7 +78,7 @@ def read_uploads(request: Request, max_upload: int) -> list[Upload]:
     if kind == "multipart/form-data":
         return _form_files(request)
     if kind in _RAW_TYPES or kind.startswith("image/"):
-        return [Upload(None, _raw_body(request, max_upload))]
+        return [Upload(None, read_body(request, max_upload))]
     raise RequestError(
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         "unsupported_media_type",
@@ -72,8 +97,9 @@ def _form_files(request: Request) -> list[Upload]:
     return files
 
 
-def _raw_body(request: Request, max_upload: int) -> bytes:
-    """Read by hand: Werkzeug cuts a chunked body off at the limit without saying so."""
+def read_body(request: Request, max_upload: int) -> bytes:
+    """The bytes of a body; raises RequestError as `read_uploads` does."""
+    # By hand, for Werkzeug cuts a chunked body off at the limit without saying so.
     stated = request.content_length
     if stated is not None and stated > max_upload:
         raise too_large(stated, max_upload)

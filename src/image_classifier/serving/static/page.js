@@ -6,6 +6,7 @@ const maxUpload = Number(document.body.dataset.maxUpload);
 const results = document.getElementById("results");
 const status = document.getElementById("status");
 const picker = document.getElementById("file");
+const token = document.getElementById("token");
 const waiting = [];
 let running = 0;
 
@@ -53,6 +54,8 @@ function newCard(file) {
   card.querySelector(".file").textContent = `${file.name}, ${size(file.size)}`;
   card.querySelector(".label").textContent = "Asking …";
   card.classList.add("waiting");
+  const button = card.querySelector(".explain");
+  button.addEventListener("click", () => explain(file, card, button));
   results.prepend(card);
   return card;
 }
@@ -63,11 +66,11 @@ async function classify(file, card) {
     if (file.size > maxUpload) {
       throw new Error(`the file has ${size(file.size)}, more than the limit of ${size(maxUpload)}`);
     }
-    const answer = await post(file);
+    const answer = await json(await post("predict", file));
     show(answer, card, performance.now() - started);
     const [first] = answer.predictions;
     status.textContent = `${file.name}: ${first.label}, ${percent(first.probability)}`;
-    showCommand(file);
+    showCommands(file);
   } catch (error) {
     card.classList.add("failed");
     card.querySelector(".label").textContent = "No answer";
@@ -77,27 +80,59 @@ async function classify(file, card) {
   card.classList.remove("waiting");
 }
 
-async function post(file) {
+async function post(path, file) {
   let response;
   try {
-    response = await fetch("predict", {
+    response = await fetch(path, {
       method: "POST",
-      headers: { "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream" },
+      headers: {
+        "Content-Type": file.type.startsWith("image/") ? file.type : "application/octet-stream",
+        ...(token?.value && { Authorization: `Bearer ${token.value}` }),
+      },
       body: file,
     });
   } catch {
     throw new Error("the server cannot be reached; look whether it still runs, then try again");
   }
-  let answer;
+  if (response.ok) {
+    return response;
+  }
+  let answer = {};
   try {
     answer = await response.json();
   } catch {
-    throw new Error(`the server answered ${response.status} with something that is not an answer; try again`);
+    // Not from this server, but from a proxy before it: the status is all there is to say.
   }
-  if (!response.ok) {
-    throw new Error(answer.error?.message ?? `the server answered ${response.status}`);
+  throw new Error(answer.error ?? `the server answered ${response.status}; try again`);
+}
+
+async function json(response) {
+  try {
+    return await response.json();
+  } catch {
+    throw new Error("the server sent something that is not an answer; try again");
   }
-  return answer;
+}
+
+async function explain(file, card, button) {
+  const heat = card.querySelector(".heat");
+  const shown = button.getAttribute("aria-pressed") === "true";
+  if (!shown && !heat.src) {
+    button.disabled = true;
+    try {
+      const response = await post("explain?format=png", file);
+      heat.src = URL.createObjectURL(await response.blob());
+      heat.alt = "Red: the parts of the image that decided";
+    } catch (error) {
+      button.textContent = sentence(error.message);
+      return;
+    } finally {
+      button.disabled = false;
+    }
+  }
+  heat.hidden = shown;
+  card.classList.toggle("explained", !shown);
+  button.setAttribute("aria-pressed", String(!shown));
 }
 
 function show(answer, card, milliseconds) {
@@ -139,24 +174,31 @@ function sentence(text) {
   return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 }
 
-function showCommand(file) {
+function showCommands(file) {
   const name = file ? file.name : "photo.jpg";
   const quoted = /^[\w.-]+$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`;
-  document.getElementById("curl").textContent =
-    `curl --data-binary @${quoted} ${new URL("predict", location.href)}`;
+  const address = new URL("predict", location.href);
+  document.getElementById("curl").textContent = `curl --data-binary @${quoted} ${address}`;
+  document.getElementById("python").textContent = [
+    "import json, urllib.request",
+    "",
+    `with open(${JSON.stringify(name)}, "rb") as image:`,
+    `    answer = urllib.request.urlopen("${address}", image.read())`,
+    'print(json.load(answer)["predictions"][0]["label"])',
+  ].join("\n");
 }
 
-async function copyCommand(event) {
-  const code = document.getElementById("curl");
+async function copy(button) {
+  const code = document.getElementById(button.dataset.copies);
   getSelection().selectAllChildren(code);
   try {
     await navigator.clipboard.writeText(code.textContent);
-    event.target.textContent = "Copied";
+    button.textContent = "Copied";
   } catch {
     // Without TLS a browser keeps the clipboard to itself; the text is selected.
-    event.target.textContent = "Selected; press Ctrl+C";
+    button.textContent = "Selected; press Ctrl+C";
   }
-  setTimeout(() => { event.target.textContent = "Copy"; }, 2000);
+  setTimeout(() => { button.textContent = "Copy"; }, 2000);
 }
 
 async function tryExample(button) {
@@ -207,5 +249,7 @@ document.addEventListener("drop", (event) => {
 for (const button of document.querySelectorAll("[data-example]")) {
   button.addEventListener("click", () => tryExample(button));
 }
-document.getElementById("copy").addEventListener("click", copyCommand);
-showCommand();
+for (const button of document.querySelectorAll(".copy")) {
+  button.addEventListener("click", () => copy(button));
+}
+showCommands();

@@ -1,0 +1,110 @@
+"""`POST /explain`: which part of an image decided, by hiding one part after the other.
+
+The occlusion map of Zeiler and Fergus (Visualizing and Understanding Convolutional Networks, 2014): a grey square
+slides over the image, and where the probability of the answer falls most, there lay what it was seen by.
+"""
+
+import io
+import json
+from collections.abc import Callable
+from http import HTTPStatus
+from typing import NamedTuple
+
+import numpy as np
+from flask import Blueprint, Response, g, request
+from numpy.typing import NDArray
+from PIL import Image
+
+from image_classifier.package import Images, Probabilities
+from image_classifier.serving.errors import RequestError, bad_request
+from image_classifier.serving.identity import Identity
+from image_classifier.serving.inference import Inference, ranking
+from image_classifier.serving.uploads import read_uploads
+from image_classifier.settings import Settings
+
+_PARTS = 4
+"""The square's side is the image's, divided by this; it moves by half of its side."""
+_PNG_SIDE = 256
+_COLOUR = (230, 60, 20)
+_STRONGEST = 200
+"""Opacity where the probability falls most, of 255: the image stays visible below it."""
+
+
+class OcclusionMap(NamedTuple):
+    """What hiding a square costs."""
+
+    probabilities: Probabilities
+    """float32 [K] of the whole image."""
+    drops: NDArray[np.float32]
+    """[R, R]: the fall in probability of the likeliest class with the square at row and column."""
+    side: int
+    """Of the square, in pixels of the image that the model sees."""
+    offsets: tuple[int, ...]
+    """Of the squares from the top, and from the left."""
+
+
+def occlusion_map(ask: Callable[[Images], Probabilities], image: Images) -> OcclusionMap:
+    """Explain the likeliest class of an image uint8 [S, S, 3]; `ask` is asked once, about all squares."""
+    size = len(image)
+    side = max(2, round(size / _PARTS))
+    offsets = tuple(sorted({*range(0, size - side + 1, side // 2), size - side}))
+    hidden = np.repeat(image[np.newaxis], 1 + len(offsets) ** 2, axis=0)
+    grey = image.mean(axis=(0, 1)).round().astype(np.uint8)
+    squares = [(top, left) for top in offsets for left in offsets]
+    for copy, (top, left) in zip(hidden[1:], squares, strict=True):
+        copy[top : top + side, left : left + side] = grey
+    whole, *rest = ask(hidden)
+    answer = int(whole.argmax())
+    drops = whole[answer] - np.array([row[answer] for row in rest])
+    return OcclusionMap(whole, drops.reshape(len(offsets), len(offsets)), side, offsets)
+
+
+def heat_png(found: OcclusionMap, size: int) -> bytes:
+    """The map as a transparent layer to lay over the middle square of the image, strongest at the largest drop."""
+    heat, covered = np.zeros((2, size, size), dtype=np.float32)
+    for row, top in enumerate(found.offsets):
+        for column, left in enumerate(found.offsets):
+            heat[top : top + found.side, left : left + found.side] += max(found.drops[row, column], 0)
+            covered[top : top + found.side, left : left + found.side] += 1
+    heat /= covered
+    alpha = (heat * (_STRONGEST / max(float(heat.max()), 1e-6))).astype(np.uint8)
+    layer = Image.new("RGBA", (_PNG_SIDE, _PNG_SIDE), _COLOUR)
+    layer.putalpha(Image.fromarray(alpha).resize((_PNG_SIDE, _PNG_SIDE), Image.Resampling.BICUBIC))
+    buffer = io.BytesIO()
+    layer.save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def explanation_routes(settings: Settings, inference: Inference, identity: Identity) -> Blueprint:
+    routes = Blueprint("explanation", __name__)
+    package = inference.model.package
+
+    @routes.post("/explain")
+    def explain() -> Response:
+        form = request.args.get("format", "json")
+        if form not in ("json", "png"):
+            raise bad_request("invalid_parameter", f"format is {form!r}, but must be json or png")
+        uploads = read_uploads(request, settings.max_upload)
+        if len(uploads) != 1:
+            raise RequestError(
+                HTTPStatus.BAD_REQUEST, "several_images", f"explain takes one image, not {len(uploads)}"
+            )
+        with inference.turn() as turn:
+            found = occlusion_map(turn.ask, turn.decode(uploads)[0])
+        if form == "png":
+            return Response(heat_png(found, package.image_size), mimetype="image/png")
+        answer = {
+            **ranking(found.probabilities, package.classes, settings.top),
+            "explanation": {
+                "square": found.side,
+                "offsets": found.offsets,
+                "image_size": package.image_size,
+                "drops": found.drops.round(6).tolist(),
+            },
+            "model": identity.to_dict(),
+            "milliseconds": turn.milliseconds,
+            "request_id": g.request_id,
+        }
+        return Response(json.dumps(answer, ensure_ascii=False) + "\n", mimetype="application/json")
+
+    return routes

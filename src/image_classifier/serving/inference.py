@@ -1,0 +1,85 @@
+"""The one way to the model: every route's images are decoded and asked about here, in turn."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from time import perf_counter
+
+import numpy as np
+
+from image_classifier.errors import ImageError
+from image_classifier.images import decode
+from image_classifier.package import Images, Model, Probabilities
+from image_classifier.serving.admission import Admission
+from image_classifier.serving.metrics import Metrics
+from image_classifier.serving.uploads import Upload
+
+_DECIMALS = 6
+
+
+class Inference:
+    """A model, and who may ask it when."""
+
+    def __init__(self, model: Model, admission: Admission, metrics: Metrics, max_pixels: int) -> None:
+        self.model = model
+        self._admission, self._metrics, self._max_pixels = admission, metrics, max_pixels
+
+    @contextmanager
+    def turn(self) -> Iterator["Turn"]:
+        """Wait for a turn, and have it; raises RequestError (503) where too many others do."""
+        started = perf_counter()
+        try:
+            with self._admission.turn():
+                self._metrics.waited(perf_counter() - started, self._admission.inside)
+                yield Turn(self.model, self._metrics, self._max_pixels)
+        finally:
+            self._metrics.inside(self._admission.inside)
+
+
+class Turn:
+    """One request's time with the model, which it measures."""
+
+    def __init__(self, model: Model, metrics: Metrics, max_pixels: int) -> None:
+        self._model, self._metrics, self._max_pixels = model, metrics, max_pixels
+        self._decode_seconds = self._infer_seconds = 0.0
+
+    def decode(self, uploads: Sequence[Upload]) -> Images:
+        """The images uint8 [N, S, S, 3]; raises ImageError, which names a file that has a name."""
+        started = perf_counter()
+        size = self._model.package.image_size
+        images = np.empty((len(uploads), size, size, 3), dtype=np.uint8)
+        for number, upload in enumerate(uploads):
+            try:
+                images[number] = decode(upload.data, size, self._max_pixels)
+            except ImageError as error:
+                if upload.name is None:
+                    raise
+                raise type(error)(f"{upload.name}: {error}") from error
+        self._decode_seconds += perf_counter() - started
+        self._metrics.decoded(perf_counter() - started)
+        return images
+
+    def ask(self, images: Images) -> Probabilities:
+        """The probabilities float32 [N, K] of images uint8 [N, S, S, 3]."""
+        started = perf_counter()
+        probabilities = self._model.probabilities(images)
+        self._infer_seconds += perf_counter() - started
+        self._metrics.inferred(perf_counter() - started, len(images))
+        return probabilities
+
+    @property
+    def milliseconds(self) -> dict[str, float]:
+        """What the stages took."""
+        return {
+            "decode": round(self._decode_seconds * 1e3, 3),
+            "infer": round(self._infer_seconds * 1e3, 3),
+        }
+
+
+def ranking(probabilities: Probabilities, classes: Sequence[str], top: int) -> dict[str, object]:
+    """The likeliest class of one image, float32 [K], and the `top` likeliest in order."""
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    entries = [
+        {"label": classes[index], "probability": round(float(probabilities[index]), _DECIMALS)}
+        for index in order
+    ]
+    return {**entries[0], "top": entries}

@@ -1,0 +1,99 @@
+"""What /metrics tells, in Prometheus's text format; right with several workers, too."""
+
+import os
+
+from flask import Blueprint, Response
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    generate_latest,
+)
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from image_classifier.serving.identity import Identity
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The counts of one worker, and the text for those of all."""
+
+    def __init__(self, identity: Identity) -> None:
+        registry = CollectorRegistry()
+        self._registry = registry
+        self._requests = Counter(
+            "image_classifier_requests", "Requests answered.", ("route", "status"), registry=registry
+        )
+        self._request_seconds = Histogram(
+            "image_classifier_request_seconds",
+            "Time from the headers to the answer.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        stage_seconds = Histogram(
+            "image_classifier_stage_seconds",
+            "Time that requests wait for their turn, and are decoded and inferred.",
+            ("stage",),
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._stages = {stage: stage_seconds.labels(stage) for stage in ("queue", "decode", "infer")}
+        self._images = Counter(
+            "image_classifier_images", "Images that the model was asked about.", registry=registry
+        )
+        self._inside = Gauge(
+            "image_classifier_requests_inside",
+            "Requests at work or waiting for their turn.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        info = Gauge(
+            "image_classifier_model",
+            "The model that answers: always 1.",
+            tuple(identity.to_dict()),
+            registry=registry,
+            multiprocess_mode="max",
+        )
+        info.labels(**identity.to_dict()).set(1)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        self._requests.labels(route, str(status)).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+    def waited(self, seconds: float, inside: int) -> None:
+        """A request has its turn; `inside` are at work or wait."""
+        self._stages["queue"].observe(seconds)
+        self._inside.set(inside)
+
+    def inside(self, number: int) -> None:
+        self._inside.set(number)
+
+    def decoded(self, seconds: float) -> None:
+        self._stages["decode"].observe(seconds)
+
+    def inferred(self, seconds: float, images: int) -> None:
+        self._stages["infer"].observe(seconds)
+        self._images.inc(images)
+
+    def routes(self) -> Blueprint:
+        """GET /metrics."""
+        routes = Blueprint("metrics", __name__)
+
+        @routes.get("/metrics")
+        def metrics() -> Response:
+            return Response(self.text(), content_type=CONTENT_TYPE_LATEST)
+
+        return routes
+
+    def text(self) -> bytes:
+        """All workers' counts."""
+        # Where a server has several workers, it set this before prometheus_client was imported.
+        if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
+            return generate_latest(self._registry)
+        shared = CollectorRegistry()
+        MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
+        return generate_latest(shared)
