@@ -1,6 +1,7 @@
 """A real server in a process of its own."""
 
 import http.client
+import io
 import json
 import os
 import re
@@ -13,7 +14,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from PIL import Image
+
 START_SECONDS = 60
+
+
+def large_png() -> bytes:
+    """A white image that takes the better part of a second to decode."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (6000, 6000), "white").save(buffer, "PNG")
+    return buffer.getvalue()
 
 
 class Answer(NamedTuple):

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from image_classifier.serving.admission import Admission, MemoryMeter
+from image_classifier.serving.admission import MemoryMeter
 from image_classifier.serving.errors import RequestError
 
 
@@ -26,8 +26,20 @@ class Holder:
         self.thread.join()
 
 
+class Counted:
+    """An admission, and how many it last said were inside."""
+
+    def __init__(self, places, queue, patience):
+        self.inside = 0
+        self.admission = Admission(places=places, queue=queue, patience=patience, report=self.count)
+        self.turn = self.admission.turn
+
+    def count(self, inside):
+        self.inside = inside
+
+
 def test_one_more_than_places_and_queue_is_refused_at_once():
-    admission = Admission(places=1, queue=1, patience=20)
+    admission = Counted(places=1, queue=1, patience=20)
     working = Holder(admission)
     assert working.begun.wait(5)
     waiting = Holder(admission)
@@ -44,7 +56,7 @@ def test_one_more_than_places_and_queue_is_refused_at_once():
 
 
 def test_who_waits_too_long_is_told_and_leaves_the_queue():
-    admission = Admission(places=1, queue=1, patience=0.05)
+    admission = Counted(places=1, queue=1, patience=0.05)
     working = Holder(admission)
     assert working.begun.wait(5)
     with pytest.raises(RequestError, match=r"within 0\.05 s"), admission.turn():
@@ -54,7 +66,7 @@ def test_who_waits_too_long_is_told_and_leaves_the_queue():
 
 
 def test_a_turn_that_fails_is_given_back():
-    admission = Admission(places=1, queue=0, patience=1)
+    admission = Counted(places=1, queue=0, patience=1)
     for _ in range(3):
         with pytest.raises(ValueError, match="broken"), admission.turn():
             raise ValueError("broken")

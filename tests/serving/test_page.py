@@ -3,6 +3,8 @@
 import base64
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -11,6 +13,8 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.serving.server_process import large_png, running
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
 FLAGS = (
@@ -165,6 +169,50 @@ def test_the_command_that_is_shown_works(page, pngs, server, tmp_path):
     assert command == f"curl --data-binary @'it'\\''s red.png' {server.address}/predict"
     answer = server.ask("POST", "/predict", pngs["red"], Content_Type="application/x-www-form-urlencoded")
     assert answer.json["predictions"][0]["label"] == "red"
+
+
+def test_the_python_that_is_shown_works(page, pngs, tmp_path):
+    (tmp_path / "it's red.png").write_bytes(pngs["red"])
+    give(page, "drop", ("it's red.png", "image/png", pngs["red"]))
+    cards(page, 1)
+    code = page.find_element(By.ID, "python").text
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.stdout == "red\n", done.stderr
+
+
+def test_a_button_lays_over_the_image_what_it_was_seen_by_and_takes_it_away(page, pngs):
+    give(page, "drop", ("a.png", "image/png", pngs["red"]))
+    [card] = cards(page, 1)
+    button, heat = (card.find_element(By.CSS_SELECTOR, part) for part in (".explain", ".heat"))
+    assert not heat.is_displayed()
+    button.click()
+    WebDriverWait(page, 10, 0.03).until(lambda _: heat.get_property("naturalWidth") == 256)
+    assert heat.is_displayed()
+    photo = card.find_element(By.CSS_SELECTOR, ".photo")
+    assert {heat.rect[side] - photo.rect[side] for side in ("x", "y", "width", "height")} == {0}
+    assert button.get_attribute("aria-pressed") == "true"
+    button.click()
+    assert not heat.is_displayed()
+
+
+def test_a_server_with_too_much_to_do_is_asked_again(browser, package_folder, pngs, tmp_path):
+    with running(package_folder, tmp_path / "log", "--threads", "1", "--queue", "0") as busy:
+        browser.get(busy.address)
+        large = large_png()
+        give(browser, "drop", *[(f"{n}.png", "image/png", large) for n in range(3)])
+        assert [told(card, "label") for card in cards(browser, 3)] == ["white"] * 3
+        assert "status=503" in busy.log.read_text()
+
+
+def test_a_token_that_the_server_wants_is_asked_for(browser, package_folder, pngs, tmp_path):
+    with running(package_folder, tmp_path / "log", "--token", "secret") as closed:
+        browser.get(closed.address)
+        give(browser, "drop", ("a.png", "image/png", pngs["red"]))
+        [card] = cards(browser, 1)
+        assert told(card, "error").startswith("This server wants a token")
+        browser.find_element(By.ID, "token").send_keys("secret")
+        give(browser, "drop", ("a.png", "image/png", pngs["red"]))
+        assert told(cards(browser, 2)[0], "label") == "red"
 
 
 @pytest.mark.parametrize("width", [320, 390, 1200])

@@ -14,7 +14,7 @@ from image_classifier.package import write_package
 from image_classifier.serving.log import line
 from image_classifier.serving.worker import PacedSocket, SlowSenderError
 from tests.conftest import COLOURS, SIZE, colour_images, colour_model, colour_probabilities
-from tests.serving.server_process import running, start
+from tests.serving.server_process import large_png, running, start
 
 
 def raw(server, *pieces, wait=10.0):
@@ -280,3 +280,44 @@ def test_an_address_that_cannot_be_had_is_told_at_once(package_folder, tmp_path,
         assert server.process.wait(30) == 1
     assert re.fullmatch(r"error: .*\n", server.log.read_text())
     assert words in server.log.read_text()
+
+
+def test_who_comes_to_a_full_queue_is_told_at_once_and_health_does_not_wait(package_folder, pngs, tmp_path):
+    large = large_png()
+    with (
+        running(package_folder, tmp_path / "log", "--threads", "1", "--queue", "1") as server,
+        ThreadPoolExecutor(2) as clients,
+    ):
+        working = [clients.submit(server.ask, "POST", "/predict", large) for _ in range(2)]
+        while b"image_classifier_requests_inside 2.0" not in server.ask("GET", "/metrics").body:
+            assert not any(request.done() for request in working)
+        refused = server.ask("POST", "/predict", pngs["red"])
+        health = [server.ask("GET", path).status for path in ("/healthz", "/readyz")]
+        # Nobody waited: those who came first are still at work.
+        assert not all(request.done() for request in working)
+        assert (refused.status, refused.json["code"]) == (503, "overloaded")
+        assert refused.headers["Retry-After"] == "1"
+        assert health == [200, 200]
+        assert [request.result().status for request in working] == [200, 200]
+        assert server.ask("POST", "/predict", pngs["red"]).status == 200
+
+
+def test_a_hundred_slow_senders_hinder_nobody(server, pngs):
+    slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(100)]
+    try:
+        for number, connection in enumerate(slow):
+            head = b"POST /predict HTTP/1.1\r\nHost: a\r\n"
+            connection.sendall(head if number % 2 else head + b"Content-Length: 5000\r\n\r\nx")
+        for _ in range(20):
+            assert server.ask("POST", "/predict", pngs["red"]).status == 200
+    finally:
+        for connection in slow:
+            connection.close()
+
+
+def test_a_trace_is_passed_on_and_names_the_request(server, pngs):
+    trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    answer = server.ask("POST", "/predict", pngs["red"], traceparent=trace)
+    assert answer.headers["traceparent"] == trace
+    assert answer.headers["X-Request-Id"] == answer.json["request_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert server.ask("GET", "/healthz", traceparent="00-zz").headers["traceparent"] is None

@@ -1,7 +1,7 @@
 """Admission: who is answered now, who waits, and who is told at once to come back later."""
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from image_classifier.serving.errors import unavailable
@@ -10,18 +10,17 @@ from image_classifier.serving.errors import unavailable
 class Admission:
     """A bounded number of requests at work, a bounded number that wait for their turn, and no more."""
 
-    def __init__(self, *, places: int, queue: int, patience: float) -> None:
-        """`places` requests work at a time, `queue` more wait, each for at most `patience` seconds."""
+    def __init__(self, *, places: int, queue: int, patience: float, report: Callable[[int], None]) -> None:
+        """`places` requests work at a time, `queue` more wait, each for at most `patience` seconds.
+
+        `report` is told how many are inside, at work or waiting, whenever that changes.
+        """
         self._free = threading.Semaphore(places)
         self._most = places + queue
         self._patience = patience
         self._lock = threading.Lock()
         self._inside = 0
-
-    @property
-    def inside(self) -> int:
-        """Requests that are at work or wait."""
-        return self._inside
+        self._report = report
 
     @contextmanager
     def turn(self) -> Iterator[None]:
@@ -30,6 +29,7 @@ class Admission:
             if self._inside >= self._most:
                 raise unavailable("overloaded", f"{self._inside} requests are before this one; try again")
             self._inside += 1
+            self._report(self._inside)
         try:
             if not self._free.acquire(timeout=self._patience):
                 raise unavailable("overloaded", f"no turn came within {self._patience:g} s; try again")
@@ -40,6 +40,7 @@ class Admission:
         finally:
             with self._lock:
                 self._inside -= 1
+                self._report(self._inside)
 
 
 class MemoryMeter:

@@ -50,7 +50,12 @@ def create_app(
     """
     draining = draining or threading.Event()
     metrics = Metrics(identity)
-    admission = Admission(places=settings.threads, queue=settings.queue, patience=settings.queue_timeout)
+    admission = Admission(
+        places=settings.threads,
+        queue=settings.queue,
+        patience=settings.queue_timeout,
+        report=metrics.inside,
+    )
     inference = Inference(model, admission, metrics, settings.max_pixels)
     app = Flask(__name__)
     app.request_class = ImageRequest

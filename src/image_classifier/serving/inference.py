@@ -27,12 +27,9 @@ class Inference:
     def turn(self) -> Iterator["Turn"]:
         """Wait for a turn, and have it; raises RequestError (503) where too many others do."""
         started = perf_counter()
-        try:
-            with self._admission.turn():
-                self._metrics.waited(perf_counter() - started, self._admission.inside)
-                yield Turn(self.model, self._metrics, self._max_pixels)
-        finally:
-            self._metrics.inside(self._admission.inside)
+        with self._admission.turn():
+            self._metrics.waited(perf_counter() - started)
+            yield Turn(self.model, self._metrics, self._max_pixels)
 
 
 class Turn:

@@ -64,10 +64,8 @@ class Metrics:
         self._requests.labels(route, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
 
-    def waited(self, seconds: float, inside: int) -> None:
-        """A request has its turn; `inside` are at work or wait."""
+    def waited(self, seconds: float) -> None:
         self._stages["queue"].observe(seconds)
-        self._inside.set(inside)
 
     def inside(self, number: int) -> None:
         self._inside.set(number)

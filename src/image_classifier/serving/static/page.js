@@ -1,6 +1,7 @@
 "use strict";
 
 const AT_ONCE = 3;
+const ATTEMPTS = 5;
 const SMALL_SIDE = 128;
 const maxUpload = Number(document.body.dataset.maxUpload);
 const results = document.getElementById("results");
@@ -80,7 +81,7 @@ async function classify(file, card) {
   card.classList.remove("waiting");
 }
 
-async function post(path, file) {
+async function post(path, file, attempt = 1) {
   let response;
   try {
     response = await fetch(path, {
@@ -96,6 +97,11 @@ async function post(path, file) {
   }
   if (response.ok) {
     return response;
+  }
+  if (response.status === 503 && attempt < ATTEMPTS) {
+    const seconds = Number(response.headers.get("Retry-After") ?? 1);
+    await new Promise((resume) => setTimeout(resume, 1e3 * seconds * (0.5 + Math.random())));
+    return post(path, file, attempt + 1);
   }
   let answer = {};
   try {
