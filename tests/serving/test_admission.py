@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from image_classifier.serving.admission import MemoryMeter
+from image_classifier.serving.admission import Admission, MemoryMeter
 from image_classifier.serving.errors import RequestError
 
 
