@@ -1,6 +1,8 @@
 # The images of the chain, a target each:  --target server | trainer | mlflow
 # Libraries lie in layers below the code, so that a commit rebuilds and moves a few hundred kilobytes.
-FROM python:3.11-slim AS base
+# A cluster that does not reach Docker Hub names its own copy, as a build argument.
+ARG PYTHON_IMAGE=python:3.11-slim
+FROM ${PYTHON_IMAGE} AS base
 ENV HOME=/tmp \
     PYTHONUNBUFFERED=1 \
     PIP_NO_CACHE_DIR=1 \

@@ -25,8 +25,9 @@ VARIABLES = {
     "E2E_GIT_PUSH": "folder or address that the tests push bare repositories to",
 }
 """Optional: E2E_REGISTRY (where sources and images are pushed to, over plain HTTP), E2E_BUILDER_IMAGE (for builds in
-the cluster), E2E_VOLUME (a folder of the node, where nothing provides volumes), E2E_NAMESPACE, and E2E_ROLLOUTS (how
-many roll-outs are watched under load)."""
+the cluster), E2E_PYTHON_IMAGE (what those start from, where the cluster does not reach Docker Hub), E2E_VOLUME (a
+folder of the node, where nothing provides volumes), E2E_NAMESPACE, and E2E_ROLLOUTS (how many roll-outs are watched
+under load)."""
 
 
 class CommandError(Exception):

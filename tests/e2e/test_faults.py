@@ -53,9 +53,11 @@ def test_a_missing_permission_is_named(cluster: Cluster, repository: Repository)
 def test_an_image_is_built_in_the_cluster_where_the_namespace_allows_it(
     cluster: Cluster, repository: Repository
 ):
-    registry, builder = (cluster.environment.get(f"E2E_{name}") for name in ("REGISTRY", "BUILDER_IMAGE"))
+    names = ("E2E_REGISTRY", "E2E_BUILDER_IMAGE", "E2E_PYTHON_IMAGE")
+    registry, builder, python = (cluster.environment.get(name) for name in names)
     if not registry or not builder:
         pytest.skip("needs E2E_REGISTRY and E2E_BUILDER_IMAGE")
+    base = ("--build-env", f"PYTHON_IMAGE={python}") if python else ()
     building = Cluster(cluster.environment, f"{cluster.namespace}-build")
     building.prepare("privileged")
     built = {
@@ -65,7 +67,7 @@ def test_an_image_is_built_in_the_cluster_where_the_namespace_allows_it(
         "registry": registry,
         "insecure_registry": "true",
     }
-    with building.workload("built", *git(repository), **QUICK, **built) as name:
+    with building.workload("built", *git(repository), *base, **QUICK, **built) as name:
         print(settled(building, name, seconds=800))
         assert ask(building.url(name)) == ("0", "1")
         assert building.outputs(name, "accept")["config"].count(f"{registry}/{name}-") == 1
