@@ -32,10 +32,14 @@ def error_body(status: int, code: str, message: str) -> str:
 
 
 def error_response(status: int, code: str, message: str) -> Response:
-    answer = Response(error_body(status, code, message), status, mimetype="application/json")
-    if status == HTTPStatus.SERVICE_UNAVAILABLE:
-        answer.headers["Retry-After"] = str(RETRY_SECONDS)
-    return answer
+    return Response(
+        error_body(status, code, message), status, retry_headers(status), mimetype="application/json"
+    )
+
+
+def retry_headers(status: int) -> list[tuple[str, str]]:
+    """Headers that tell when to ask again, where that helps."""
+    return [("Retry-After", str(RETRY_SECONDS))] if status == HTTPStatus.SERVICE_UNAVAILABLE else []
 
 
 def error_code(status: int) -> str:
@@ -68,20 +72,29 @@ def too_slow() -> RequestError:
     )
 
 
+def refusal_of(error: Exception, asked: str, request_id: str) -> RequestError:
+    """What a client is told of an error; one that is no fault of the client's is logged."""
+    if isinstance(error, RequestError):
+        return error
+    if isinstance(error, ImageTooLargeError):
+        return RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "image_too_large", str(error))
+    if isinstance(error, ImageError):
+        return bad_request("invalid_image", str(error))
+    _log.error("request %s failed: %s", request_id, asked, exc_info=error)
+    return RequestError(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "internal_error",
+        f"the server failed; its log tells why under request id {request_id}",
+    )
+
+
 def register_errors(app: Flask, max_upload: int) -> None:
     """Make the application answer every error in the one shape."""
 
-    @app.errorhandler(RequestError)
-    def refused(error: RequestError) -> Response:
-        return error_response(error.status, error.code, str(error))
-
-    @app.errorhandler(ImageError)
-    def no_image(error: ImageError) -> Response:
-        return error_response(400, "invalid_image", str(error))
-
-    @app.errorhandler(ImageTooLargeError)
-    def large_image(error: ImageTooLargeError) -> Response:
-        return error_response(413, "image_too_large", str(error))
+    @app.errorhandler(Exception)
+    def refused(error: Exception) -> Response:
+        refusal = refusal_of(error, f"{request.method} {request.path}", g.name.id)
+        return error_response(refusal.status, refusal.code, str(refusal))
 
     @app.errorhandler(TooLarge)
     def large_body(_: TooLarge) -> Response:
@@ -113,10 +126,3 @@ def register_errors(app: Flask, max_upload: int) -> None:
     def other(error: HTTPException) -> Response:
         status = error.code or 500
         return error_response(status, error_code(status), error.description or error.name)
-
-    @app.errorhandler(Exception)
-    def failed(_: Exception) -> Response:
-        _log.exception("request %s failed: %s %s", g.request_id, request.method, request.path)
-        return error_response(
-            500, "internal_error", f"the server failed; its log tells why under request id {g.request_id}"
-        )

@@ -103,7 +103,7 @@ def explanation_routes(settings: Settings, inference: Inference, identity: Ident
             },
             "model": identity.to_dict(),
             "milliseconds": turn.milliseconds,
-            "request_id": g.request_id,
+            "request_id": g.name.id,
         }
         return Response(json.dumps(answer, ensure_ascii=False) + "\n", mimetype="application/json")
 

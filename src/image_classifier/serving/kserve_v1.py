@@ -32,7 +32,7 @@ def v1_routes(settings: Settings, inference: Inference, identity: Identity) -> B
     @routes.post("/v1/models/<name>:predict")
     def predict(name: str) -> dict[str, Any]:
         identity.check_name(name, settings.name)
-        body = read_body(request, settings.max_upload)
+        body = read_body(request.environ, settings.max_upload)
         with inference.turn() as turn:
             probabilities = turn.ask(_images(body, turn, inference.model.package.image_size))
         classes = inference.model.classes

@@ -42,6 +42,7 @@ class Metrics:
             registry=registry,
         )
         self._stages = {stage: stage_seconds.labels(stage) for stage in ("queue", "decode", "infer")}
+        self._answered: dict[tuple[str, int], tuple[Counter, Histogram]] = {}
         self._images = Counter(
             "image_classifier_images", "Images that the model was asked about.", registry=registry
         )
@@ -61,8 +62,14 @@ class Metrics:
         info.labels(**identity.to_dict()).set(1)
 
     def request(self, route: str, status: int, seconds: float) -> None:
-        self._requests.labels(route, str(status)).inc()
-        self._request_seconds.labels(route).observe(seconds)
+        answered = self._answered.get((route, status))
+        if answered is None:
+            # Found once: to look a label up takes longer than to count.
+            answered = self._requests.labels(route, str(int(status))), self._request_seconds.labels(route)
+            self._answered[route, status] = answered
+        counter, histogram = answered
+        counter.inc()
+        histogram.observe(seconds)
 
     def waited(self, seconds: float) -> None:
         self._stages["queue"].observe(seconds)

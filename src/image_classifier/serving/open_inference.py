@@ -85,7 +85,7 @@ def v2_routes(
     @routes.post("/v2/models/<name>/versions/<version>/infer")
     def infer(name: str, version: str | None) -> Response:
         check(name, version)
-        body = read_body(request, settings.max_upload)
+        body = read_body(request.environ, settings.max_upload)
         with inference.turn() as turn:
             asked = parse_request(body, request.headers.get(LENGTH_HEADER))
             _check_outputs(asked)

@@ -11,49 +11,59 @@ The body is the bytes of one image, or a multipart form of one or many image fil
 """
 
 import json
-from http import HTTPStatus
+from collections.abc import Sequence
 
 from flask import Blueprint, Response, g, request
 
-from image_classifier.serving.errors import RequestError
+from image_classifier.serving.errors import bad_request
 from image_classifier.serving.identity import Identity
 from image_classifier.serving.inference import Inference, ranking
-from image_classifier.serving.uploads import read_uploads
-from image_classifier.settings import Settings
+from image_classifier.serving.uploads import Upload, read_uploads
+
+PATH = "/predict"
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def prediction_routes(settings: Settings, inference: Inference, identity: Identity) -> Blueprint:
+class Predictions:
+    """Answers about images."""
+
+    def __init__(self, inference: Inference, identity: Identity, top: int) -> None:
+        self._inference, self._top = inference, top
+        self._model = identity.to_dict()
+
+    def answer(self, uploads: Sequence[Upload], top: int | None, request_id: str) -> str:
+        """The JSON text for a request's images; raises RequestError and ImageError."""
+        with self._inference.turn() as turn:
+            probabilities = turn.ask(turn.decode(uploads))
+        classes = self._inference.model.classes
+        answer = {
+            "predictions": [
+                {"file": upload.name, **ranking(row, classes, top or self._top)}
+                for upload, row in zip(uploads, probabilities, strict=True)
+            ],
+            "model": self._model,
+            "milliseconds": turn.milliseconds,
+            "request_id": request_id,
+        }
+        return _encode(answer) + "\n"
+
+
+def prediction_routes(predictions: Predictions, max_upload: int) -> Blueprint:
     """The route that asks the model."""
     routes = Blueprint("prediction", __name__)
 
-    @routes.post("/predict")
+    @routes.post(PATH)
     def predict() -> Response:
-        top = _asked_top(request.args.get("top"), settings.top)
-        uploads = read_uploads(request, settings.max_upload)
-        with inference.turn() as turn:
-            probabilities = turn.ask(turn.decode(uploads))
-        classes = inference.model.classes
-        answer = {
-            "predictions": [
-                {"file": upload.name, **ranking(row, classes, top)}
-                for upload, row in zip(uploads, probabilities, strict=True)
-            ],
-            "model": identity.to_dict(),
-            "milliseconds": turn.milliseconds,
-            "request_id": g.request_id,
-        }
-        return Response(json.dumps(answer, ensure_ascii=False) + "\n", mimetype="application/json")
+        top = _asked_top(request.args.get("top"))
+        uploads = read_uploads(request, max_upload)
+        return Response(predictions.answer(uploads, top, g.name.id), mimetype="application/json")
 
     return routes
 
 
-def _asked_top(asked: str | None, default: int) -> int:
+def _asked_top(asked: str | None) -> int | None:
     if asked is None:
-        return default
+        return None
     if not (asked.isascii() and asked.isdigit() and len(asked) < 10 and int(asked) > 0):
-        raise RequestError(
-            HTTPStatus.BAD_REQUEST,
-            "invalid_parameter",
-            f"top is {asked!r}, but must be a whole number from 1",
-        )
+        raise bad_request("invalid_parameter", f"top is {asked!r}, but must be a whole number from 1")
     return int(asked)

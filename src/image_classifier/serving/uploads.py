@@ -1,8 +1,9 @@
 """The body of a request, bounded while it is read, and the images in it: the raw bytes, or the files of a form."""
 
+from collections.abc import Mapping
 from http import HTTPStatus
 from io import BytesIO
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from flask import Request
 
@@ -77,13 +78,18 @@ def read_uploads(request: Request, max_upload: int) -> list[Upload]:
     kind = request.mimetype
     if kind == "multipart/form-data":
         return _form_files(request)
-    if kind in _RAW_TYPES or kind.startswith("image/"):
-        return [Upload(None, read_body(request, max_upload))]
+    if is_raw_image(kind):
+        return [Upload(None, read_body(request.environ, max_upload))]
     raise RequestError(
         HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
         "unsupported_media_type",
         f"a body of type {kind} is not accepted; send the bytes of an image, or a form of image files",
     )
+
+
+def is_raw_image(content_type: str) -> bool:
+    """Whether a body of that type, without parameters, is taken as the bytes of an image."""
+    return content_type in _RAW_TYPES or content_type.startswith("image/")
 
 
 def _form_files(request: Request) -> list[Upload]:
@@ -97,13 +103,13 @@ def _form_files(request: Request) -> list[Upload]:
     return files
 
 
-def read_body(request: Request, max_upload: int) -> bytes:
+def read_body(environ: Mapping[str, Any], max_upload: int) -> bytes:
     """The bytes of a body; raises RequestError as `read_uploads` does."""
     # By hand, for Werkzeug cuts a chunked body off at the limit without saying so.
-    stated = request.content_length
+    stated = int(environ["CONTENT_LENGTH"]) if environ.get("CONTENT_LENGTH") else None
     if stated is not None and stated > max_upload:
         raise too_large(stated, max_upload)
-    stream: IO[bytes] = request.environ["wsgi.input"]
+    stream: IO[bytes] = environ["wsgi.input"]
     body = bytearray()
     try:
         while chunk := stream.read(_CHUNK):

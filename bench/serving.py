@@ -1,0 +1,287 @@
+"""Requests a second and latency of our server and of those a user might pick instead, side by side.
+
+    python bench/serving.py path/to/package --seconds 5
+
+All have two workers, the same model and the same images, on loopback, with one load generator (wrk). The raw limit
+is the same decoder and model in two processes with no HTTP at all. It makes an environment for the peers in
+.venv-peers. Run it on a machine that does nothing else.
+"""
+
+import argparse
+import base64
+import io
+import json
+import multiprocessing
+import os
+import platform
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from image_classifier.images import decode
+from image_classifier.mlflow_model import write_mlflow_model
+from image_classifier.package import Model, Package
+
+ROOT = Path(__file__).parent.parent
+PEERS = Path(__file__).parent / "peers"
+ENVIRONMENT = ROOT / ".venv-peers"
+WORKERS = 2
+MAX_PIXELS = 50_000_000
+START_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is posted where."""
+
+    path: str
+    body: bytes
+    content_type: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Answers a second, the 99th percentile of the latency in ms, and answers that were not 200."""
+
+    rate: float
+    p99: float
+    failed: int
+
+
+def photograph(width: int, height: int, seed: int) -> bytes:
+    """A JPEG of that size with structure on every scale, as photos have: sums of noise of several sizes."""
+    random = np.random.default_rng(seed)
+    total = np.zeros((height, width, 3), dtype=np.float32)
+    for cells in (4, 16, 64, 256):
+        coarse = Image.fromarray(random.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+        total += np.asarray(coarse.resize((width, height), Image.Resampling.BICUBIC), dtype=np.float32) / 4
+    buffer = io.BytesIO()
+    Image.fromarray(total.astype(np.uint8)).save(buffer, "JPEG", quality=90)
+    return buffer.getvalue()
+
+
+def images() -> dict[str, bytes]:
+    return {
+        "32 x 32": photograph(32, 32, 0),
+        "640 x 480": photograph(640, 480, 1),
+        "12 megapixels": photograph(4000, 3000, 2),
+    }
+
+
+def make_environment() -> Path:
+    """The peers' Python."""
+    python = ENVIRONMENT / "bin" / "python"
+    if not (ENVIRONMENT / ".made").exists():
+        subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
+        install = [python, "-m", "pip", "install", "--quiet", "--requirement", PEERS / "requirements.txt"]
+        subprocess.run(install, check=True)
+        subprocess.run(
+            [python, "-m", "pip", "install", "--quiet", "--no-deps", "--editable", ROOT], check=True
+        )
+        (ENVIRONMENT / ".made").touch()
+    return python
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def servers(python: Path, package: Path, mlflow_model: Path, port: int) -> dict[str, list[str]]:
+    """The command of each server."""
+    ours = [sys.executable, "-m", "image_classifier.cli", "serve", "--model", str(package)]
+    mlflow = [str(python), "-m", "mlflow", "models", "serve", "--model-uri", str(mlflow_model)]
+    return {
+        "image-classifier": [*ours, "--workers", str(WORKERS), "--port", str(port)],
+        "granian, bare WSGI": [
+            *(str(python), "-m", "granian", "--interface", "wsgi", "--port", str(port)),
+            *("--workers", str(WORKERS), "wsgi_app:app"),
+        ],
+        "FastAPI on uvicorn": [
+            *(str(python), "-m", "uvicorn", "fastapi_app:app", "--port", str(port)),
+            *("--workers", str(WORKERS), "--log-level", "warning"),
+        ],
+        "LitServe": [str(python), "litserve_app.py", str(port)],
+        "KServe SDK": [
+            *(str(python), "kserve_app.py", "--workers", str(WORKERS), "--http_port", str(port)),
+            *("--enable_grpc", "false"),
+        ],
+        "mlflow models serve": [
+            *mlflow,
+            *("--env-manager", "local", "--port", str(port), "--workers", str(WORKERS)),
+        ],
+    }
+
+
+def request_of(server: str, image: bytes, size: int) -> Request:
+    """How a server is asked about an image."""
+    if server == "KServe SDK":
+        body = {"instances": [{"b64": base64.b64encode(image).decode()}]}
+        return Request("/v1/models/peer:predict", json.dumps(body).encode(), "application/json")
+    if server == "mlflow models serve":
+        # It decodes no images: its client has to, and to send the numbers.
+        pixels = decode(image, size, MAX_PIXELS)[np.newaxis].tolist()
+        return Request("/invocations", json.dumps({"inputs": {"image": pixels}}).encode(), "application/json")
+    return Request("/predict", image, "image/jpeg")
+
+
+@contextmanager
+def running(command: list[str], port: int, package: Path, log: Path) -> Iterator[None]:
+    """A server that listens; ended with all its workers."""
+    environment = {**os.environ, "BENCH_PACKAGE": str(package), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command, cwd=PEERS, env=environment, stdout=output, stderr=output, start_new_session=True
+        )
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise SystemExit(f"{command} does not listen:\n{log.read_text()[-2000:]}") from None
+                time.sleep(0.1)
+        yield
+    finally:
+        os.killpg(process.pid, signal.SIGTERM)
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def ask_until_right(port: int, request: Request) -> None:
+    """Ask until it answers 200, so that nothing else is measured."""
+    deadline = time.monotonic() + START_SECONDS
+    while True:
+        try:
+            posted = urllib.request.Request(
+                f"http://127.0.0.1:{port}{request.path}", request.body, {"Content-Type": request.content_type}
+            )
+            urllib.request.urlopen(posted, timeout=30).read()
+            return
+        except OSError as error:
+            if time.monotonic() > deadline:
+                raise SystemExit(f"{request.path} is not answered: {error}") from None
+            time.sleep(0.2)
+
+
+def load(port: int, request: Request, clients: int, seconds: float, folder: Path) -> Measured:
+    """What wrk finds."""
+    (folder / "body").write_bytes(request.body)
+    script = folder / "post.lua"
+    script.write_text(
+        f'wrk.method = "POST"\nwrk.body = io.open("{folder / "body"}", "rb"):read("*all")\n'
+        f'wrk.headers["Content-Type"] = "{request.content_type}"\n'
+    )
+    command = ["wrk", "--threads", "1", "--connections", str(clients), "--duration", f"{seconds:g}s"]
+    address = f"http://127.0.0.1:{port}{request.path}"
+    done = subprocess.run(
+        [*command, "--latency", "--timeout", "30s", "--script", str(script), address],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    rate = float(re.search(r"Requests/sec:\s+([\d.]+)", done.stdout)[1])
+    value, unit = re.search(r"99%\s+([\d.]+)(us|ms|s)", done.stdout).groups()
+    failed = re.search(r"Non-2xx or 3xx responses: (\d+)", done.stdout)
+    p99 = float(value) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit]
+    return Measured(rate, p99, int(failed[1]) if failed else 0)
+
+
+def _answer_for(seconds: float, folder: Path, image: bytes, counts: "multiprocessing.Queue[int]") -> None:
+    model = Model.load(Package.read(folder), threads=1)
+    size, count, end = model.package.image_size, 0, time.monotonic() + seconds
+    while time.monotonic() < end:
+        model.probabilities(decode(image, size, MAX_PIXELS)[np.newaxis])
+        count += 1
+    counts.put(count)
+
+
+def raw_limit(package: Path, image: bytes, seconds: float) -> float:
+    """Images a second of the decoder and the model in two processes, with no HTTP."""
+    counts: multiprocessing.Queue[int] = multiprocessing.Queue()
+    workers = [
+        multiprocessing.Process(target=_answer_for, args=(seconds, package, image, counts))
+        for _ in range(WORKERS)
+    ]
+    for worker in workers:
+        worker.start()
+    total = sum(counts.get() for _ in workers)
+    for worker in workers:
+        worker.join()
+    return total / seconds
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("package", type=Path)
+    parser.add_argument("--seconds", type=float, default=5, help="of load for each figure")
+    parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--only", nargs="+", help="servers to measure")
+    arguments = parser.parse_args()
+    if shutil.which("wrk") is None:
+        raise SystemExit("wrk is not on PATH; install it, e.g. apt-get install wrk")
+    package = arguments.package.resolve()
+    python = make_environment()
+    size = Package.read(package).image_size
+    found: dict[tuple[str, str, int], Measured] = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_mlflow_model(Package.read(package), folder / "mlflow", run_id="bench", model_id="bench")
+        names = list(servers(python, package, folder / "mlflow", 0))
+        for server in arguments.only or names:
+            port = free_port()
+            command = servers(python, package, folder / "mlflow", port)[server]
+            with running(command, port, package, folder / "log"):
+                for kind, image in images().items():
+                    request = request_of(server, image, size)
+                    ask_until_right(port, request)
+                    load(port, request, 8, 1, folder)
+                    for clients in arguments.clients:
+                        measured = load(port, request, clients, arguments.seconds, folder)
+                        found[server, kind, clients] = measured
+                        print(server, kind, clients, measured, file=sys.stderr)
+        limits = {kind: raw_limit(package, image, arguments.seconds) for kind, image in images().items()}
+    print(
+        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n"
+    )
+    print(f"python bench/serving.py {arguments.package} --seconds {arguments.seconds:g}\n")
+    for kind in images():
+        print(f"\n**{kind}** (decode and infer alone: {limits[kind]:,.0f}/s)\n")
+        print(
+            "| server | " + " | ".join(f"{n} clients: /s, p99 ms, ours is" for n in arguments.clients) + " |"
+        )
+        print("|---|" + "---|" * len(arguments.clients))
+        for server in arguments.only or names:
+            cells = []
+            for clients in arguments.clients:
+                measured = found[server, kind, clients]
+                ours = found.get(("image-classifier", kind, clients))
+                ratio = f", {ours.rate / measured.rate:.2f} x" if ours and measured.rate else ""
+                failed = f" ({measured.failed} failed)" if measured.failed else ""
+                cells.append(f"{measured.rate:,.0f}, {measured.p99:,.1f}{ratio}{failed}")
+            print(f"| {server} | " + " | ".join(cells) + " |")
+
+
+if __name__ == "__main__":
+    main()
