@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 FAILING = "def test_that_is_wrong():\n    assert False\n"
 PASSING = "def test_that_is_right():\n    assert True\n"
 BETTER = {"budget": "10s", "min_accuracy": "0.8", "max_accuracy_drop": "0.05", "seed": "2"}
-"""Five times the first one's budget; seeds that do a little worse than the last are accepted, too."""
+"""Surely better than the first one; seeds that do a little worse than the last are accepted, too."""
 SPOIL = """
 import sys, pathlib, mlflow
 client = mlflow.MlflowClient("http://localhost:5000")
