@@ -302,6 +302,14 @@ def test_who_comes_to_a_full_queue_is_told_at_once_and_health_does_not_wait(pack
         assert server.ask("POST", "/predict", pngs["red"]).status == 200
 
 
+def test_requests_that_arrive_together_are_all_answered(server, pngs):
+    asked = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
+    unread = b"POST /nothing HTTP/1.1\r\nHost: a\r\nContent-Length: 1000\r\n\r\n" + b"x" * 1000
+    last = b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+    answers = raw(server, asked * 3 + unread + asked + last)
+    assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200"] * 3 + [b"404"] + [b"200"] * 2
+
+
 def test_a_hundred_slow_senders_hinder_nobody(server, pngs):
     slow = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(100)]
     try:

@@ -87,6 +87,11 @@ class Connection(TConn):  # type: ignore[misc]
         super().init()
         self._paced.begin_request()
 
+    @property
+    def holds_bytes(self) -> bool:
+        """Whether bytes of the next request were received with those of the last one."""
+        return bool(self.parser.unreader.buf.getbuffer().nbytes)
+
     def set_timeout(self) -> None:
         # Not gunicorn's setting, which a stop sets to 0: this client was told that it may go on.
         self.timeout = time.monotonic() + KEEP_ALIVE_SECONDS
@@ -144,6 +149,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def handle(self, conn: Connection) -> Any:
         kept = super().handle(conn)
+        # A request that came with the end of the one before it is in memory already: the poller, to which gunicorn
+        # would leave it, sees no more of it.
+        while kept is True and conn.holds_bytes:
+            kept = super().handle(conn)
         if kept is False:
             conn.linger()
         return kept
