@@ -6,10 +6,8 @@ Steps leave what the next one needs in the work folder (`home/work`), and what m
 import getpass
 import json
 import os
-import subprocess
 import time
-import urllib.request
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +28,8 @@ from image_classifier.errors import (
 from image_classifier.files import write_atomically
 from image_classifier.images import decode
 from image_classifier.package import Model, Package
-from image_classifier.settings import ENVIRONMENT_PREFIX, Settings
+from image_classifier.platform.results import clipped, leave_results
+from image_classifier.settings import Settings
 
 if TYPE_CHECKING:  # these bring PyTorch, MLflow or SciPy, which most commands never need
     from image_classifier.datasets.dataset import Dataset
@@ -41,10 +40,7 @@ if TYPE_CHECKING:  # these bring PyTorch, MLflow or SciPy, which most commands n
 EVALUATION_ARTIFACT = "evaluation/evaluation.json"
 HELD_OUT_ARTIFACT = "evaluation/held-out.json"
 VERDICT_ARTIFACT = "gate/verdict.json"
-SERVER_START_SECONDS = 60
-RESULT_CHARACTERS = 300
 _REGISTRY_PAUSE = 2.0
-"""Tekton carries all results of a task in 4,096 bytes."""
 
 Report = Callable[[str], None]
 """Takes a line that tells the user what was done."""
@@ -311,7 +307,7 @@ def gate(settings: Settings, report: Report) -> "Verdict":
         settings,
         {
             "verdict": verdict.word,
-            "reason": _clipped(verdict.reason, RESULT_CHARACTERS),
+            "reason": clipped(verdict.reason),
             "model-uri": registry.address_of(passed_on) if passed_on else "",
             "model-version": str(passed_on.number) if passed_on else "",
             "data-digest": evaluation.data_digest,
@@ -417,66 +413,12 @@ def predict(
         yield path, [(model.classes[index], float(probabilities[index])) for index in ranking]
 
 
-def ask(settings: Settings, package: Package, server: subprocess.Popen[bytes], report: Report) -> None:
-    """Wait until the server process is ready, and ask it for one image as any client would."""
-    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104 (compared, not bound)
-    address = f"http://{host}:{settings.port}"
-    deadline = time.monotonic() + SERVER_START_SECONDS
-    while not _is_ready(address):
-        if server.poll() is not None:
-            raise ImageClassifierError(
-                f"the server ended with status {server.returncode} before it was ready"
-            )
-        if time.monotonic() > deadline:
-            raise ImageClassifierError(
-                f"the server at {address} was not ready within {SERVER_START_SECONDS} s"
-            )
-        time.sleep(0.05)
-    golden = package.golden[0]
-    request = urllib.request.Request(f"{address}/predict", golden.png, {"Content-Type": "image/png"})
-    with urllib.request.urlopen(request, timeout=30) as response:
-        answer = json.load(response)["predictions"][0]
-    report(
-        f"asked {address}/predict for an image of {golden.label!r}: it answers {answer['label']!r} "
-        f"({answer['probability']:.1%})"
-    )
-
-
-def _is_ready(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"{address}/readyz", timeout=5) as response:
-            return bool(response.status == 200)
-    except OSError:  # not listening yet, or 503: not ready
-        return False
-
-
-def leave_results(settings: Settings, results: Mapping[str, str]) -> None:
-    """Write each result to a file of its name, without a newline, where a folder for them is set."""
-    if settings.results:
-        for name, value in results.items():
-            (Path(settings.results) / name).write_text(value, encoding="utf-8")
-
-
-def leave_failure(environment: Mapping[str, str], reason: str) -> None:
-    """Leave why a step failed among its results, so that it is said where the step's outcome is shown.
-
-    It reads the environment itself, as the failure may be that of a setting.
-    """
-    if folder := environment.get(f"{ENVIRONMENT_PREFIX}RESULTS"):
-        for name, value in {"verdict": "failed", "reason": _clipped(reason, RESULT_CHARACTERS)}.items():
-            (Path(folder) / name).write_text(value, encoding="utf-8")
-
-
 def actor() -> str:
     """Who acts, for the registry's history: the user, or the service account a step runs as."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a numeric user without an entry, as in a container
         return f"uid {os.getuid()}"
-
-
-def _clipped(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 2]} …"
 
 
 def _trained_package(work: WorkFolder) -> Package:

@@ -14,6 +14,7 @@ import click
 
 from image_classifier import chain
 from image_classifier.errors import ImageClassifierError, SettingError
+from image_classifier.platform.results import leave_failure
 from image_classifier.settings import SETTINGS, Settings, load_settings
 
 WHERE = ("home", "name", "tracking_uri", "registry_timeout", "registry_wait")
@@ -59,7 +60,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except ImageClassifierError as error:
-            chain.leave_failure(os.environ, str(error))
+            leave_failure(os.environ, str(error))
             if ctx.params.get("debug"):
                 raise
             click.echo(f"error: {error}", err=True)
@@ -67,7 +68,7 @@ class Commands(click.Group):
         except (click.exceptions.Exit, click.ClickException):
             raise
         except Exception as error:
-            chain.leave_failure(os.environ, f"unexpected {type(error).__name__}: {error}")
+            leave_failure(os.environ, f"unexpected {type(error).__name__}: {error}")
             raise
 
 
@@ -321,11 +322,13 @@ def run(settings: Settings, keep: bool | None) -> None:
         return
     package = chain.fetch_model(settings, click.echo)
     command = [sys.executable, "-m", "image_classifier.cli", "serve", "--model", str(package.folder)]
-    for name in SERVING:
-        command += [SETTINGS[name].option, str(getattr(settings, name))]
-    server = subprocess.Popen(command)
+    # Not as options, which everyone on the machine may read, for one is a token.
+    given = {SETTINGS[name].variables[0]: str(getattr(settings, name)) for name in SERVING}
+    server = subprocess.Popen(command, env={**os.environ, **given})
     try:
-        chain.ask(settings, package, server, click.echo)
+        from image_classifier.local_server import ask
+
+        ask(settings, package, server, click.echo)
         if keep_serving:
             click.echo(f"serving on http://{settings.host}:{settings.port}/ until Ctrl-C")
             server.wait()

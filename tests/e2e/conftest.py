@@ -38,5 +38,7 @@ def repository(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Re
 def flowers(cluster: Cluster, repository: Repository) -> str:
     """A workload that was taken from its source to an answering URL, with a model that is easily bettered."""
     name = new_name("flowers")
-    cluster.create(name, "--git-repo", repository.address, "--git-branch", "main", budget="1.5s", min_accuracy="0.3")
+    cluster.create(
+        name, "--git-repo", repository.address, "--git-branch", "main", budget="1.5s", min_accuracy="0.3"
+    )
     return name
