@@ -54,6 +54,16 @@ def test_help_needs_neither_torch_nor_mlflow():
     assert shown.stdout == "[]\n"
 
 
+def test_fetch_which_every_pod_waits_for_needs_no_numpy():
+    code = (
+        "import sys, click.testing, image_classifier.cli as c;"
+        "asked = click.testing.CliRunner().invoke(c.main, ['fetch', 'models:/a@b', 'folder']);"
+        "print(asked.exit_code, sorted({'numpy', 'PIL', 'flask', 'onnxruntime'} & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout == "1 []\n"
+
+
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [

@@ -8,11 +8,11 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import click
 
-from image_classifier import chain
 from image_classifier.errors import ImageClassifierError, SettingError
 from image_classifier.platform.results import leave_failure
 from image_classifier.settings import SETTINGS, Settings, load_settings
@@ -43,6 +43,13 @@ SERVING = (
     "token",
     "drain_timeout",
 )
+
+
+def _chain() -> ModuleType:
+    # Not imported above: `fetch`, which runs before every pod of a server, needs neither NumPy nor Pillow.
+    from image_classifier import chain
+
+    return chain
 
 
 def _note(line: str) -> None:
@@ -126,7 +133,7 @@ def source(settings: Settings) -> None:
     \b
     image-classifier source --source-url http://source-controller/main.tar.gz --source /source
     """
-    chain.source(settings, click.echo)
+    _chain().source(settings, click.echo)
 
 
 @main.command()
@@ -137,7 +144,7 @@ def test(settings: Settings) -> None:
     \b
     image-classifier test --source-url http://source-controller/main.tar.gz --source /source
     """
-    chain.test(settings, click.echo)
+    _chain().test(settings, click.echo)
 
 
 @main.command()
@@ -149,7 +156,7 @@ def data(settings: Settings) -> None:
     image-classifier data --data ~/photos
     image-classifier data --data s3://bucket/images.zip --image-size 64
     """
-    chain.data(settings, click.echo)
+    _chain().data(settings, click.echo)
 
 
 @main.command()
@@ -163,7 +170,7 @@ def train(settings: Settings) -> None:
     \b
     image-classifier train --data ~/photos --budget 3m
     """
-    chain.train(settings, click.echo)
+    _chain().train(settings, click.echo)
 
 
 @main.command()
@@ -174,7 +181,7 @@ def evaluate(settings: Settings) -> None:
     \b
     image-classifier evaluate --data ~/photos
     """
-    chain.evaluate(settings, click.echo)
+    _chain().evaluate(settings, click.echo)
 
 
 @main.command()
@@ -185,7 +192,7 @@ def register(settings: Settings) -> None:
     \b
     image-classifier register --tracking-uri http://mlflow:5000
     """
-    chain.register(settings, click.echo)
+    _chain().register(settings, click.echo)
 
 
 @main.command()
@@ -196,7 +203,7 @@ def gate(settings: Settings) -> None:
     \b
     image-classifier gate --min-accuracy 0.9
     """
-    chain.gate(settings, click.echo)
+    _chain().gate(settings, click.echo)
 
 
 @main.command()
@@ -207,7 +214,7 @@ def promote(settings: Settings) -> None:
     \b
     image-classifier promote
     """
-    chain.promote(settings, click.echo)
+    _chain().promote(settings, click.echo)
 
 
 @main.command()
@@ -218,7 +225,7 @@ def accept(settings: Settings) -> None:
     \b
     image-classifier accept --model models:/image-classifier/7 --url http://candidate.example.org
     """
-    chain.accept(settings, click.echo)
+    _chain().accept(settings, click.echo)
 
 
 @main.command()
@@ -254,7 +261,7 @@ def serve(settings: Settings) -> None:
     """
     from image_classifier.serving.server import serve as run_server
 
-    run_server(settings, chain.fetch_model(settings, click.echo).folder)
+    run_server(settings, _chain().fetch_model(settings, click.echo).folder)
 
 
 @main.command()
@@ -267,7 +274,7 @@ def predict(settings: Settings, images: tuple[Path, ...], as_json: bool) -> None
     \b
     image-classifier predict photo.jpg
     """
-    for path, ranking in chain.predict(settings, images, _note):
+    for path, ranking in _chain().predict(settings, images, _note):
         if as_json:
             click.echo(
                 json.dumps({"image": str(path), "top": [{"label": n, "probability": p} for n, p in ranking]})
@@ -285,7 +292,7 @@ def history(settings: Settings, as_json: bool) -> None:
     \b
     image-classifier history
     """
-    events = chain.open_registry(settings, _note).history()
+    events = _chain().open_registry(settings, _note).history()
     if as_json:
         click.echo(json.dumps([asdict(event) for event in events], default=str, indent=1))
         return
@@ -314,13 +321,13 @@ def run(settings: Settings, keep: bool | None) -> None:
     image-classifier run --data ~/photos --budget 3m
     """
     keep_serving = sys.stdout.isatty() if keep is None else keep
-    chain.train(settings, click.echo)
-    chain.evaluate(settings, click.echo)
-    chain.register(settings, click.echo)
-    chain.gate(settings, click.echo)
-    if chain.promote(settings, click.echo) is None:
+    _chain().train(settings, click.echo)
+    _chain().evaluate(settings, click.echo)
+    _chain().register(settings, click.echo)
+    _chain().gate(settings, click.echo)
+    if _chain().promote(settings, click.echo) is None:
         return
-    package = chain.fetch_model(settings, click.echo)
+    package = _chain().fetch_model(settings, click.echo)
     command = [sys.executable, "-m", "image_classifier.cli", "serve", "--model", str(package.folder)]
     # Not as options, which everyone on the machine may read, for one is a token.
     given = {SETTINGS[name].variables[0]: str(getattr(settings, name)) for name in SERVING}
