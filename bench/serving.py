@@ -115,7 +115,6 @@ def servers(python: Path, package: Path, mlflow_model: Path, port: int) -> dict[
             *(str(python), "-m", "uvicorn", "fastapi_app:app", "--port", str(port)),
             *("--workers", str(WORKERS), "--log-level", "warning"),
         ],
-        "LitServe": [str(python), "litserve_app.py", str(port)],
         "KServe SDK": [
             *(str(python), "kserve_app.py", "--workers", str(WORKERS), "--http_port", str(port)),
             *("--enable_grpc", "false"),

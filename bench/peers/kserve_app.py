@@ -11,15 +11,13 @@ from package_model import PackageModel
 class Predictor(kserve.Model):
     def __init__(self) -> None:
         super().__init__("peer")
-        self.load()
-
-    def load(self) -> bool:
-        self.model = PackageModel()
+        # A session cannot be sent to the SDK's worker processes: each loads its own.
+        self.model: PackageModel | None = None
         self.ready = True
-        return True
 
     def predict(self, payload: dict[str, Any], *_: Any, **__: Any) -> dict[str, Any]:
         images = [base64.b64decode(instance["b64"]) for instance in payload["instances"]]
+        self.model = self.model or PackageModel()
         return {"predictions": [self.model.predict(image) for image in images]}
 
 

@@ -26,6 +26,7 @@ REQUEST_SECONDS = 10.0
 LOWEST_RATE = 32 * 1024
 """Bytes a second. A request may take REQUEST_SECONDS and as long as its bytes take at this rate."""
 ANSWER_SECONDS = 30.0
+_NEXT_REQUEST_SECONDS = 0.02
 _LINGER_SECONDS = 2.0
 _LINGER_GAP_SECONDS = 0.2
 _LAST_WORDS_SECONDS = 1.0
@@ -92,6 +93,16 @@ class Connection(TConn):  # type: ignore[misc]
         """Whether bytes of the next request were received with those of the last one."""
         return bool(self.parser.unreader.buf.getbuffer().nbytes)
 
+    def receives_soon(self) -> bool:
+        """Wait a moment for the next request: the way back through the poller takes longer than most answers."""
+        try:
+            self.sock.settimeout(_NEXT_REQUEST_SECONDS)
+            return bool(self.sock.recv(1, socket.MSG_PEEK))
+        except OSError:  # nothing came, or the client is gone, which the poller finds out
+            return False
+        finally:
+            self.sock.settimeout(ANSWER_SECONDS)
+
     def set_timeout(self) -> None:
         # Not gunicorn's setting, which a stop sets to 0: this client was told that it may go on.
         self.timeout = time.monotonic() + KEEP_ALIVE_SECONDS
@@ -151,7 +162,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         kept = super().handle(conn)
         # A request that came with the end of the one before it is in memory already: the poller, to which gunicorn
         # would leave it, sees no more of it.
-        while kept is True and conn.holds_bytes:
+        while kept is True and (conn.holds_bytes or conn.receives_soon()):
             kept = super().handle(conn)
         if kept is False:
             conn.linger()
