@@ -243,6 +243,7 @@ def main() -> None:
     package = arguments.package.resolve()
     python = make_environment()
     size = Package.read(package).image_size
+    pictures = images()
     found: dict[tuple[str, str, int], Measured] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -252,7 +253,7 @@ def main() -> None:
             port = free_port()
             command = servers(python, package, folder / "mlflow", port)[server]
             with running(command, port, package, folder / "log"):
-                for kind, image in images().items():
+                for kind, image in pictures.items():
                     request = request_of(server, image, size)
                     ask_until_right(port, request)
                     load(port, request, 8, 1, folder)
@@ -260,12 +261,12 @@ def main() -> None:
                         measured = load(port, request, clients, arguments.seconds, folder)
                         found[server, kind, clients] = measured
                         print(server, kind, clients, measured, file=sys.stderr)
-        limits = {kind: raw_limit(package, image, arguments.seconds) for kind, image in images().items()}
+        limits = {kind: raw_limit(package, image, arguments.seconds) for kind, image in pictures.items()}
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n"
     )
     print(f"python bench/serving.py {arguments.package} --seconds {arguments.seconds:g}\n")
-    for kind in images():
+    for kind in pictures:
         print(f"\n**{kind}** (decode and infer alone: {limits[kind]:,.0f}/s)\n")
         print(
             "| server | " + " | ".join(f"{n} clients: /s, p99 ms, ours is" for n in arguments.clients) + " |"

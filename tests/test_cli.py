@@ -44,24 +44,22 @@ def test_the_version_is_said():
     )
 
 
-def test_help_needs_neither_torch_nor_mlflow():
+def imported(arguments: list[str], modules: set[str]) -> str:
+    """The exit code of a command in a new process, and which of the modules it imported."""
     code = (
         "import sys, click.testing, image_classifier.cli as c;"
-        "click.testing.CliRunner().invoke(c.main, ['run', '--help']);"
-        "print(sorted({'torch', 'mlflow', 'pyarrow', 'sklearn', 'scipy'} & set(sys.modules)))"
+        f"asked = click.testing.CliRunner().invoke(c.main, {arguments});"
+        f"print(asked.exit_code, sorted({modules} & set(sys.modules)))"
     )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout == "[]\n"
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+
+def test_help_needs_neither_torch_nor_mlflow():
+    assert imported(["run", "--help"], {"torch", "mlflow", "pyarrow", "sklearn", "scipy"}) == "0 []\n"
 
 
 def test_fetch_which_every_pod_waits_for_needs_no_numpy():
-    code = (
-        "import sys, click.testing, image_classifier.cli as c;"
-        "asked = click.testing.CliRunner().invoke(c.main, ['fetch', 'models:/a@b', 'folder']);"
-        "print(asked.exit_code, sorted({'numpy', 'PIL', 'flask', 'onnxruntime'} & set(sys.modules)))"
-    )
-    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert shown.stdout == "1 []\n"
+    assert imported(["fetch", "models:/a@b", "folder"], {"numpy", "PIL", "flask", "onnxruntime"}) == "1 []\n"
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 from image_classifier.errors import RegistryAwayError, RegistryError
 from image_classifier.mlflow_database import check_database, create_database
 from image_classifier.settings import Settings
+from image_classifier.text import clip
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -246,5 +247,4 @@ def _silence() -> None:
 
 
 def _clipped(text: str) -> str:
-    line = " ".join(text.split())
-    return line if len(line) <= _LONGEST_MESSAGE else f"{line[: _LONGEST_MESSAGE - 2]} …"
+    return clip(" ".join(text.split()), _LONGEST_MESSAGE)

@@ -21,7 +21,8 @@ from image_classifier.mlflow_model import SIZES, upload_package
 from image_classifier.mlflow_store import Store, environment
 from image_classifier.package import Package
 from image_classifier.settings import Settings
-from image_classifier.tracking import Run, clip, require_run, resume_run, start_run
+from image_classifier.text import clip
+from image_classifier.tracking import Run, require_run, resume_run, start_run
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 VERSION_FILE = "version.json"

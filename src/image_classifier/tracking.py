@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from image_classifier.datasets.dataset import Dataset
 from image_classifier.errors import RegistryError
 from image_classifier.mlflow_store import Store
+from image_classifier.text import clip
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -182,11 +183,6 @@ def _run_exists(store: Store, run_id: str) -> bool:
         if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
             return False
         raise
-
-
-def clip(text: str, most: int) -> str:
-    """`text`, cut to `most` characters with a mark where it was longer."""
-    return text if len(text) <= most else f"{text[: most - 2]} …"
 
 
 def _dataset_input(dataset: Dataset) -> Any:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from image_classifier.settings import ENVIRONMENT_PREFIX, Settings
+from image_classifier.text import clip
 
 MOST_CHARACTERS = 300
 """Of a reason: Tekton carries all results of a task in 4,096 bytes."""
@@ -28,4 +29,4 @@ def leave_failure(environment: Mapping[str, str], reason: str) -> None:
 
 def clipped(text: str) -> str:
     """As much of a reason as a result may hold."""
-    return text if len(text) <= MOST_CHARACTERS else f"{text[: MOST_CHARACTERS - 2]} …"
+    return clip(text, MOST_CHARACTERS)

@@ -5,10 +5,12 @@ import hmac
 from flask import Flask, Response, request
 
 from image_classifier.serving.errors import error_response
+from image_classifier.serving.headers import REQUEST_ID, TRACE
+from image_classifier.serving.tensors import LENGTH_HEADER
 from image_classifier.settings import Settings
 
-_ASKED_HEADERS = "Authorization, Content-Type, Inference-Header-Content-Length, X-Request-Id, traceparent"
-_TOLD_HEADERS = "Inference-Header-Content-Length, Retry-After, X-Model-Name, X-Model-Version, X-Request-Id"
+_ASKED_HEADERS = f"Authorization, Content-Type, {LENGTH_HEADER}, {REQUEST_ID}, {TRACE}"
+_TOLD_HEADERS = f"{LENGTH_HEADER}, Retry-After, X-Model-Name, X-Model-Version, {REQUEST_ID}"
 _PREFLIGHT_SECONDS = "600"
 
 

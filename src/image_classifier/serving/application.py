@@ -10,7 +10,7 @@ from image_classifier.serving.access import register_access
 from image_classifier.serving.admission import Admission, MemoryMeter
 from image_classifier.serving.errors import register_errors
 from image_classifier.serving.explanation import explanation_routes
-from image_classifier.serving.headers import AnswerHeaders, RequestName
+from image_classifier.serving.headers import REQUEST_ID, TRACE, AnswerHeaders, RequestName
 from image_classifier.serving.health import health_routes
 from image_classifier.serving.hot_path import HotPath
 from image_classifier.serving.identity import Identity
@@ -80,9 +80,7 @@ def _register_hooks(app: Flask, headers: AnswerHeaders, memory: MemoryMeter, met
     @app.before_request
     def begin() -> None:
         g.started = perf_counter()
-        g.name = RequestName.of(
-            request.headers.get("X-Request-Id", ""), request.headers.get("traceparent", "")
-        )
+        g.name = RequestName.of(request.headers.get(REQUEST_ID, ""), request.headers.get(TRACE, ""))
         g.body = request.environ["wsgi.input"] = MeteredBody(request.environ["wsgi.input"], memory)
 
     @app.after_request

@@ -61,6 +61,15 @@ def bad_request(code: str, message: str) -> RequestError:
     return RequestError(HTTPStatus.BAD_REQUEST, code, message)
 
 
+def invalid_request(message: str) -> RequestError:
+    """A body of one of the JSON protocols that is not as the protocol has it."""
+    return bad_request("invalid_request", message)
+
+
+def not_found(message: str) -> RequestError:
+    return RequestError(HTTPStatus.NOT_FOUND, "not_found", message)
+
+
 def unavailable(code: str, message: str) -> RequestError:
     """The client may try again; the answer says when."""
     return RequestError(HTTPStatus.SERVICE_UNAVAILABLE, code, message)
@@ -101,9 +110,9 @@ def register_errors(app: Flask, max_upload: int) -> None:
         return refused(too_large(request.content_length, max_upload))
 
     @app.errorhandler(NotFound)
-    def not_found(_: NotFound) -> Response:
-        return error_response(
-            404, "not_found", f"there is nothing at {request.path}; images go to POST /predict, people to /"
+    def no_route(_: NotFound) -> Response:
+        return refused(
+            not_found(f"there is nothing at {request.path}; images go to POST /predict, people to /")
         )
 
     @app.errorhandler(MethodNotAllowed)

@@ -5,9 +5,7 @@ slides over the image, and where the probability of the answer falls most, there
 """
 
 import io
-import json
 from collections.abc import Callable
-from http import HTTPStatus
 from typing import NamedTuple
 
 import numpy as np
@@ -16,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from image_classifier.package import Images, Probabilities
-from image_classifier.serving.errors import RequestError, bad_request
+from image_classifier.serving.errors import bad_request
 from image_classifier.serving.identity import Identity
 from image_classifier.serving.inference import Inference, ranking
 from image_classifier.serving.uploads import read_uploads
@@ -86,14 +84,12 @@ def explanation_routes(settings: Settings, inference: Inference, identity: Ident
             raise bad_request("invalid_parameter", f"format is {form!r}, but must be json or png")
         uploads = read_uploads(request, settings.max_upload)
         if len(uploads) != 1:
-            raise RequestError(
-                HTTPStatus.BAD_REQUEST, "several_images", f"explain takes one image, not {len(uploads)}"
-            )
+            raise bad_request("several_images", f"explain takes one image, not {len(uploads)}")
         with inference.turn() as turn:
             found = occlusion_map(turn.ask, turn.decode(uploads)[0])
         if form == "png":
             return Response(heat_png(found, package.image_size), mimetype="image/png")
-        answer = {
+        content = {
             **ranking(found.probabilities, package.classes, settings.top),
             "explanation": {
                 "square": found.side,
@@ -101,10 +97,7 @@ def explanation_routes(settings: Settings, inference: Inference, identity: Ident
                 "image_size": package.image_size,
                 "drops": found.drops.round(6).tolist(),
             },
-            "model": identity.to_dict(),
-            "milliseconds": turn.milliseconds,
-            "request_id": g.name.id,
         }
-        return Response(json.dumps(answer, ensure_ascii=False) + "\n", mimetype="application/json")
+        return Response(turn.answer(content, identity.to_dict(), g.name.id), mimetype="application/json")
 
     return routes

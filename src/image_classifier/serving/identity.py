@@ -4,12 +4,11 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from http import HTTPStatus
 from pathlib import Path
 
 from image_classifier.errors import PackageError
 from image_classifier.package import Package
-from image_classifier.serving.errors import RequestError
+from image_classifier.serving.errors import not_found
 
 UNREGISTERED = "unregistered"
 VERSION_FILE = "version.json"
@@ -44,9 +43,7 @@ class Identity:
     def check_name(self, name: str, alias: str) -> None:
         """Raises RequestError (404) for a name that is neither the model's nor its `alias`."""
         if name not in (self.name, alias):
-            raise RequestError(
-                HTTPStatus.NOT_FOUND, "not_found", f"there is no model {name!r}, only {self.name}"
-            )
+            raise not_found(f"there is no model {name!r}, only {self.name}")
 
     def to_dict(self) -> dict[str, str]:
         return asdict(self)

@@ -1,6 +1,7 @@
 """The one way to the model: every route's images are decoded and asked about here, in turn."""
 
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
 
@@ -14,6 +15,9 @@ from image_classifier.serving.metrics import Metrics
 from image_classifier.serving.uploads import Upload
 
 _DECIMALS = 6
+
+
+_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Inference:
@@ -51,25 +55,28 @@ class Turn:
                 if upload.name is None:
                     raise
                 raise type(error)(f"{upload.name}: {error}") from error
-        self._decode_seconds += perf_counter() - started
-        self._metrics.decoded(perf_counter() - started)
+        seconds = perf_counter() - started
+        self._decode_seconds += seconds
+        self._metrics.decoded(seconds)
         return images
 
     def ask(self, images: Images) -> Probabilities:
         """The probabilities float32 [N, K] of images uint8 [N, S, S, 3]."""
         started = perf_counter()
         probabilities = self._model.probabilities(images)
-        self._infer_seconds += perf_counter() - started
-        self._metrics.inferred(perf_counter() - started, len(images))
+        seconds = perf_counter() - started
+        self._infer_seconds += seconds
+        self._metrics.inferred(seconds, len(images))
         return probabilities
 
-    @property
-    def milliseconds(self) -> dict[str, float]:
-        """What the stages took."""
-        return {
+    def answer(self, content: Mapping[str, object], model: Mapping[str, str], request_id: str) -> str:
+        """The JSON text of an answer of ours: its content, who gave it, what the stages took, to which request."""
+        milliseconds = {
             "decode": round(self._decode_seconds * 1e3, 3),
             "infer": round(self._infer_seconds * 1e3, 3),
         }
+        about = {"model": model, "milliseconds": milliseconds, "request_id": request_id}
+        return _encode({**content, **about}) + "\n"
 
 
 def ranking(probabilities: Probabilities, classes: Sequence[str], top: int) -> dict[str, object]:

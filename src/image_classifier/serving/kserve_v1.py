@@ -9,7 +9,7 @@ import numpy as np
 from flask import Blueprint, request
 
 from image_classifier.package import Images
-from image_classifier.serving.errors import bad_request
+from image_classifier.serving.errors import invalid_request
 from image_classifier.serving.identity import Identity
 from image_classifier.serving.inference import Inference, Turn, ranking
 from image_classifier.serving.tensors import from_base64, parse_json, pixels
@@ -46,7 +46,7 @@ def _images(body: bytes, turn: Turn, size: int) -> Images:
     # TensorFlow Serving, whose protocol this is, takes both words.
     instances = content.get("instances", content.get("inputs"))
     if not isinstance(instances, list) or not instances:
-        raise bad_request("invalid_request", 'the body must be {"instances": […]} with at least one instance')
+        raise invalid_request('the body must be {"instances": […]} with at least one instance')
     images = np.empty((len(instances), size, size, 3), dtype=np.uint8)
     for number, instance in enumerate(instances):
         what = f"instance {number}"

@@ -5,7 +5,6 @@ The model has one input, `image`: pixels, UINT8 [N, S, S, 3], or encoded images,
 """
 
 import threading
-from http import HTTPStatus
 from importlib import metadata
 from typing import Any
 
@@ -13,7 +12,7 @@ import numpy as np
 from flask import Blueprint, Response, request
 
 from image_classifier.package import INPUT, OUTPUT, Images, Probabilities
-from image_classifier.serving.errors import RequestError, bad_request
+from image_classifier.serving.errors import RequestError, invalid_request, not_found
 from image_classifier.serving.health import check_ready
 from image_classifier.serving.identity import Identity
 from image_classifier.serving.inference import Inference, Turn
@@ -40,11 +39,7 @@ def v2_routes(
     def check(name: str, version: str | None) -> None:
         identity.check_name(name, settings.name)
         if version not in (None, identity.version):
-            raise RequestError(
-                HTTPStatus.NOT_FOUND,
-                "not_found",
-                f"model {name} has version {identity.version}, not {version}",
-            )
+            raise not_found(f"model {name} has version {identity.version}, not {version}")
 
     @routes.get("/v2")
     def server() -> dict[str, Any]:
@@ -107,15 +102,13 @@ def v2_routes(
 def _check_outputs(asked: InferenceRequest) -> None:
     for name in asked.outputs:
         if name not in (OUTPUT, LABEL):
-            raise bad_request(
-                "invalid_request", f"there is no output {name!r}; there are {OUTPUT} and {LABEL}"
-            )
+            raise invalid_request(f"there is no output {name!r}; there are {OUTPUT} and {LABEL}")
 
 
 def _images(inputs: tuple[Tensor, ...], turn: Turn, size: int) -> Images:
     if [tensor.name for tensor in inputs] != [INPUT]:
         names = ", ".join(tensor.name for tensor in inputs)
-        raise bad_request("invalid_request", f"the inputs are {names}, but the model has one input, {INPUT}")
+        raise invalid_request(f"the inputs are {names}, but the model has one input, {INPUT}")
     (tensor,) = inputs
     if tensor.datatype == "BYTES":
         if len(tensor.shape) != 1 or not tensor.shape[0]:
@@ -127,8 +120,7 @@ def _images(inputs: tuple[Tensor, ...], turn: Turn, size: int) -> Images:
 
 
 def _wrong_shape(tensor: Tensor, wanted: str) -> RequestError:
-    return bad_request(
-        "invalid_request",
+    return invalid_request(
         f"tensor {tensor.name} ({tensor.datatype}) has shape {list(tensor.shape)}, not {wanted}",
     )
 

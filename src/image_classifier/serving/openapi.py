@@ -13,6 +13,7 @@ from flask import Blueprint, Flask, current_app, jsonify, render_template
 
 from image_classifier.package import INPUT, OUTPUT, Package
 from image_classifier.serving.identity import Identity
+from image_classifier.serving.tensors import LENGTH_HEADER
 from image_classifier.settings import Settings
 
 Schema = dict[str, Any]
@@ -89,7 +90,7 @@ def _operations(settings: Settings, package: Package) -> dict[str, Schema]:
     """What each endpoint means."""
     size, classes = package.image_size, len(package.classes)
     binary_length: Schema = {
-        "name": "Inference-Header-Content-Length",
+        "name": LENGTH_HEADER,
         "in": "header",
         "description": "Length of the JSON part, where the contents of the tensors follow it.",
         "required": False,
@@ -185,7 +186,7 @@ def _operations(settings: Settings, package: Package) -> dict[str, Schema]:
         "open_inference.model_ready": {
             "tags": ["Open Inference Protocol"],
             "summary": "Is the model ready?",
-            "responses": {**ready, **_responses(ready["200"], 404)},
+            "responses": _responses(ready["200"], 503, 404),
         },
         "open_inference.infer": {
             "tags": ["Open Inference Protocol"],

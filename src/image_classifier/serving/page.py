@@ -1,7 +1,6 @@
 """The page for a person with an image, and the package's golden images as examples on it."""
 
 from collections.abc import Mapping
-from http import HTTPStatus
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
@@ -9,7 +8,7 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Response, render_template
 
 from image_classifier.package import Package
-from image_classifier.serving.errors import RequestError
+from image_classifier.serving.errors import not_found
 from image_classifier.serving.identity import Identity
 from image_classifier.settings import Settings
 
@@ -38,9 +37,7 @@ def page_routes(settings: Settings, package: Package, identity: Identity) -> Blu
     @routes.get("/examples/<int:number>.png")
     def example(number: int) -> Response:
         if number >= len(package.golden):
-            raise RequestError(
-                HTTPStatus.NOT_FOUND, "not_found", f"there are {len(package.golden)} examples, from 0"
-            )
+            raise not_found(f"there are {len(package.golden)} examples, from 0")
         return Response(package.golden[number].png, mimetype="image/png")
 
     return routes

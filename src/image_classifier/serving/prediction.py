@@ -10,7 +10,6 @@ The body is the bytes of one image, or a multipart form of one or many image fil
 `?top=3` asks for another number of classes than the setting `top`.
 """
 
-import json
 from collections.abc import Sequence
 
 from flask import Blueprint, Response, g, request
@@ -21,7 +20,6 @@ from image_classifier.serving.inference import Inference, ranking
 from image_classifier.serving.uploads import Upload, read_uploads
 
 PATH = "/predict"
-_encode = json.JSONEncoder(ensure_ascii=False).encode
 
 
 class Predictions:
@@ -36,16 +34,11 @@ class Predictions:
         with self._inference.turn() as turn:
             probabilities = turn.ask(turn.decode(uploads))
         classes = self._inference.model.classes
-        answer = {
-            "predictions": [
-                {"file": upload.name, **ranking(row, classes, top or self._top)}
-                for upload, row in zip(uploads, probabilities, strict=True)
-            ],
-            "model": self._model,
-            "milliseconds": turn.milliseconds,
-            "request_id": request_id,
-        }
-        return _encode(answer) + "\n"
+        predictions = [
+            {"file": upload.name, **ranking(row, classes, top or self._top)}
+            for upload, row in zip(uploads, probabilities, strict=True)
+        ]
+        return turn.answer({"predictions": predictions}, self._model, request_id)
 
 
 def prediction_routes(predictions: Predictions, max_upload: int) -> Blueprint:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from image_classifier.serving.errors import RequestError, bad_request
+from image_classifier.serving.errors import invalid_request
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _MOST_DIMENSIONS = 8
@@ -51,13 +51,13 @@ def parse_request(body: bytes, header_length: str | None) -> InferenceRequest:
     asked = parse_json(content)
     request_id = asked.get("id")
     if request_id is not None and not isinstance(request_id, str):
-        raise _invalid(f"id is {_shown(request_id)}, but must be a text")
+        raise invalid_request(f"id is {_shown(request_id)}, but must be a text")
     inputs = []
     for entry in _objects(asked, "inputs", least=1):
         tensor, rest = _parse_tensor(entry, rest)
         inputs.append(tensor)
     if rest:
-        raise _invalid(
+        raise invalid_request(
             f"{len(rest):,} bytes follow the last tensor, which no tensor's binary_data_size accounts for"
         )
     binary = _flag(_parameters(asked, "the request"), "binary_data_output", False)
@@ -66,7 +66,7 @@ def parse_request(body: bytes, header_length: str | None) -> InferenceRequest:
         name = _name(entry, "an output")
         parameters = _parameters(entry, f"output {name}")
         if "classification" in parameters:
-            raise _invalid(
+            raise invalid_request(
                 f"output {name} asks for classification, which this server does not have; ask for label"
             )
         outputs[name] = _flag(parameters, "binary_data", binary)
@@ -107,9 +107,9 @@ def parse_json(content: bytes) -> dict[str, Any]:
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise _invalid(f"the body is no JSON: {error}") from None
+        raise invalid_request(f"the body is no JSON: {error}") from None
     if not isinstance(parsed, dict):
-        raise _invalid(f"the body must be a JSON object, not {_shown(parsed)}")
+        raise invalid_request(f"the body must be a JSON object, not {_shown(parsed)}")
     return parsed
 
 
@@ -119,28 +119,30 @@ def pixels(data: object, shape: tuple[int, ...], what: str) -> NDArray[np.uint8]
     try:
         numbers = np.asarray(data)
     except (ValueError, OverflowError):
-        raise _invalid(f"the data of {what} are lists of unequal lengths") from None
+        raise invalid_request(f"the data of {what} are lists of unequal lengths") from None
     if numbers.dtype.kind not in "iuf":
-        raise _invalid(f"the data of {what} are not all numbers from 0 to 255")
+        raise invalid_request(f"the data of {what} are not all numbers from 0 to 255")
     if numbers.size != wanted:
-        raise _invalid(f"{what} of shape {list(shape)} needs {wanted:,} numbers, but has {numbers.size:,}")
+        raise invalid_request(
+            f"{what} of shape {list(shape)} needs {wanted:,} numbers, but has {numbers.size:,}"
+        )
     if numbers.ndim > 1 and numbers.shape != shape:
-        raise _invalid(
+        raise invalid_request(
             f"the data of {what} are nested as {list(numbers.shape)}, but its shape is {list(shape)}"
         )
     if not ((numbers >= 0) & (numbers <= 255) & (numbers == np.floor(numbers))).all():
-        raise _invalid(f"the data of {what} are not all whole numbers from 0 to 255")
+        raise invalid_request(f"the data of {what} are not all whole numbers from 0 to 255")
     return numbers.astype(np.uint8).reshape(shape)
 
 
 def from_base64(text: object, what: str) -> bytes:
     """Bytes that JSON carries as base64; raises RequestError (400)."""
     if not isinstance(text, str):
-        raise _invalid(f"{what} is {_shown(text)}, but must be a text in base64")
+        raise invalid_request(f"{what} is {_shown(text)}, but must be a text in base64")
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise _invalid(f"{what} is no base64: {_shown(text)}") from None
+        raise invalid_request(f"{what} is no base64: {_shown(text)}") from None
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes | None]:
@@ -148,10 +150,10 @@ def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes | None]
     if header_length is None:
         return body, None
     if not (header_length.isascii() and header_length.isdigit()) or len(header_length) > 12:
-        raise _invalid(f"{LENGTH_HEADER} is {_shown(header_length)}, but must be a number of bytes")
+        raise invalid_request(f"{LENGTH_HEADER} is {_shown(header_length)}, but must be a number of bytes")
     length = int(header_length)
     if length > len(body):
-        raise _invalid(f"{LENGTH_HEADER} is {length:,}, but the body has {len(body):,} bytes")
+        raise invalid_request(f"{LENGTH_HEADER} is {length:,}, but the body has {len(body):,} bytes")
     return body[:length], body[length:]
 
 
@@ -160,7 +162,7 @@ def _parse_tensor(entry: dict[str, Any], rest: bytes | None) -> tuple[Tensor, by
     what = f"tensor {name}"
     datatype, shape = entry.get("datatype"), _shape(entry.get("shape"), what)
     if datatype not in ("UINT8", "BYTES"):
-        raise _invalid(
+        raise invalid_request(
             f"{what} has datatype {_shown(datatype)}, but must be UINT8 (pixels) or BYTES (encoded images)"
         )
     size = _parameters(entry, what).get("binary_data_size")
@@ -180,19 +182,21 @@ def _shape(shape: object, what: str) -> tuple[int, ...]:
         or not 0 < len(shape) <= _MOST_DIMENSIONS
         or not all(type(length) is int and 0 <= length < 2**31 for length in shape)
     ):
-        raise _invalid(f"{what} has shape {_shown(shape)}, but must have a list of numbers from 0")
+        raise invalid_request(f"{what} has shape {_shown(shape)}, but must have a list of numbers from 0")
     return tuple(shape)
 
 
 def _binary(size: object, rest: bytes | None, what: str, also_json: bool) -> tuple[bytes, bytes]:
     if type(size) is not int or size < 0:
-        raise _invalid(f"binary_data_size of {what} is {_shown(size)}, but must be a number of bytes")
+        raise invalid_request(f"binary_data_size of {what} is {_shown(size)}, but must be a number of bytes")
     if also_json:
-        raise _invalid(f"{what} has both data and binary_data_size")
+        raise invalid_request(f"{what} has both data and binary_data_size")
     if rest is None:
-        raise _invalid(f"{what} has binary_data_size, but the request has no header {LENGTH_HEADER}")
+        raise invalid_request(f"{what} has binary_data_size, but the request has no header {LENGTH_HEADER}")
     if size > len(rest):
-        raise _invalid(f"{what} should have {size:,} bytes, but only {len(rest):,} are left in the body")
+        raise invalid_request(
+            f"{what} should have {size:,} bytes, but only {len(rest):,} are left in the body"
+        )
     return rest[:size], rest[size:]
 
 
@@ -202,7 +206,9 @@ def _from_binary(
     wanted = math.prod(shape)
     if datatype == "UINT8":
         if len(content) != wanted:
-            raise _invalid(f"{what} of shape {list(shape)} needs {wanted:,} bytes, but has {len(content):,}")
+            raise invalid_request(
+                f"{what} of shape {list(shape)} needs {wanted:,} bytes, but has {len(content):,}"
+            )
         return np.frombuffer(content, np.uint8).reshape(shape)
     elements: list[bytes] = []
     start = 0
@@ -210,21 +216,23 @@ def _from_binary(
         end = start + _LENGTH_BYTES
         length = int.from_bytes(content[start:end], "little")
         if end + length > len(content):
-            raise _invalid(
+            raise invalid_request(
                 f"element {len(elements)} of {what} should have {length:,} bytes, but the tensor ends"
             )
         elements.append(content[end : end + length])
         start = end + length
     if len(elements) != wanted:
-        raise _invalid(f"{what} of shape {list(shape)} needs {wanted:,} elements, but has {len(elements):,}")
+        raise invalid_request(
+            f"{what} of shape {list(shape)} needs {wanted:,} elements, but has {len(elements):,}"
+        )
     return elements
 
 
 def _elements(data: object, shape: tuple[int, ...], what: str) -> list[bytes]:
     if not isinstance(data, list):
-        raise _invalid(f"the data of {what} are {_shown(data)}, but must be a list of texts in base64")
+        raise invalid_request(f"the data of {what} are {_shown(data)}, but must be a list of texts in base64")
     if len(data) != math.prod(shape):
-        raise _invalid(
+        raise invalid_request(
             f"{what} of shape {list(shape)} needs {math.prod(shape):,} elements, but has {len(data):,}"
         )
     return [from_base64(text, f"element {number} of {what}") for number, text in enumerate(data)]
@@ -241,35 +249,31 @@ def _objects(holder: Mapping[str, Any], name: str, least: int) -> list[dict[str,
         or len(found) < least
         or not all(isinstance(entry, dict) for entry in found)
     ):
-        raise _invalid(f"{name} is {_shown(holder.get(name))}, but must be a list of objects")
+        raise invalid_request(f"{name} is {_shown(holder.get(name))}, but must be a list of objects")
     return found
 
 
 def _parameters(holder: Mapping[str, Any], what: str) -> dict[str, Any]:
     found = holder.get("parameters", {})
     if not isinstance(found, dict):
-        raise _invalid(f"the parameters of {what} are {_shown(found)}, but must be an object")
+        raise invalid_request(f"the parameters of {what} are {_shown(found)}, but must be an object")
     return found
 
 
 def _name(entry: Mapping[str, Any], what: str) -> str:
     name = entry.get("name")
     if not isinstance(name, str):
-        raise _invalid(f"{what} has the name {_shown(name)}, but must have a text")
+        raise invalid_request(f"{what} has the name {_shown(name)}, but must have a text")
     return name
 
 
 def _flag(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise _invalid(f"{name} is {_shown(value)}, but must be true or false")
+        raise invalid_request(f"{name} is {_shown(value)}, but must be true or false")
     return value
 
 
 def _shown(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
     return text if len(text) <= 60 else f"{text[:57]}…"
-
-
-def _invalid(message: str) -> RequestError:
-    return bad_request("invalid_request", message)

@@ -8,7 +8,7 @@ from typing import IO, Any, NamedTuple
 from flask import Request
 
 from image_classifier.serving.admission import MemoryMeter
-from image_classifier.serving.errors import RequestError, too_large, too_slow
+from image_classifier.serving.errors import RequestError, bad_request, too_large, too_slow
 
 _CHUNK = 2**16
 _LEAST_PART = 2**10
@@ -95,8 +95,7 @@ def is_raw_image(content_type: str) -> bool:
 def _form_files(request: Request) -> list[Upload]:
     files = [Upload(file.filename, file.read()) for file in request.files.values()]
     if not files:
-        raise RequestError(
-            HTTPStatus.BAD_REQUEST,
+        raise bad_request(
             "no_image",
             "the form holds no file; send at least one, as curl -F image=@photo.jpg does",
         )
@@ -126,4 +125,4 @@ def read_body(environ: Mapping[str, Any], max_upload: int) -> bytes:
 
 
 def _incomplete(message: str) -> RequestError:
-    return RequestError(HTTPStatus.BAD_REQUEST, "incomplete_body", message)
+    return bad_request("incomplete_body", message)
