@@ -26,8 +26,10 @@ VARIABLES = {
 }
 """Optional: E2E_REGISTRY (where sources and images are pushed to, over plain HTTP), E2E_BUILDER_IMAGE (for builds in
 the cluster), E2E_PYTHON_IMAGE (what those start from, where the cluster does not reach Docker Hub), E2E_VOLUME (a
-folder of the node, where nothing provides volumes), E2E_NAMESPACE, and E2E_ROLLOUTS (how many roll-outs are watched
-under load)."""
+folder of the node, where nothing provides volumes), E2E_MLFLOW_STORES (a file of `NAME=value`, for MLflow on
+PostgreSQL and S3 as config/mlflow-postgresql-s3 describes it), E2E_NAMESPACE, and E2E_ROLLOUTS (how many roll-outs are
+watched under load)."""
+API_DESCRIPTORS = "apidescriptors.apis.apps.tanzu.vmware.com"
 
 
 class CommandError(Exception):
@@ -79,23 +81,36 @@ class Cluster:
     def install(self) -> None:
         """Apply config/ with the given images, as an operator would, and prepare the namespace."""
         with tempfile.TemporaryDirectory(dir=ROOT, prefix=".e2e.") as folder:
-            overlay = {
+            overlay: dict[str, Any] = {
                 "resources": ["../config"],
                 "images": [
-                    _image(
-                        "registry.example.org/image-classifier/mlflow", self.environment["E2E_MLFLOW_IMAGE"]
-                    ),
-                    _image(
-                        "registry.example.org/image-classifier/server", self.environment["E2E_SERVER_IMAGE"]
-                    ),
+                    _image(name, self.environment[f"E2E_{part.upper()}_IMAGE"])
+                    for part in ("mlflow", "server")
+                    for name in (
+                        f"registry.example.org/image-classifier/{part}",
+                        f"image-classifier-{part}",
+                    )
                 ],
                 "configurations": ["image-fields.yaml"],
             }
+            if stores := self.environment.get("E2E_MLFLOW_STORES"):
+                shutil.copy(stores, Path(folder) / "stores.env")
+                overlay |= {
+                    "resources": [
+                        f"../config/{part}" for part in ("chain", "storage", "mlflow-postgresql-s3")
+                    ],
+                    "secretGenerator": [
+                        {"name": "mlflow-stores", "namespace": "mlflow", "envs": ["stores.env"]}
+                    ],
+                    "generatorOptions": {"disableNameSuffixHash": True},
+                }
             (Path(folder) / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
             shutil.copy(ROOT / "config" / "storage" / "image-fields.yaml", folder)
             if volume := self.environment.get("E2E_VOLUME"):
                 self.kubectl("apply", "-f", "-", text=yaml.safe_dump(_volume(volume)))
             run("kubectl", "apply", "--server-side", "--force-conflicts", "-k", folder)
+        if not run("kubectl", "get", "crd", API_DESCRIPTORS, "--ignore-not-found"):
+            run("kubectl", "apply", "-f", Path(__file__).with_name("api-descriptors.yaml"))
         self.prepare("restricted")
         run("kubectl", "rollout", "status", "-n", "mlflow", "deploy/mlflow", "--timeout=300s", seconds=310)
 

@@ -1,6 +1,8 @@
 """The cases of the chain, in the order in which a team would meet them."""
 
+import json
 import time
+import urllib.request
 
 import pytest
 
@@ -89,6 +91,19 @@ def test_an_older_version_is_pinned_and_released_under_load_without_training(clu
     cluster.change(flowers, **BETTER, model_version=None)
     settled(cluster, flowers)
     assert len(cluster.runs(flowers, "train")) == trainings
+
+
+def test_a_label_registers_the_api_for_the_catalog(cluster: Cluster, flowers: str):
+    cluster.change(flowers, "--label", "apis.apps.tanzu.vmware.com/register-api=true", **BETTER)
+    wait("the API's entry", lambda: cluster.get("apidescriptor", flowers))
+    settled(cluster, flowers)
+    spec = cluster.get("apidescriptor", flowers)["spec"]
+    server, path = spec["location"]["server"]["url"], spec["location"]["apiSpec"]["path"]
+    with urllib.request.urlopen(server + path, timeout=60) as response:
+        described = json.load(response)
+    assert (spec["type"], described["openapi"][:4]) == ("openapi", "3.0.")
+    assert server == cluster.url(flowers)
+    assert "/predict" in described["paths"]
 
 
 @pytest.mark.parametrize(
