@@ -3,8 +3,9 @@
     python bench/serving.py path/to/package --seconds 5
 
 All have two workers, the same model and the same images, on loopback, with one load generator (wrk). The raw limit
-is the same decoder and model in two processes with no HTTP at all. It makes an environment for the peers in
-.venv-peers. Run it on a machine that does nothing else.
+is the same decoder and model in two processes with no HTTP at all. It makes an environment for each peer in
+.venv-peers; a peer that cannot be made or started is reported, and left out. Run it on a machine that does nothing
+else.
 """
 
 import argparse
@@ -23,7 +24,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ from image_classifier.package import Model, Package
 
 ROOT = Path(__file__).parent.parent
 PEERS = Path(__file__).parent / "peers"
-ENVIRONMENT = ROOT / ".venv-peers"
+ENVIRONMENTS = ROOT / ".venv-peers"
 WORKERS = 2
 MAX_PIXELS = 50_000_000
 START_SECONDS = 120
@@ -81,17 +82,26 @@ def images() -> dict[str, bytes]:
     }
 
 
-def make_environment() -> Path:
-    """The peers' Python."""
-    python = ENVIRONMENT / "bin" / "python"
-    if not (ENVIRONMENT / ".made").exists():
-        subprocess.run([sys.executable, "-m", "venv", ENVIRONMENT], check=True)
-        install = [python, "-m", "pip", "install", "--quiet", "--requirement", PEERS / "requirements.txt"]
-        subprocess.run(install, check=True)
-        subprocess.run(
-            [python, "-m", "pip", "install", "--quiet", "--no-deps", "--editable", ROOT], check=True
-        )
-        (ENVIRONMENT / ".made").touch()
+class PeerError(Exception):
+    """A peer cannot be measured; the text is why."""
+
+
+def make_environment(name: str) -> Path:
+    """The Python of a peer, with what peers/requirements names for it."""
+    folder = ENVIRONMENTS / name
+    python = folder / "bin" / "python"
+    install = [str(python), "-m", "pip", "install", "--quiet"]
+    if not (folder / ".made").exists():
+        print(f"installing {name}", file=sys.stderr)
+        for command in (
+            [sys.executable, "-m", "venv", str(folder)],
+            [*install, "--requirement", str(PEERS / "requirements" / f"{name}.txt")],
+            [*install, "--no-deps", "--editable", str(ROOT)],
+        ):
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise PeerError(f"{' '.join(command)}: {done.stderr[-2000:]}")
+        (folder / ".made").touch()
     return python
 
 
@@ -101,41 +111,55 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def servers(python: Path, package: Path, mlflow_model: Path, port: int) -> dict[str, list[str]]:
-    """The command of each server."""
-    ours = [sys.executable, "-m", "image_classifier.cli", "serve", "--model", str(package)]
-    mlflow = [str(python), "-m", "mlflow", "models", "serve", "--model-uri", str(mlflow_model)]
-    return {
-        "image-classifier": [*ours, "--workers", str(WORKERS), "--port", str(port)],
-        "granian, bare WSGI": [
-            *(str(python), "-m", "granian", "--interface", "wsgi", "--port", str(port)),
-            *("--workers", str(WORKERS), "wsgi_app:app"),
-        ],
-        "FastAPI on uvicorn": [
-            *(str(python), "-m", "uvicorn", "fastapi_app:app", "--port", str(port)),
-            *("--workers", str(WORKERS), "--log-level", "warning"),
-        ],
-        "KServe SDK": [
-            *(str(python), "kserve_app.py", "--workers", str(WORKERS), "--http_port", str(port)),
-            *("--enable_grpc", "false"),
-        ],
-        "mlflow models serve": [
-            *mlflow,
-            *("--env-manager", "local", "--port", str(port), "--workers", str(WORKERS)),
-        ],
-    }
+@dataclass(frozen=True)
+class Peer:
+    """A server: its environment, its command with {port} and {model}, and how it is asked."""
+
+    environment: str
+    command: str
+    ask: Callable[[bytes, int], Request] = lambda image, _: Request("/predict", image, "image/jpeg")
 
 
-def request_of(server: str, image: bytes, size: int) -> Request:
-    """How a server is asked about an image."""
-    if server == "KServe SDK":
-        body = {"instances": [{"b64": base64.b64encode(image).decode()}]}
-        return Request("/v1/models/peer:predict", json.dumps(body).encode(), "application/json")
-    if server == "mlflow models serve":
-        # It decodes no images: its client has to, and to send the numbers.
-        pixels = decode(image, size, MAX_PIXELS)[np.newaxis].tolist()
-        return Request("/invocations", json.dumps({"inputs": {"image": pixels}}).encode(), "application/json")
-    return Request("/predict", image, "image/jpeg")
+def ask_v1(image: bytes, size: int) -> Request:  # noqa: ARG001
+    body = {"instances": [{"b64": base64.b64encode(image).decode()}]}
+    return Request("/v1/models/peer:predict", json.dumps(body).encode(), "application/json")
+
+
+def ask_v2(image: bytes, size: int) -> Request:  # noqa: ARG001
+    tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(image).decode()]}
+    body = {"inputs": [{**tensor, "parameters": {"content_type": "base64"}}]}
+    return Request("/v2/models/peer/infer", json.dumps(body).encode(), "application/json")
+
+
+def ask_mlflow(image: bytes, size: int) -> Request:
+    """It decodes no images: its client has to, and to send the numbers."""
+    pixels = decode(image, size, MAX_PIXELS)[np.newaxis].tolist()
+    return Request("/invocations", json.dumps({"inputs": {"image": pixels}}).encode(), "application/json")
+
+
+OURS = "image-classifier"
+SERVERS = {
+    OURS: Peer("", f"-m image_classifier.cli serve --workers {WORKERS} --port {{port}} --model {{package}}"),
+    "granian, bare WSGI": Peer(
+        "granian", f"-m granian --interface wsgi --port {{port}} --workers {WORKERS} wsgi_app:app"
+    ),
+    "FastAPI on uvicorn": Peer(
+        "fastapi",
+        f"-m uvicorn fastapi_app:app --port {{port}} --workers {WORKERS} --log-level warning",
+    ),
+    "LitServe": Peer("litserve", f"litserve_app.py --workers {WORKERS} --port {{port}}"),
+    "BentoML": Peer("bentoml", "-m bentoml serve bentoml_service:Peer --port {port}"),
+    "MLServer": Peer("mlserver", f"mlserver_app.py --workers {WORKERS} --port {{port}}", ask_v2),
+    "KServe SDK": Peer(
+        "kserve", f"kserve_app.py --workers {WORKERS} --http_port {{port}} --enable_grpc false", ask_v1
+    ),
+    "mlflow models serve": Peer(
+        "mlflow",
+        "-m mlflow models serve --model-uri {mlflow_model} --env-manager local --port {port} "
+        f"--workers {WORKERS}",
+        ask_mlflow,
+    ),
+}
 
 
 @contextmanager
@@ -154,7 +178,7 @@ def running(command: list[str], port: int, package: Path, log: Path) -> Iterator
                 break
             except OSError:
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise SystemExit(f"{command} does not listen:\n{log.read_text()[-2000:]}") from None
+                    raise PeerError(f"it does not listen: {log.read_text()[-2000:]}") from None
                 time.sleep(0.1)
         yield
     finally:
@@ -178,7 +202,7 @@ def ask_until_right(port: int, request: Request) -> None:
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise SystemExit(f"{request.path} is not answered: {error}") from None
+                raise PeerError(f"{request.path} is not answered: {error}") from None
             time.sleep(0.2)
 
 
@@ -229,6 +253,31 @@ def raw_limit(package: Path, image: bytes, seconds: float) -> float:
     return total / seconds
 
 
+def measure(
+    server: str,
+    pictures: dict[str, bytes],
+    package: Path,
+    size: int,
+    folder: Path,
+    arguments: argparse.Namespace,
+) -> dict[tuple[str, str, int], Measured]:
+    """One server, with all images and numbers of clients; raises PeerError."""
+    peer = SERVERS[server]
+    python = make_environment(peer.environment) if peer.environment else Path(sys.executable)
+    port = free_port()
+    filled = peer.command.format(port=port, package=package, mlflow_model=folder / "mlflow")
+    found = {}
+    with running([str(python), *filled.split()], port, package, folder / "log"):
+        for kind, image in pictures.items():
+            request = peer.ask(image, size)
+            ask_until_right(port, request)
+            load(port, request, 8, 1, folder)
+            for clients in arguments.clients:
+                found[server, kind, clients] = load(port, request, clients, arguments.seconds, folder)
+                print(server, kind, clients, found[server, kind, clients], file=sys.stderr)
+    return found
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -236,31 +285,24 @@ def main() -> None:
     parser.add_argument("package", type=Path)
     parser.add_argument("--seconds", type=float, default=5, help="of load for each figure")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
-    parser.add_argument("--only", nargs="+", help="servers to measure")
+    parser.add_argument("--only", nargs="+", choices=list(SERVERS), help="servers to measure")
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
         raise SystemExit("wrk is not on PATH; install it, e.g. apt-get install wrk")
     package = arguments.package.resolve()
-    python = make_environment()
     size = Package.read(package).image_size
     pictures = images()
     found: dict[tuple[str, str, int], Measured] = {}
+    names = arguments.only or list(SERVERS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_mlflow_model(Package.read(package), folder / "mlflow", run_id="bench", model_id="bench")
-        names = list(servers(python, package, folder / "mlflow", 0))
-        for server in arguments.only or names:
-            port = free_port()
-            command = servers(python, package, folder / "mlflow", port)[server]
-            with running(command, port, package, folder / "log"):
-                for kind, image in pictures.items():
-                    request = request_of(server, image, size)
-                    ask_until_right(port, request)
-                    load(port, request, 8, 1, folder)
-                    for clients in arguments.clients:
-                        measured = load(port, request, clients, arguments.seconds, folder)
-                        found[server, kind, clients] = measured
-                        print(server, kind, clients, measured, file=sys.stderr)
+        for server in list(names):
+            try:
+                found |= measure(server, pictures, package, size, folder, arguments)
+            except PeerError as error:
+                print(f"{server} is left out: {error}", file=sys.stderr)
+                names.remove(server)
         limits = {kind: raw_limit(package, image, arguments.seconds) for kind, image in pictures.items()}
     print(
         f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n"
@@ -272,11 +314,11 @@ def main() -> None:
             "| server | " + " | ".join(f"{n} clients: /s, p99 ms, ours is" for n in arguments.clients) + " |"
         )
         print("|---|" + "---|" * len(arguments.clients))
-        for server in arguments.only or names:
+        for server in names:
             cells = []
             for clients in arguments.clients:
                 measured = found[server, kind, clients]
-                ours = found.get(("image-classifier", kind, clients))
+                ours = found.get((OURS, kind, clients))
                 ratio = f", {ours.rate / measured.rate:.2f} x" if ours and measured.rate else ""
                 failed = f" ({measured.failed} failed)" if measured.failed else ""
                 cells.append(f"{measured.rate:,.0f}, {measured.p99:,.1f}{ratio}{failed}")

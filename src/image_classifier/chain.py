@@ -27,7 +27,7 @@ from image_classifier.errors import (
 )
 from image_classifier.files import write_atomically
 from image_classifier.images import decode
-from image_classifier.package import Model, Package
+from image_classifier.package import Model, Package, likeliest
 from image_classifier.platform.results import clipped, leave_results
 from image_classifier.settings import Settings
 
@@ -409,8 +409,7 @@ def predict(
         except ImageError as error:
             raise type(error)(f"{path}: {error}") from error
         probabilities = model.probabilities(image[np.newaxis])[0]
-        ranking = np.argsort(-probabilities, kind="stable")[: settings.top]
-        yield path, [(model.classes[index], float(probabilities[index])) for index in ranking]
+        yield path, likeliest(probabilities, model.classes, settings.top)
 
 
 def actor() -> str:

@@ -223,6 +223,12 @@ class Model:
                 )
 
 
+def likeliest(probabilities: Probabilities, classes: Sequence[str], top: int) -> list[tuple[str, float]]:
+    """The `top` likeliest classes of one image, float32 [K], and their probabilities, in order."""
+    order = np.argsort(-probabilities, kind="stable")[:top]
+    return [(classes[index], float(probabilities[index])) for index in order]
+
+
 def encode_png(image: Images) -> bytes:
     """Encode one image, uint8 [S, S, 3], without loss."""
     buffer = io.BytesIO()

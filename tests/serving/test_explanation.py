@@ -47,13 +47,14 @@ def test_the_squares_cover_images_of_every_size(size):
     assert all(b - a <= found.side for a, b in zip(found.offsets, found.offsets[1:], strict=False))
 
 
-def test_the_layer_is_strongest_over_the_object_and_clear_elsewhere():
+def test_the_layer_is_yellow_over_the_object_and_violet_elsewhere():
     found = occlusion_map(knows_spots, image_with_a_spot(4, 4))
     layer = np.asarray(Image.open(io.BytesIO(heat_png(found, SIZE))))
     assert layer.shape == (256, 256, 4)
-    alpha = layer[..., 3]
-    assert alpha[40:60, 40:60].mean() > 150
-    assert alpha[128:].max() == 0
+    red, green, blue, opacity = layer.transpose(2, 0, 1)
+    assert (red[40:60, 40:60].mean() > 200, blue[40:60, 40:60].mean() < 80) == (True, True)
+    assert (green[128:].max() < 20, blue[128:].min() > 70) == (True, True)
+    assert set(opacity.ravel()) == {150}
 
 
 def test_an_image_in_which_nothing_matters_gives_a_clear_layer():

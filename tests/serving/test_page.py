@@ -190,7 +190,7 @@ def test_a_button_lays_over_the_image_what_it_was_seen_by_and_takes_it_away(page
     assert heat.is_displayed()
     photo = card.find_element(By.CSS_SELECTOR, ".photo")
     assert {heat.rect[side] - photo.rect[side] for side in ("x", "y", "width", "height")} == {0}
-    assert button.get_attribute("aria-pressed") == "true"
+    assert button.text == "Hide what it looked at"
     button.click()
     assert not heat.is_displayed()
 

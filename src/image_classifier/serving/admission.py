@@ -22,6 +22,11 @@ class Admission:
         self._inside = 0
         self._report = report
 
+    @property
+    def inside(self) -> int:
+        """Requests at work or waiting."""
+        return self._inside
+
     @contextmanager
     def turn(self) -> Iterator[None]:
         """Wait for a place and hold it; raises RequestError (503) where there is none to be had."""

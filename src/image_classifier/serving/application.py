@@ -68,6 +68,7 @@ def create_app(
         app.wsgi_app = HotPath(  # type: ignore[method-assign]
             app.wsgi_app,
             predictions=predictions,
+            admission=admission,
             headers=headers,
             metrics=metrics,
             memory=memory,

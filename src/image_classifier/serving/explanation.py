@@ -23,9 +23,10 @@ from image_classifier.settings import Settings
 _PARTS = 4
 """The square's side is the image's, divided by this; it moves by half of its side."""
 _PNG_SIDE = 256
-_COLOUR = (230, 60, 20)
-_STRONGEST = 200
-"""Opacity where the probability falls most, of 255: the image stays visible below it."""
+_COLOURS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])
+"""From what did not matter to what decided: five of viridis, which is read on any image and without seeing red."""
+_OPACITY = 150
+"""Of 255: the image stays visible below."""
 
 
 class OcclusionMap(NamedTuple):
@@ -58,16 +59,21 @@ def occlusion_map(ask: Callable[[Images], Probabilities], image: Images) -> Occl
 
 
 def heat_png(found: OcclusionMap, size: int) -> bytes:
-    """The map as a transparent layer to lay over the middle square of the image, strongest at the largest drop."""
+    """The map as a layer to lay over the middle square of the image: violet, and yellow at the largest drop.
+
+    Where nothing matters it is clear.
+    """
     heat, covered = np.zeros((2, size, size), dtype=np.float32)
     for row, top in enumerate(found.offsets):
         for column, left in enumerate(found.offsets):
             heat[top : top + found.side, left : left + found.side] += max(found.drops[row, column], 0)
             covered[top : top + found.side, left : left + found.side] += 1
     heat /= covered
-    alpha = (heat * (_STRONGEST / max(float(heat.max()), 1e-6))).astype(np.uint8)
-    layer = Image.new("RGBA", (_PNG_SIDE, _PNG_SIDE), _COLOUR)
-    layer.putalpha(Image.fromarray(alpha).resize((_PNG_SIDE, _PNG_SIDE), Image.Resampling.BICUBIC))
+    most = float(heat.max())
+    steps = np.linspace(0, max(most, 1e-6), len(_COLOURS))
+    colours = np.stack([np.interp(heat, steps, channel) for channel in _COLOURS.T], axis=-1).astype(np.uint8)
+    layer = Image.fromarray(colours).resize((_PNG_SIDE, _PNG_SIDE), Image.Resampling.BICUBIC)
+    layer.putalpha(_OPACITY if most > 0 else 0)
     buffer = io.BytesIO()
     layer.save(buffer, format="PNG")
     return buffer.getvalue()

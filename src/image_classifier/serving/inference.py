@@ -9,7 +9,7 @@ import numpy as np
 
 from image_classifier.errors import ImageError
 from image_classifier.images import decode
-from image_classifier.package import Images, Model, Probabilities
+from image_classifier.package import Images, Model, Probabilities, likeliest
 from image_classifier.serving.admission import Admission
 from image_classifier.serving.metrics import Metrics
 from image_classifier.serving.uploads import Upload
@@ -81,9 +81,8 @@ class Turn:
 
 def ranking(probabilities: Probabilities, classes: Sequence[str], top: int) -> dict[str, object]:
     """The likeliest class of one image, float32 [K], and the `top` likeliest in order."""
-    order = np.argsort(-probabilities, kind="stable")[:top]
     entries = [
-        {"label": classes[index], "probability": round(float(probabilities[index]), _DECIMALS)}
-        for index in order
+        {"label": label, "probability": round(probability, _DECIMALS)}
+        for label, probability in likeliest(probabilities, classes, top)
     ]
     return {**entries[0], "top": entries}

@@ -48,11 +48,13 @@ def _images(body: bytes, turn: Turn, size: int) -> Images:
     if not isinstance(instances, list) or not instances:
         raise invalid_request('the body must be {"instances": […]} with at least one instance')
     images = np.empty((len(instances), size, size, 3), dtype=np.uint8)
+    encoded: dict[int, Upload] = {}
     for number, instance in enumerate(instances):
         what = f"instance {number}"
         if isinstance(instance, dict):
-            upload = Upload(what, from_base64(instance.get("b64"), f"b64 of {what}"))
-            images[number] = turn.decode([upload])[0]
+            encoded[number] = Upload(what, from_base64(instance.get("b64"), f"b64 of {what}"))
         else:
             images[number] = pixels(instance, (size, size, 3), what)
+    if encoded:
+        images[list(encoded)] = turn.decode(list(encoded.values()))
     return images

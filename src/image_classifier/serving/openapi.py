@@ -13,6 +13,7 @@ from flask import Blueprint, Flask, current_app, jsonify, render_template
 
 from image_classifier.package import INPUT, OUTPUT, Package
 from image_classifier.serving.identity import Identity
+from image_classifier.serving.prediction import PATH
 from image_classifier.serving.tensors import LENGTH_HEADER
 from image_classifier.settings import Settings
 
@@ -388,5 +389,6 @@ def _by_tag(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str, Schem
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             found.setdefault(operation["tags"][0], []).append((method.upper(), path, operation))
+    found["Ask"].sort(key=lambda operation: operation[1] != PATH)
     order = ["Ask", "KServe V1", "Open Inference Protocol", "For people", "Operation"]
     return {tag: found[tag] for tag in order}

@@ -111,11 +111,17 @@ class _Application(BaseApplication):  # type: ignore[misc]
 
     def load(self) -> Flask:
         try:
-            return self._load(self.draining)
+            app = self._load(self.draining)
         except PackageError as error:
             click.echo(f"error: {error}", err=True)
             # Any other status and gunicorn would start the worker again, for ever.
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        self.is_quick = getattr(app.wsgi_app, "is_quick", self.is_quick)
+        return app
+
+    def is_quick(self, request: bytes) -> bool:  # noqa: ARG002
+        """Where nothing stands before Flask, threads answer all requests."""
+        return False
 
 
 def _shared_counts() -> dict[str, Any]:

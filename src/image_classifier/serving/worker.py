@@ -27,6 +27,11 @@ LOWEST_RATE = 32 * 1024
 """Bytes a second. A request may take REQUEST_SECONDS and as long as its bytes take at this rate."""
 ANSWER_SECONDS = 30.0
 _NEXT_REQUEST_SECONDS = 0.02
+_QUICK_BYTES = 2**17
+"""A request that is answered in the loop is at most so long, and has arrived in full."""
+_QUICK_AT_ONCE = 64
+"""Of the connections that are ready at the same time so many are answered in the loop; the others, which would wait
+too long, go to threads, where the queue's bound holds."""
 _LINGER_SECONDS = 2.0
 _LINGER_GAP_SECONDS = 0.2
 _LAST_WORDS_SECONDS = 1.0
@@ -93,6 +98,14 @@ class Connection(TConn):  # type: ignore[misc]
         """Whether bytes of the next request were received with those of the last one."""
         return bool(self.parser.unreader.buf.getbuffer().nbytes)
 
+    def arrived(self, most: int) -> bytes:
+        """What waits to be received, which stays there; "" where it is more than `most` bytes."""
+        try:
+            data = self.sock.recv(most + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:  # the client is gone, which a thread finds out
+            return b""
+        return data if len(data) <= most else b""
+
     def receives_soon(self) -> bool:
         """Wait a moment for the next request: the way back through the poller takes longer than most answers."""
         try:
@@ -130,10 +143,16 @@ class Connection(TConn):  # type: ignore[misc]
 class Worker(ThreadWorker):  # type: ignore[misc]
     """Serves connections; one takes a thread only while a request is received and answered.
 
-    Its application has `draining`, an event, and `unready_seconds`: on SIGTERM it sets the event, still takes
+    Its application has `is_quick`, which tells from the bytes of a request whether the answer takes but a moment:
+    such a request is answered by the thread that polls the connections, for to hand it to another one and back
+    takes longer than the answer, and many threads at once wait for Python's lock at each of their system calls.
+
+    It also has `draining`, an event, and `unready_seconds`: on SIGTERM it sets the event, still takes
     connections for that long, so that whoever balances the load can look elsewhere, then takes none, and ends
     when all requests are answered, or after gunicorn's graceful_timeout.
     """
+
+    _quick_left = 0
 
     def accept(self, listener: Any) -> None:
         """Let a new connection wait in the poller until its first byte is there, not in a thread."""
@@ -147,6 +166,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.pending_conns.append(connection)
         readable = partial(self.on_pending_socket_readable, connection)
         self.poller.register(connection.sock, EVENT_READ, readable)
+
+    def enqueue_req(self, conn: Connection) -> None:
+        if self._quick_left > 0 and self.app.is_quick(conn.arrived(_QUICK_BYTES)):
+            self._quick_left -= 1
+            self.finish_request(conn, _Answered(super().handle(conn)))
+        else:
+            super().enqueue_req(conn)
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
         try:
@@ -217,8 +243,22 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             connection.timeout = min(connection.timeout, now + _LAST_WORDS_SECONDS)
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
+        self._quick_left = _QUICK_AT_ONCE
         # gunicorn would wait for an event before it looks whether idle connections have timed out.
         super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, _STOP_TICK_SECONDS))
+
+
+class _Answered:
+    """The outcome of a request that no thread was given, as gunicorn asks for it."""
+
+    def __init__(self, kept: Any) -> None:
+        self._kept = kept
+
+    def cancelled(self) -> bool:
+        return False
+
+    def result(self) -> Any:
+        return self._kept
 
 
 class _Body:

@@ -122,13 +122,13 @@ async function json(response) {
 
 async function explain(file, card, button) {
   const heat = card.querySelector(".heat");
-  const shown = button.getAttribute("aria-pressed") === "true";
+  const shown = card.classList.contains("explained");
   if (!shown && !heat.src) {
     button.disabled = true;
     try {
       const response = await post("explain?format=png", file);
       heat.src = URL.createObjectURL(await response.blob());
-      heat.alt = "Red: the parts of the image that decided";
+      heat.alt = "Yellow: the parts of the image that decided; violet: those that did not matter";
     } catch (error) {
       button.textContent = sentence(error.message);
       return;
@@ -138,7 +138,7 @@ async function explain(file, card, button) {
   }
   heat.hidden = shown;
   card.classList.toggle("explained", !shown);
-  button.setAttribute("aria-pressed", String(!shown));
+  button.textContent = shown ? "Show what it looked at" : "Hide what it looked at";
 }
 
 function show(answer, card, milliseconds) {
