@@ -48,13 +48,14 @@ class HotPath:
         self._memory, self._max_upload = memory, max_upload
         self._admission = admission
 
-    def is_quick(self, request: bytes) -> bool:
-        """Whether the bytes are one whole request for a small image, and no other request is at work.
+    def is_idle(self) -> bool:
+        """Whether no request is at work: the next one has its turn without waiting."""
+        return self._admission.inside == 0
 
-        It must not wait for its turn: whoever asks has other connections to look after.
-        """
+    def is_quick(self, request: bytes) -> bool:
+        """Whether the bytes are one whole request for a small image."""
         head = _WHOLE_REQUEST.match(request)
-        if head is None or head.end() + int(head[1]) != len(request) or self._admission.inside:
+        if head is None or head.end() + int(head[1]) != len(request):
             return False
         try:
             extent = measure(request[head.end() :], _QUICK_PIXELS)

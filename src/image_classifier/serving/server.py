@@ -102,6 +102,9 @@ class _Application(BaseApplication):  # type: ignore[misc]
     ) -> None:
         self._options, self._load = options, load
         self.draining = threading.Event()
+        # Where nothing stands before Flask, threads answer all requests.
+        self.is_idle: Callable[[], bool] = lambda: False
+        self.is_quick: Callable[[bytes], bool] = lambda _: False
         self.unready_seconds = min(MOST_UNREADY_SECONDS, UNREADY_SHARE * drain_timeout)
         super().__init__()
 
@@ -116,12 +119,11 @@ class _Application(BaseApplication):  # type: ignore[misc]
             click.echo(f"error: {error}", err=True)
             # Any other status and gunicorn would start the worker again, for ever.
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
-        self.is_quick = getattr(app.wsgi_app, "is_quick", self.is_quick)
-        return app
+        from image_classifier.serving.hot_path import HotPath  # not before the application, as in `serve`
 
-    def is_quick(self, request: bytes) -> bool:  # noqa: ARG002
-        """Where nothing stands before Flask, threads answer all requests."""
-        return False
+        if isinstance(app.wsgi_app, HotPath):
+            self.is_idle, self.is_quick = app.wsgi_app.is_idle, app.wsgi_app.is_quick
+        return app
 
 
 def _shared_counts() -> dict[str, Any]:

@@ -143,9 +143,9 @@ class Connection(TConn):  # type: ignore[misc]
 class Worker(ThreadWorker):  # type: ignore[misc]
     """Serves connections; one takes a thread only while a request is received and answered.
 
-    Its application has `is_quick`, which tells from the bytes of a request whether the answer takes but a moment:
-    such a request is answered by the thread that polls the connections, for to hand it to another one and back
-    takes longer than the answer, and many threads at once wait for Python's lock at each of their system calls.
+    Its application has `is_quick`, which tells from the bytes of a request whether the answer takes but a moment.
+    While it `is_idle`, the thread that polls the connections answers such a request itself: to hand it to another
+    thread and back takes longer than the answer, and threads wait for each other at each of their system calls.
 
     It also has `draining`, an event, and `unready_seconds`: on SIGTERM it sets the event, still takes
     connections for that long, so that whoever balances the load can look elsewhere, then takes none, and ends
@@ -168,11 +168,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.poller.register(connection.sock, EVENT_READ, readable)
 
     def enqueue_req(self, conn: Connection) -> None:
-        if self._quick_left > 0 and self.app.is_quick(conn.arrived(_QUICK_BYTES)):
+        if self._quick_left > 0 and self.app.is_idle() and self._is_quick(conn):
             self._quick_left -= 1
             self.finish_request(conn, _Answered(super().handle(conn)))
         else:
             super().enqueue_req(conn)
+
+    def _is_quick(self, conn: Connection) -> bool:
+        return bool(self.app.is_quick(conn.arrived(_QUICK_BYTES)))
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
         try:
@@ -188,7 +191,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         kept = super().handle(conn)
         # A request that came with the end of the one before it is in memory already: the poller, to which gunicorn
         # would leave it, sees no more of it.
-        while kept is True and (conn.holds_bytes or conn.receives_soon()):
+        while kept is True and (conn.holds_bytes or (conn.receives_soon() and not self._is_quick(conn))):
             kept = super().handle(conn)
         if kept is False:
             conn.linger()
