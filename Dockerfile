@@ -41,8 +41,8 @@ ENTRYPOINT ["image-classifier"]
 
 # Tracks runs and keeps the registry, on a volume or on PostgreSQL and S3.
 FROM base AS mlflow
-COPY requirements/test.txt requirements/
-RUN pip install --constraint requirements/test.txt mlflow boto3 psycopg2-binary
+COPY requirements/mlflow.txt requirements/
+RUN pip install --requirement requirements/mlflow.txt
 USER 1000:1000
 ENTRYPOINT ["mlflow"]
 CMD ["server"]
