@@ -33,7 +33,7 @@ lock: $(VENV)/.test  ## resolve requirements/*.in anew into the pinned requireme
 	$(UV_COMPILE) requirements/train.in --constraint requirements/test.txt --output-file requirements/train.txt
 	sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements/train.txt
 	$(UV_COMPILE) requirements/serve.in --constraint requirements/test.txt --output-file requirements/serve.txt
-	$(UV_COMPILE) requirements/mlflow.in --constraint requirements/test.txt --output-file requirements/mlflow.txt
+	$(UV_COMPILE) requirements/mlflow.in --output-file requirements/mlflow.txt
 
 clean:  ## forget the environment and everything that was made
 	rm -rf $(VENV) .image-classifier .pytest_cache .mypy_cache .ruff_cache
