@@ -23,16 +23,18 @@ def upload_package(store: Store, run_id: str, package: Package) -> tuple[str, di
     A ready model of the same package and run, which a registration that was cut off left, is used again.
     Raises RegistryError where what arrived is not what was sent.
     """
-    from mlflow.entities import LoggedModelOutput
+    from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
     client, experiment = store.client, store.experiment_id
     with store.failures("the package was not uploaded"):
         uploaded = client.search_logged_models(
             [experiment],
-            filter_string=f"source_run_id = '{run_id}' AND status = 'READY' "
-            f"AND tags.package_digest = '{package.digest}'",
+            filter_string=f"source_run_id = '{run_id}' AND tags.package_digest = '{package.digest}'",
         )
         for model in uploaded:
+            # Not in the filter: MLflow compares it with a number, which PostgreSQL refuses.
+            if model.status != LoggedModelStatus.READY:
+                continue
             sizes = store.model_files(model.model_id)
             if sizes == json.loads(model.tags.get(SIZES, "{}")):
                 return model.model_id, sizes

@@ -3,6 +3,7 @@
 import base64
 import contextlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -90,10 +91,9 @@ REFUSED = [
 
 @pytest.mark.parametrize(("content", "length", "words"), REFUSED, ids=[row[2] for row in REFUSED])
 def test_what_is_wrong_is_named(content, length, words):
-    with pytest.raises(RequestError, match="") as refused:
+    with pytest.raises(RequestError, match=re.escape(words)) as refused:
         parse_request(content, length)
     assert refused.value.status == 400
-    assert words in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -110,9 +110,8 @@ def test_what_is_wrong_is_named(content, length, words):
 def test_lengths_that_lie_are_named(size, content, shape, datatype, words):
     entry = {"name": "image", "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
     head = body(entry)
-    with pytest.raises(RequestError, match="") as refused:
+    with pytest.raises(RequestError, match=re.escape(words)):
         parse_request(head + content, str(len(head)))
-    assert words in str(refused.value)
 
 
 def test_binary_data_need_the_length_of_the_json():
