@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from image_classifier.errors import ImageError, ImageTooLargeError
-from image_classifier.images import decode, measure
+from image_classifier.images import decode, measure, stated_pixels
 
 LIMIT = 50_000_000
 # Pillow says by a warning what it thinks of damaged tags; the image is then refused or read without them.
@@ -155,6 +155,17 @@ def test_too_many_pixels_are_refused_from_the_header(side):
     for read in (lambda data: decode(data, 32, LIMIT), lambda data: measure(data, LIMIT)):
         with pytest.raises(ImageTooLargeError, match="limit of 50,000,000"):
             read(png_header(side, side))
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": exif(6)}, {"quality": 5}])
+def test_the_stated_pixels_of_a_jpeg_and_a_png_are_those_of_the_image(options):
+    assert stated_pixels(encode(GRADIENT, "JPEG", **options)) == GRADIENT.shape[0] * GRADIENT.shape[1]
+    assert stated_pixels(encode(GRADIENT)) == GRADIENT.shape[0] * GRADIENT.shape[1]
+
+
+@given(st.sampled_from([b"", b"\xff\xd8", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"]), st.binary(max_size=60))
+def test_other_bytes_state_some_pixels_or_none(start, rest):
+    assert (stated_pixels(start + rest) or 0) >= 0
 
 
 def test_a_huge_text_chunk_is_refused():

@@ -171,6 +171,8 @@ class Model:
         options.inter_op_num_threads = 1
         # The arena keeps the largest batch's memory for ever.
         options.enable_cpu_mem_arena = False
+        # Threads that spin between requests use up a container's CPU quota: twice the CPU time, and no faster.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
             session = onnxruntime.InferenceSession(

@@ -2,13 +2,17 @@
 
 import json
 
+import hypothesis
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import strategies as st
 from werkzeug.test import Client
 
 from image_classifier.serving.application import create_app
 from image_classifier.serving.hot_path import HotPath
 from image_classifier.serving.identity import Identity
 from image_classifier.settings import Settings
+from tests.serving.server_process import large_png
 
 LIMIT = 20_000
 
@@ -104,3 +108,31 @@ def test_a_server_with_a_token_or_origins_has_no_short_way(model):
     for settings in (Settings(token="secret"), Settings(cors_origins="https://a.example.org")):
         app = create_app(settings, model, Identity.read(model.package, "colours"))
         assert not isinstance(app.wsgi_app, HotPath)
+
+
+def request_for(image, *headers):
+    lines = ["POST /predict HTTP/1.1", "Host: a", *headers, f"Content-Length: {len(image)}", "", ""]
+    return "\r\n".join(lines).encode() + image
+
+
+def test_a_whole_request_for_a_small_image_is_quick(app, pngs):
+    request = request_for(pngs["red"], "Content-Type: image/png")
+    assert app.wsgi_app.is_idle()
+    assert app.wsgi_app.is_quick(request)
+    for other in (
+        request[:-1],
+        request + b"P",
+        request.replace(b"POST", b"GET"),
+        request.replace(b"/predict", b"/explain"),
+        request_for(large_png()),
+        request_for(b"no image"),
+        b"",
+    ):
+        assert not app.wsgi_app.is_quick(other)
+
+
+@hypothesis.settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.binary(max_size=300), st.integers(0, 200))
+def test_any_bytes_are_quick_or_not(app, data, start):
+    request = request_for(b"\xff\xd8" + data)
+    assert app.wsgi_app.is_quick(request[start:]) in (True, False)

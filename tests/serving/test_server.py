@@ -1,5 +1,7 @@
 """A real gunicorn: starting, stopping, limits, slow and broken clients."""
 
+import http.client
+import json
 import re
 import shutil
 import signal
@@ -308,6 +310,23 @@ def test_requests_that_arrive_together_are_all_answered(server, pngs):
     last = b"GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
     answers = raw(server, asked * 3 + unread + asked + last)
     assert re.findall(rb"HTTP/1.1 (\d+)", answers) == [b"200"] * 3 + [b"404"] + [b"200"] * 2
+
+
+def test_requests_that_arrive_whole_are_answered_one_after_the_other_on_many_connections(server, pngs):
+    asked = (
+        f"POST /predict HTTP/1.1\r\nHost: a\r\nContent-Length: {len(pngs['red'])}\r\n\r\n".encode()
+        + pngs["red"]
+    )
+    clients = [socket.create_connection(("127.0.0.1", server.port), timeout=10) for _ in range(20)]
+    for _ in range(3):
+        for client in clients:
+            client.sendall(asked)
+        for client in clients:
+            response = http.client.HTTPResponse(client)
+            response.begin()
+            assert json.loads(response.read())["predictions"][0]["label"] == "red"
+    for client in clients:
+        client.close()
 
 
 def test_a_hundred_slow_senders_hinder_nobody(server, pngs):

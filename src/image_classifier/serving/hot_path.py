@@ -9,8 +9,7 @@ from http import HTTPStatus
 from time import perf_counter
 from typing import Any
 
-from image_classifier.errors import ImageError
-from image_classifier.images import measure
+from image_classifier.images import stated_pixels
 from image_classifier.serving.admission import Admission, MemoryMeter
 from image_classifier.serving.errors import error_body, refusal_of, retry_headers
 from image_classifier.serving.headers import AnswerHeaders, RequestName
@@ -57,11 +56,8 @@ class HotPath:
         head = _WHOLE_REQUEST.match(request)
         if head is None or head.end() + int(head[1]) != len(request):
             return False
-        try:
-            extent = measure(request[head.end() :], _QUICK_PIXELS)
-        except ImageError:
-            return False
-        return extent.width > 0
+        pixels = stated_pixels(request[head.end() :])
+        return pixels is not None and pixels <= _QUICK_PIXELS
 
     def __call__(self, environ: Environment, start_response: StartResponse) -> Iterable[bytes]:
         if (

@@ -1,6 +1,7 @@
 """The server process: gunicorn, run from here, with one package."""
 
 import errno
+import gc
 import logging
 import math
 import os
@@ -21,6 +22,7 @@ from gunicorn.arbiter import Arbiter
 from image_classifier.cpus import available_cpus
 from image_classifier.errors import PackageError, SettingError
 from image_classifier.package import Model, Package
+from image_classifier.serving.balance import Balance
 from image_classifier.serving.identity import Identity
 from image_classifier.serving.log import Log, line
 from image_classifier.serving.worker import KEEP_ALIVE_SECONDS, Worker
@@ -102,6 +104,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
     ) -> None:
         self._options, self._load = options, load
         self.draining = threading.Event()
+        self.balance = Balance()
         # Where nothing stands before Flask, threads answer all requests.
         self.is_idle: Callable[[], bool] = lambda: False
         self.is_quick: Callable[[bytes], bool] = lambda _: False
@@ -123,6 +126,9 @@ class _Application(BaseApplication):  # type: ignore[misc]
 
         if isinstance(app.wsgi_app, HotPath):
             self.is_idle, self.is_quick = app.wsgi_app.is_idle, app.wsgi_app.is_quick
+        # What is loaded stays: the garbage collector need not look at it again in the middle of a request.
+        gc.collect()
+        gc.freeze()
         return app
 
 
@@ -131,9 +137,10 @@ def _shared_counts() -> dict[str, Any]:
     folder = tempfile.mkdtemp(prefix="image-classifier-")
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
 
-    def forget_worker(arbiter: Arbiter, worker: Worker) -> None:  # noqa: ARG001
+    def forget_worker(arbiter: Arbiter, worker: Worker) -> None:
         from prometheus_client.multiprocess import mark_process_dead
 
+        arbiter.app.balance.forget(worker.age)
         mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
 
     def forget_all(arbiter: Arbiter) -> None:  # noqa: ARG001

@@ -111,7 +111,7 @@ def read_body(environ: Mapping[str, Any], max_upload: int) -> bytes:
     stream: IO[bytes] = environ["wsgi.input"]
     body = bytearray()
     try:
-        while chunk := stream.read(_CHUNK):
+        while len(body) != stated and (chunk := stream.read(_CHUNK)):
             body += chunk
             if len(body) > max_upload:
                 raise too_large(None, max_upload)

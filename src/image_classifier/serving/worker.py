@@ -147,6 +147,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     While it `is_idle`, the thread that polls the connections answers such a request itself: to hand it to another
     thread and back takes longer than the answer, and threads wait for each other at each of their system calls.
 
+    Its `balance` tells whether new connections are better left to another worker.
+
     It also has `draining`, an event, and `unready_seconds`: on SIGTERM it sets the event, still takes
     connections for that long, so that whoever balances the load can look elsewhere, then takes none, and ends
     when all requests are answered, or after gunicorn's graceful_timeout.
@@ -173,6 +175,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self.finish_request(conn, _Answered(super().handle(conn)))
         else:
             super().enqueue_req(conn)
+
+    def _has_share(self) -> bool:
+        return bool(self.app.balance.has_share(self.age, self.nr_conns))
 
     def _is_quick(self, conn: Connection) -> bool:
         return bool(self.app.is_quick(conn.arrived(_QUICK_BYTES)))
@@ -228,7 +233,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def set_accept_enabled(self, enabled: bool) -> None:
         """At the end, also answer who has connected already, and refuse who has not."""
         if self.alive:
-            super().set_accept_enabled(enabled)
+            super().set_accept_enabled(enabled and not self._has_share())
             return
         for listener in self.sockets:
             taken = -1
@@ -247,6 +252,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         self._quick_left = _QUICK_AT_ONCE
+        if self.alive and self._accepting and self._has_share():
+            # gunicorn's loop asks for it again in each of its turns.
+            super().set_accept_enabled(False)
         # gunicorn would wait for an event before it looks whether idle connections have timed out.
         super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, _STOP_TICK_SECONDS))
 
