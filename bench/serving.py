@@ -25,7 +25,7 @@ import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -131,6 +131,11 @@ def ask_v2(image: bytes, size: int) -> Request:  # noqa: ARG001
     return Request("/v2/models/peer/infer", json.dumps(body).encode(), "application/json")
 
 
+def ask_litserve(image: bytes, size: int) -> Request:  # noqa: ARG001
+    body = {"image": base64.b64encode(image).decode()}
+    return Request("/predict", json.dumps(body).encode(), "application/json")
+
+
 def ask_mlflow(image: bytes, size: int) -> Request:
     """It decodes no images: its client has to, and to send the numbers."""
     pixels = decode(image, size, MAX_PIXELS)[np.newaxis].tolist()
@@ -147,7 +152,7 @@ SERVERS = {
         "fastapi",
         f"-m uvicorn fastapi_app:app --port {{port}} --workers {WORKERS} --log-level warning",
     ),
-    "LitServe": Peer("litserve", f"litserve_app.py --workers {WORKERS} --port {{port}}"),
+    "LitServe": Peer("litserve", f"litserve_app.py --workers {WORKERS} --port {{port}}", ask_litserve),
     "BentoML": Peer("bentoml", "-m bentoml serve bentoml_service:Peer --port {port}"),
     "MLServer": Peer("mlserver", f"mlserver_app.py --workers {WORKERS} --port {{port}}", ask_v2),
     "KServe SDK": Peer(
@@ -165,7 +170,13 @@ SERVERS = {
 @contextmanager
 def running(command: list[str], port: int, package: Path, log: Path) -> Iterator[None]:
     """A server that listens; ended with all its workers."""
-    environment = {**os.environ, "BENCH_PACKAGE": str(package), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {
+        **os.environ,
+        "BENCH_PACKAGE": str(package),
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        # mlflow starts uvicorn by its name.
+        "PATH": f"{Path(command[0]).parent}:{os.environ['PATH']}",
+    }
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=PEERS, env=environment, stdout=output, stderr=output, start_new_session=True
@@ -182,7 +193,8 @@ def running(command: list[str], port: int, package: Path, log: Path) -> Iterator
                 time.sleep(0.1)
         yield
     finally:
-        os.killpg(process.pid, signal.SIGTERM)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGTERM)
         try:
             process.wait(20)
         except subprocess.TimeoutExpired:
