@@ -1,6 +1,9 @@
-"""The short way gives the answers of the long one."""
+"""The short ways give the answers of the long one."""
 
+import contextlib
 import json
+import socket
+import time
 
 import hypothesis
 import pytest
@@ -110,29 +113,101 @@ def test_a_server_with_a_token_or_origins_has_no_short_way(model):
         assert not isinstance(app.wsgi_app, HotPath)
 
 
-def request_for(image, *headers):
-    lines = ["POST /predict HTTP/1.1", "Host: a", *headers, f"Content-Length: {len(image)}", "", ""]
+def request_for(image, *fields):
+    lines = ["POST /predict HTTP/1.1", "Host: a", *fields, f"Content-Length: {len(image)}", "", ""]
     return "\r\n".join(lines).encode() + image
 
 
-def test_a_whole_request_for_a_small_image_is_quick(app, pngs):
-    request = request_for(pngs["red"], "Content-Type: image/png")
+def test_a_whole_request_for_a_small_image_is_recognized(app, pngs):
+    request = app.wsgi_app.whole_request(request_for(pngs["red"], "Content-Type: image/png", "X-A:b c"))
+    assert request.image == pngs["red"]
+    assert (request.fields["content-type"], request.fields["x-a"]) == ("image/png", "b c")
     assert app.wsgi_app.is_idle()
-    assert app.wsgi_app.is_quick(request)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "Transfer-Encoding: chunked",
+        "Content-Length: 3",
+        "Content-Length: 03",
+        "Host: b",
+        "Connection: close",
+        "Expect: 100-continue",
+        "Content-Type: multipart/form-data; boundary=x",
+        "Content-Type: application/json",
+        "X-Empty:",
+        "X-Name : a",
+        "X-Fold: a\r\n b",
+        "X-Control: a\x01b",
+        "X-Bare: a\nb: c",
+        "X_Under: a",
+        "Authorization: Bearer a",
+    ],
+)
+def test_what_is_unusual_is_left_to_gunicorn(app, pngs, field):
+    assert app.wsgi_app.whole_request(request_for(pngs["red"], field)) is None
+
+
+def test_what_is_not_all_there_or_not_small_is_left_to_gunicorn(app, pngs):
+    request = request_for(pngs["red"])
     for other in (
         request[:-1],
         request + b"P",
         request.replace(b"POST", b"GET"),
         request.replace(b"/predict", b"/explain"),
+        request.replace(b"HTTP/1.1", b"HTTP/1.0"),
+        request.replace(b"Host: a\r\n", b""),
+        request.replace(b"\r\n", b"\n"),
         request_for(large_png()),
+        request_for(pngs["red"] + bytes(LIMIT)),
         request_for(b"no image"),
         b"",
     ):
-        assert not app.wsgi_app.is_quick(other)
+        assert app.wsgi_app.whole_request(other) is None
 
 
 @hypothesis.settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300), st.integers(0, 200))
-def test_any_bytes_are_quick_or_not(app, data, start):
-    request = request_for(b"\xff\xd8" + data)
-    assert app.wsgi_app.is_quick(request[start:]) in (True, False)
+def test_any_bytes_are_a_request_or_not(app, data, start):
+    request = app.wsgi_app.whole_request(request_for(b"\xff\xd8" + data)[start:])
+    assert request is None or app.wsgi_app.answer(request).status in (200, 400, 413)
+
+
+def message_of(answer):
+    """Status line, fields and content of an HTTP message."""
+    head, content = answer.split(b"\r\n\r\n", 1)
+    status, *fields = head.decode().split("\r\n")
+    content = json.loads(content)
+    content.pop("milliseconds", None)
+    return status, {field.split(": ", 1)[0]: field.split(": ", 1)[1] for field in fields}, content
+
+
+@pytest.mark.parametrize(("image", "status"), [("red", b"200"), ("damaged", b"400")])
+def test_one_connection_gets_the_same_from_the_loop_and_from_a_thread(server, pngs, image, status):
+    data = pngs["red"] if image == "red" else pngs["red"][:40]
+    asked = request_for(data, "X-Request-Id: one", "traceparent: 00-" + "a" * 32 + "-" + "b" * 16 + "-01")
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        answers = []
+        for pieces in ([asked], [asked[:30], asked[30:]], [asked]):
+            for piece in pieces:
+                client.sendall(piece)
+                time.sleep(0.05)  # what comes in pieces goes to a thread
+            answers.append(client.recv(2**16))
+    whole, pieced, again = map(message_of, answers)
+    assert answers[0].split()[1] == status
+    for name in ("Date", "Content-Length"):
+        assert all(fields.pop(name) for _, fields, _ in (whole, pieced, again))
+    assert whole == pieced == again
+
+
+def test_a_client_that_leaves_its_answers_unread_hinders_nobody(server, pngs):
+    asked = request_for(pngs["red"])
+    with socket.create_connection(("127.0.0.1", server.port), timeout=0.2) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**12)
+        with contextlib.suppress(OSError):
+            for _ in range(20_000):
+                client.sendall(asked)
+        started = time.monotonic()
+        assert server.ask("POST", "/predict", pngs["red"]).status == 200
+        assert time.monotonic() - started < 5

@@ -1,31 +1,55 @@
 """POST /predict with the bytes of one image, answered before Flask, which would take most of such a request's time.
 
-The answers are those of the route in prediction.py; everything else passes through to Flask.
+A request that has arrived whole, and whose image is small, is answered before gunicorn reads it, too. The answers are
+those of the route in prediction.py; everything else passes through to gunicorn and Flask.
 """
 
 import re
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
+
+from gunicorn.util import http_date
 
 from image_classifier.images import stated_pixels
 from image_classifier.serving.admission import Admission, MemoryMeter
 from image_classifier.serving.errors import error_body, refusal_of, retry_headers
-from image_classifier.serving.headers import AnswerHeaders, RequestName
+from image_classifier.serving.headers import REQUEST_ID, TRACE, AnswerHeaders, RequestName
 from image_classifier.serving.metrics import Metrics
 from image_classifier.serving.prediction import PATH, Predictions
 from image_classifier.serving.uploads import MeteredBody, Upload, is_raw_image, read_body
 
 Environment = dict[str, Any]
-_QUICK_PIXELS = 2**20
-"""An image of so many is decoded in a few milliseconds, whatever its format."""
-_WHOLE_REQUEST = re.compile(
-    rb"POST /predict HTTP/1\.1\r\n(?:[^\r\n]+\r\n)*?Content-Length: *([0-9]{1,6})\r\n(?:[^\r\n]+\r\n)*\r\n",
-    re.IGNORECASE,
-)
 StartResponse = Callable[..., Any]
 Application = Callable[[Environment, StartResponse], Iterable[bytes]]
+
+_QUICK_PIXELS = 2**20
+"""An image of so many is decoded in a few milliseconds, whatever its format."""
+# Narrower than the standard: what is written in any other way is left to gunicorn, to take or to refuse.
+_FIELD = rb"([A-Za-z0-9-]{1,100}): ?([\x21-\x7e](?:[ \x21-\x7e]{0,1000}[\x21-\x7e])?)\r\n"
+_FIELDS = re.compile(_FIELD)
+_HEAD = re.compile(rb"POST " + re.escape(PATH.encode()) + rb" HTTP/1\.1\r\n((?:" + _FIELD + rb"){1,50})\r\n")
+_UNUSUAL = ("transfer-encoding", "expect", "upgrade", "te", "trailer", "content-encoding", "authorization")
+
+
+class WholeRequest(NamedTuple):
+    """A request for one image, with its body."""
+
+    fields: dict[str, str]
+    """Its header fields, by their names in lower case."""
+    image: bytes
+
+
+class Answer(NamedTuple):
+    """What is sent, and what the log tells of it."""
+
+    path: str
+    status: HTTPStatus
+    request_id: str
+    content: bytes
+    message: bytes
+    """The whole HTTP message, with the content."""
 
 
 class HotPath:
@@ -47,18 +71,6 @@ class HotPath:
         self._memory, self._max_upload = memory, max_upload
         self._admission = admission
 
-    def is_idle(self) -> bool:
-        """Whether no request is at work: the next one has its turn without waiting."""
-        return self._admission.inside == 0
-
-    def is_quick(self, request: bytes) -> bool:
-        """Whether the bytes are one whole request for a small image."""
-        head = _WHOLE_REQUEST.match(request)
-        if head is None or head.end() + int(head[1]) != len(request):
-            return False
-        pixels = stated_pixels(request[head.end() :])
-        return pixels is not None and pixels <= _QUICK_PIXELS
-
     def __call__(self, environ: Environment, start_response: StartResponse) -> Iterable[bytes]:
         if (
             environ["PATH_INFO"] != PATH
@@ -67,28 +79,71 @@ class HotPath:
             or not is_raw_image(environ.get("CONTENT_TYPE", ""))
         ):
             return self._application(environ, start_response)
-        started = perf_counter()
         name = RequestName.of(environ.get("HTTP_X_REQUEST_ID", ""), environ.get("HTTP_TRACEPARENT", ""))
         body = environ["wsgi.input"] = MeteredBody(environ["wsgi.input"], self._memory)
+        try:
+            status, headers, content = self._answer(lambda: read_body(environ, self._max_upload), name)
+        finally:
+            body.release()
+        start_response(f"{status.value} {status.phrase}", headers)
+        return [content]
+
+    def is_idle(self) -> bool:
+        """Whether no request is at work: the next one has its turn without waiting."""
+        return self._admission.inside == 0
+
+    def whole_request(self, data: bytes) -> WholeRequest | None:
+        """The request, where the bytes are all of one for a small image, and nothing about it is unusual."""
+        head = _HEAD.match(data)
+        if head is None:
+            return None
+        given = _FIELDS.findall(head[1])
+        fields = {name.decode().lower(): value.decode() for name, value in given}
+        image = data[head.end() :]
+        pixels = stated_pixels(image)
+        if (
+            len(fields) != len(given)
+            or "host" not in fields
+            or fields.get("content-length") != str(len(image))
+            or fields.get("connection", "keep-alive").lower() != "keep-alive"
+            or not is_raw_image(fields.get("content-type", ""))
+            or any(name in fields for name in _UNUSUAL)
+            or len(image) > self._max_upload
+            or pixels is None
+            or pixels > _QUICK_PIXELS
+        ):
+            return None
+        return WholeRequest(fields, image)
+
+    def answer(self, request: WholeRequest) -> Answer:
+        """What is sent to a client that keeps its connection."""
+        name = RequestName.of(request.fields.get(REQUEST_ID.lower(), ""), request.fields.get(TRACE, ""))
+        status, headers, content = self._answer(lambda: request.image, name)
+        lines = "".join(f"{field}: {value}\r\n" for field, value in headers)
+        head = (
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nServer: gunicorn\r\nDate: {http_date()}\r\n"
+            f"Connection: keep-alive\r\n{lines}\r\n"
+        )
+        return Answer(PATH, status, name.id, content, head.encode("latin-1") + content)
+
+    def _answer(
+        self, image: Callable[[], bytes], name: RequestName
+    ) -> tuple[HTTPStatus, list[tuple[str, str]], bytes]:
+        """Status, headers and content for the image that is given or read."""
+        started = perf_counter()
         status, more = HTTPStatus.OK, []
         try:
-            upload = Upload(None, read_body(environ, self._max_upload))
-            text = self._predictions.answer([upload], None, name.id)
+            text = self._predictions.answer([Upload(None, image())], None, name.id)
         except Exception as error:
             refusal = refusal_of(error, f"POST {PATH}", name.id)
             status, more = refusal.status, retry_headers(refusal.status)
             text = error_body(status, refusal.code, str(refusal))
-        finally:
-            body.release()
         content = text.encode()
-        start_response(
-            f"{status.value} {status.phrase}",
-            [
-                ("Content-Type", "application/json"),
-                ("Content-Length", str(len(content))),
-                *self._headers.of(name, "POST"),
-                *more,
-            ],
-        )
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(content))),
+            *self._headers.of(name, "POST"),
+            *more,
+        ]
         self._metrics.request(PATH, status, perf_counter() - started)
-        return [content]
+        return status, headers, content

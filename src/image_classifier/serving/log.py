@@ -59,20 +59,22 @@ class Log(Logger):  # type: ignore[misc]
         if path in _PROBES and status == 200:
             return
         headers = {name.lower(): value for name, value in resp.headers}
-        self.access_log.info(
-            line(
-                time=_now(),
-                event="request",
-                id=headers.get("x-request-id"),
-                client=environ.get("REMOTE_ADDR"),
-                method=req.method,
-                path=path,
-                status=status,
-                ms=round(request_time.total_seconds() * 1e3, 1),
-                received=environ.get("CONTENT_LENGTH"),
-                sent=resp.sent,
-            )
+        self.request(
+            id=headers.get("x-request-id"),
+            client=environ.get("REMOTE_ADDR"),
+            method=req.method,
+            path=path,
+            status=status,
+            seconds=request_time.total_seconds(),
+            received=environ.get("CONTENT_LENGTH"),
+            sent=resp.sent,
         )
+
+    def request(self, *, seconds: float, received: object, sent: int, **fields: object) -> None:
+        """One line about a request."""
+        milliseconds = round(seconds * 1e3, 1)
+        text = line(time=_now(), event="request", **fields, ms=milliseconds, received=received, sent=sent)
+        self.access_log.info(text)
 
 
 def _now() -> str:

@@ -12,7 +12,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from flask import Flask
@@ -27,6 +27,9 @@ from image_classifier.serving.identity import Identity
 from image_classifier.serving.log import Log, line
 from image_classifier.serving.worker import KEEP_ALIVE_SECONDS, Worker
 from image_classifier.settings import Settings
+
+if TYPE_CHECKING:
+    from image_classifier.serving.hot_path import HotPath
 
 WORKER_TIMEOUT_SECONDS = 120
 """A worker whose main loop, which only passes requests on to threads, stands still so long is replaced."""
@@ -105,9 +108,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
         self._options, self._load = options, load
         self.draining = threading.Event()
         self.balance = Balance()
-        # Where nothing stands before Flask, threads answer all requests.
-        self.is_idle: Callable[[], bool] = lambda: False
-        self.is_quick: Callable[[bytes], bool] = lambda _: False
+        self.hot_path: HotPath | None = None
         self.unready_seconds = min(MOST_UNREADY_SECONDS, UNREADY_SHARE * drain_timeout)
         super().__init__()
 
@@ -125,7 +126,7 @@ class _Application(BaseApplication):  # type: ignore[misc]
         from image_classifier.serving.hot_path import HotPath  # not before the application, as in `serve`
 
         if isinstance(app.wsgi_app, HotPath):
-            self.is_idle, self.is_quick = app.wsgi_app.is_idle, app.wsgi_app.is_quick
+            self.hot_path = app.wsgi_app
         # What is loaded stays: the garbage collector need not look at it again in the middle of a request.
         gc.collect()
         gc.freeze()

@@ -143,9 +143,9 @@ class Connection(TConn):  # type: ignore[misc]
 class Worker(ThreadWorker):  # type: ignore[misc]
     """Serves connections; one takes a thread only while a request is received and answered.
 
-    Its application has `is_quick`, which tells from the bytes of a request whether the answer takes but a moment.
-    While it `is_idle`, the thread that polls the connections answers such a request itself: to hand it to another
-    thread and back takes longer than the answer, and threads wait for each other at each of their system calls.
+    Its application has a `hot_path`, or None. While that is idle, the thread that polls the connections answers a
+    request that has arrived whole and takes but a moment: to hand it to another thread and back takes longer than
+    the answer, and threads wait for each other at each of their system calls.
 
     Its `balance` tells whether new connections are better left to another worker.
 
@@ -170,17 +170,46 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         self.poller.register(connection.sock, EVENT_READ, readable)
 
     def enqueue_req(self, conn: Connection) -> None:
-        if self._quick_left > 0 and self.app.is_idle() and self._is_quick(conn):
-            self._quick_left -= 1
-            self.finish_request(conn, _Answered(super().handle(conn)))
-        else:
+        if self._quick_left == 0 or not self._answers_at_once(conn):
             super().enqueue_req(conn)
+
+    def _answers_at_once(self, conn: Connection) -> bool:
+        hot_path = self.app.hot_path
+        may_keep = self.cfg.keepalive and len(self.keepalived_conns) < self.max_keepalived
+        if hot_path is None or not may_keep or not hot_path.is_idle():
+            return False
+        arrived = conn.arrived(_QUICK_BYTES)
+        request = hot_path.whole_request(arrived)
+        if request is None:
+            return False
+        started = time.monotonic()
+        self._quick_left -= 1
+        answer = hot_path.answer(request)
+        try:
+            conn.sock.recv(len(arrived))
+            # All of it, or the client leaves its answers unread, and the loop waits for no client.
+            kept = conn.sock.send(answer.message) == len(answer.message)
+        except OSError:
+            kept = False
+        self.log.request(
+            id=answer.request_id,
+            client=conn.client[0],
+            method="POST",
+            path=answer.path,
+            status=answer.status.value,
+            seconds=time.monotonic() - started,
+            received=len(request.image),
+            sent=len(answer.content),
+        )
+        self.finish_request(conn, _Answered(kept))
+        return True
 
     def _has_share(self) -> bool:
         return bool(self.app.balance.has_share(self.age, self.nr_conns))
 
     def _is_quick(self, conn: Connection) -> bool:
-        return bool(self.app.is_quick(conn.arrived(_QUICK_BYTES)))
+        hot_path = self.app.hot_path
+        return bool(hot_path and hot_path.whole_request(conn.arrived(_QUICK_BYTES)))
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
         try:
