@@ -55,7 +55,7 @@ _ERRORS = {
 
 
 def _responses(success: Schema, *errors: int) -> Schema:
-    refusals = {str(status): _answer(_ERRORS[status], _schema("Error")) for status in errors}
+    refusals = {str(status): _answer(_ERRORS[status], _schema("Error")) for status in sorted(errors)}
     if "503" in refusals:
         refusals["503"]["headers"] = {"Retry-After": {"schema": _COUNT, "description": "Seconds."}}
     return {"200": success, **refusals}
