@@ -113,7 +113,9 @@ class Settings:
     host: str = _setting("127.0.0.1", "Address to listen on.")
     port: int = _setting(8080, "Port to listen on.", low=0, high=65535, environment=("PORT",))
     workers: int = _setting(1, "Server processes.", low=1, high=64)
-    threads: int = _setting(4, "Requests that a server process works on at a time.", low=1, high=256)
+    threads: int = _setting(
+        0, "Requests that a server process works on at a time; 0: as many as it has CPUs.", low=0, high=256
+    )
     queue: int = _setting(
         32,
         "Requests that wait for their turn; who comes then is told at once to come back later.",

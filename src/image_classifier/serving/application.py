@@ -29,16 +29,23 @@ _BODIES_IN_MEMORY = 4
 
 
 def create_app(
-    settings: Settings, model: Model, identity: Identity, *, draining: threading.Event | None = None
+    settings: Settings,
+    model: Model,
+    identity: Identity,
+    *,
+    places: int = 1,
+    draining: threading.Event | None = None,
 ) -> Flask:
     """The application that answers with `model`, which is loaded and verified: so it is ready at once.
+
+    It works on `places` requests at a time.
 
     From the moment `draining` is set, /readyz answers 503 and everything else goes on.
     """
     draining = draining or threading.Event()
     metrics = Metrics(identity)
     admission = Admission(
-        places=settings.threads,
+        places=places,
         queue=settings.queue,
         patience=settings.queue_timeout,
         report=metrics.inside,

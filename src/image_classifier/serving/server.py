@@ -55,14 +55,16 @@ def serve(settings: Settings, package_folder: Path) -> None:
     identity = Identity.read(package, settings.name)
     listener = _listen(settings.host, settings.port)
     address = _address(listener)
-    threads = max(1, available_cpus() // settings.workers)
+    cpus = max(1, available_cpus() // settings.workers)
+    # More would only wait for each other: decoding and the model are all work and no waiting.
+    places = settings.threads or cpus
 
     def load(draining: threading.Event) -> Flask:
         # After the folder of the shared counts is known, which is when prometheus_client must be imported.
         from image_classifier.serving.application import create_app
 
-        model = Model.load(package, threads)
-        app = create_app(settings, model, identity, draining=draining)
+        model = Model.load(package, cpus)
+        app = create_app(settings, model, identity, places=places, draining=draining)
         _log.info(
             line(
                 event="ready",
@@ -70,8 +72,8 @@ def serve(settings: Settings, package_folder: Path) -> None:
                 model=identity.name,
                 version=identity.version,
                 digest=identity.digest[:12],
-                threads=settings.threads,
-                inference_threads=threads,
+                threads=places,
+                inference_threads=cpus,
             )
         )
         return app
@@ -81,7 +83,7 @@ def serve(settings: Settings, package_folder: Path) -> None:
         "backlog": BACKLOG,
         "workers": settings.workers,
         "worker_class": Worker,
-        "threads": settings.threads + settings.queue + SPARE_THREADS,
+        "threads": places + settings.queue + SPARE_THREADS,
         "timeout": WORKER_TIMEOUT_SECONDS,
         "keepalive": KEEP_ALIVE_SECONDS,
         # What still runs by then is killed.
