@@ -173,19 +173,37 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         readable = partial(self.on_pending_socket_readable, connection)
         self.poller.register(connection.sock, EVENT_READ, readable)
 
-    def enqueue_req(self, conn: Connection) -> None:
-        if self._quick_left == 0 or not self._answers_at_once(conn):
+    def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
+        kept = self._answered_at_once(conn)
+        if not kept:
+            self.poller.unregister(client)
+        self.keepalived_conns.remove(conn)
+        if kept:
+            # Behind the others: those that were idle for longest come first.
+            conn.set_timeout()
+            self.keepalived_conns.append(conn)
+        elif kept is None:
             super().enqueue_req(conn)
+        else:
+            self.finish_request(conn, _Answered(kept))
 
-    def _answers_at_once(self, conn: Connection) -> bool:
+    def enqueue_req(self, conn: Connection) -> None:
+        kept = self._answered_at_once(conn)
+        if kept is None:
+            super().enqueue_req(conn)
+        else:
+            self.finish_request(conn, _Answered(kept))
+
+    def _answered_at_once(self, conn: Connection) -> bool | None:
+        """Answer in the loop and say whether the connection is kept; None where a thread has to."""
         hot_path = self.app.hot_path
         may_keep = self.cfg.keepalive and len(self.keepalived_conns) < self.max_keepalived
-        if hot_path is None or not may_keep or not hot_path.is_idle():
-            return False
+        if hot_path is None or self._quick_left == 0 or not may_keep or not hot_path.is_idle():
+            return None
         arrived = conn.arrived(_QUICK_BYTES)
         request = hot_path.whole_request(arrived)
         if request is None:
-            return False
+            return None
         started = time.monotonic()
         self._quick_left -= 1
         answer = hot_path.answer(request)
@@ -205,8 +223,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             received=len(request.image),
             sent=len(answer.content),
         )
-        self.finish_request(conn, _Answered(kept))
-        return True
+        return kept
 
     def _has_share(self) -> bool:
         return bool(self.app.balance.has_share(self.age, self.nr_conns))
