@@ -65,6 +65,23 @@ def test_who_waits_too_long_is_told_and_leaves_the_queue():
     working.end()
 
 
+def test_a_free_place_goes_to_who_has_waited_and_not_to_who_comes_now():
+    for _ in range(20):
+        admission = Counted(places=1, queue=2, patience=0.2)
+        working = Holder(admission)
+        assert working.begun.wait(5)
+        waiting = Holder(admission)
+        while admission.inside < 2:
+            pass
+        working.end()
+        newcomer = Holder(admission)
+        assert waiting.begun.wait(5)
+        assert not newcomer.begun.is_set()
+        waiting.end()
+        assert newcomer.begun.wait(5)
+        newcomer.end()
+
+
 def test_a_turn_that_fails_is_given_back():
     admission = Counted(places=1, queue=0, patience=1)
     for _ in range(3):

@@ -20,10 +20,14 @@ class Balance:
     def __init__(self) -> None:
         self._memory = mmap.mmap(-1, _SLOTS * _SLOT.size)
 
+    def say(self, worker: int, connections: int) -> None:
+        """The worker of that number has so many connections now."""
+        _SLOT.pack_into(self._memory, worker % _SLOTS * _SLOT.size, connections, time.monotonic())
+
     def has_share(self, worker: int, connections: int) -> bool:
-        """Whether the worker of that number, which has so many connections, should leave new ones to another."""
+        """Whether that worker, which has so many connections, should leave new ones to another."""
+        self.say(worker, connections)
         now = time.monotonic()
-        _SLOT.pack_into(self._memory, worker % _SLOTS * _SLOT.size, connections, now)
         return any(
             others < connections and now - said < _STALE_SECONDS
             for others, said in _SLOT.iter_unpack(self._memory)

@@ -35,6 +35,8 @@ _QUICK_BYTES = 2**17
 _QUICK_AT_ONCE = 64
 """Of the connections that are ready at the same time so many are answered in the loop; the others, which would wait
 too long, go to threads, where the queue's bound holds."""
+_OFFER_SECONDS = 0.003
+"""So long a new connection is left to a worker that has fewer; then whoever is awake takes it."""
 _LINGER_SECONDS = 2.0
 _LINGER_GAP_SECONDS = 0.2
 _LAST_WORDS_SECONDS = 1.0
@@ -159,16 +161,22 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     """
 
     _quick_left = 0
+    _offered_until = 0.0
 
     def accept(self, listener: Any) -> None:
         """Let a new connection wait in the poller until its first byte is there, not in a thread."""
+        now = time.monotonic()
+        if self.alive and now > self._offered_until + _OFFER_SECONDS and self._has_share():
+            self._offered_until = now + _OFFER_SECONDS
+            super().set_accept_enabled(False)
+            return
         try:
             accepted, client = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
             return
         self.nr_conns += 1
         connection = Connection(self.cfg, accepted, client, listener.getsockname())
-        connection.timeout = time.monotonic() + FIRST_BYTE_SECONDS
+        connection.timeout = now + FIRST_BYTE_SECONDS
         self.pending_conns.append(connection)
         readable = partial(self.on_pending_socket_readable, connection)
         self.poller.register(connection.sock, EVENT_READ, readable)
@@ -283,7 +291,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def set_accept_enabled(self, enabled: bool) -> None:
         """At the end, also answer who has connected already, and refuse who has not."""
         if self.alive:
-            super().set_accept_enabled(enabled and not self._has_share())
+            super().set_accept_enabled(enabled and time.monotonic() >= self._offered_until)
             return
         for listener in self.sockets:
             taken = -1
@@ -302,11 +310,14 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def wait_for_and_dispatch_events(self, timeout: float) -> None:
         self._quick_left = _QUICK_AT_ONCE
-        if self.alive and self._accepting and self._has_share():
-            # gunicorn's loop asks for it again in each of its turns.
-            super().set_accept_enabled(False)
-        # gunicorn would wait for an event before it looks whether idle connections have timed out.
-        super().wait_for_and_dispatch_events(timeout if self.alive else min(timeout, _STOP_TICK_SECONDS))
+        self.app.balance.say(self.age, self.nr_conns)
+        if not self.alive:
+            # gunicorn would wait for an event before it looks whether idle connections have timed out.
+            timeout = min(timeout, _STOP_TICK_SECONDS)
+        elif (left := self._offered_until - time.monotonic()) > 0:
+            # Only in its next turn does gunicorn's loop take connections again.
+            timeout = min(timeout, left)
+        super().wait_for_and_dispatch_events(timeout)
 
 
 class _Answered:
