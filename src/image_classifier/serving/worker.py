@@ -36,7 +36,7 @@ _QUICK_AT_ONCE = 64
 """Of the connections that are ready at the same time so many are answered in the loop; the others, which would wait
 too long, go to threads, where the queue's bound holds."""
 _OFFER_SECONDS = 0.003
-"""So long a new connection is left to a worker that has fewer; then whoever is awake takes it."""
+"""So long a new connection is left to a worker that has fewer."""
 _LINGER_SECONDS = 2.0
 _LINGER_GAP_SECONDS = 0.2
 _LAST_WORDS_SECONDS = 1.0
@@ -167,6 +167,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         """Let a new connection wait in the poller until its first byte is there, not in a thread."""
         now = time.monotonic()
         if self.alive and now > self._offered_until + _OFFER_SECONDS and self._has_share():
+            # To another worker; whoever is awake takes it after that.
             self._offered_until = now + _OFFER_SECONDS
             super().set_accept_enabled(False)
             return
@@ -218,7 +219,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         try:
             conn.sock.recv(len(arrived))
             # All of it, or the client leaves its answers unread, and the loop waits for no client.
-            kept = conn.sock.send(answer.message) == len(answer.message)
+            kept = bool(conn.sock.send(answer.message) == len(answer.message))
         except OSError:
             kept = False
         self.log.request(
