@@ -76,9 +76,9 @@ def give(page, kind, *files):
     page.execute_script(GIVE, kind, encoded)
 
 
-def cards(page, count):
+def cards(page, count, seconds=10):
     """The answers, when there are so many and none is waited for; the last asked comes first."""
-    return WebDriverWait(page, 10, 0.03).until(
+    return WebDriverWait(page, seconds, 0.03).until(
         lambda _: (
             len(found := page.find_elements(By.CSS_SELECTOR, ".answer.done, .answer.failed")) == count
             and found
@@ -200,7 +200,7 @@ def test_a_server_with_too_much_to_do_is_asked_again(browser, package_folder, pn
         browser.get(busy.address)
         large = large_png()
         give(browser, "drop", *[(f"{n}.png", "image/png", large) for n in range(3)])
-        assert [told(card, "label") for card in cards(browser, 3)] == ["white"] * 3
+        assert [told(card, "label") for card in cards(browser, 3, seconds=60)] == ["white"] * 3
         assert "status=503" in busy.log.read_text()
 
 

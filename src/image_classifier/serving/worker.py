@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import socket
 import sys
 import threading
@@ -35,8 +36,8 @@ _QUICK_BYTES = 2**17
 _QUICK_AT_ONCE = 64
 """Of the connections that are ready at the same time so many are answered in the loop; the others, which would wait
 too long, go to threads, where the queue's bound holds."""
-_OFFER_SECONDS = 0.003
-"""So long a new connection is left to a worker that has fewer."""
+_OFFER_SECONDS, _OFFER_TICK_SECONDS = 0.1, 0.003
+"""So long at most a new connection is left to a worker that has fewer, and so often it is looked whether it has."""
 _LINGER_SECONDS = 2.0
 _LINGER_GAP_SECONDS = 0.2
 _LAST_WORDS_SECONDS = 1.0
@@ -161,16 +162,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     """
 
     _quick_left = 0
-    _offered_until = 0.0
+    _offered = -math.inf
+    """When a new connection was first left to another worker."""
 
     def accept(self, listener: Any) -> None:
         """Let a new connection wait in the poller until its first byte is there, not in a thread."""
         now = time.monotonic()
-        if self.alive and now > self._offered_until + _OFFER_SECONDS and self._has_share():
-            # To another worker; whoever is awake takes it after that.
-            self._offered_until = now + _OFFER_SECONDS
-            super().set_accept_enabled(False)
-            return
+        if self.alive and self._has_share():
+            if now - self._offered > 2 * _OFFER_SECONDS:
+                self._offered = now
+            if self._is_offering():
+                super().set_accept_enabled(False)
+                return
         try:
             accepted, client = listener.accept()
         except (BlockingIOError, ConnectionAbortedError):
@@ -234,6 +237,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         )
         return kept
 
+    def _is_offering(self) -> bool:
+        return time.monotonic() - self._offered < _OFFER_SECONDS
+
     def _has_share(self) -> bool:
         return bool(self.app.balance.has_share(self.age, self.nr_conns))
 
@@ -292,7 +298,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     def set_accept_enabled(self, enabled: bool) -> None:
         """At the end, also answer who has connected already, and refuse who has not."""
         if self.alive:
-            super().set_accept_enabled(enabled and time.monotonic() >= self._offered_until)
+            super().set_accept_enabled(enabled and not (self._is_offering() and self._has_share()))
             return
         for listener in self.sockets:
             taken = -1
@@ -315,9 +321,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         if not self.alive:
             # gunicorn would wait for an event before it looks whether idle connections have timed out.
             timeout = min(timeout, _STOP_TICK_SECONDS)
-        elif (left := self._offered_until - time.monotonic()) > 0:
+        elif self._is_offering():
             # Only in its next turn does gunicorn's loop take connections again.
-            timeout = min(timeout, left)
+            timeout = min(timeout, _OFFER_TICK_SECONDS)
         super().wait_for_and_dispatch_events(timeout)
 
 

@@ -99,7 +99,8 @@ async function post(path, file, attempt = 1) {
     return response;
   }
   if (response.status === 503 && attempt < ATTEMPTS) {
-    const seconds = Number(response.headers.get("Retry-After") ?? 1);
+    // Each time twice as long: who is refused together must not come back together, for ever.
+    const seconds = Number(response.headers.get("Retry-After") ?? 1) * 2 ** (attempt - 1);
     await new Promise((resume) => setTimeout(resume, 1e3 * seconds * (0.5 + Math.random())));
     return post(path, file, attempt + 1);
   }
