@@ -287,14 +287,14 @@ def register(settings: Settings, report: Report) -> "Version":
 
 def gate(settings: Settings, report: Report) -> "Verdict":
     """Judge the candidate (or `model`) by the floors and against the champion. A refusal is no error."""
-    from image_classifier.gate import Finding, Verdict, judge
+    from image_classifier.gate import Finding, Outcome, Verdict, judge
 
     registry = open_registry(settings, report)
     candidate = registry.get(settings.model or "candidate")
     champion = registry.champion()
     evaluation = _evaluation_of(registry, candidate)
     if champion is not None and champion.number == candidate.number:
-        verdict = Verdict((Finding("champion", True, f"version {candidate.number} is the champion"),))
+        verdict = Verdict((Finding("champion", Outcome.PASS, f"version {candidate.number} is the champion"),))
     else:
         verdict = judge(evaluation, _comparable(settings, registry, champion, evaluation, report), settings)
         with registry.resume_run(candidate.run_id) as run:
@@ -313,8 +313,9 @@ def gate(settings: Settings, report: Report) -> "Verdict":
             "data-digest": evaluation.data_digest,
         },
     )
+    marks = {Outcome.PASS: "pass", Outcome.FAIL: "FAIL", Outcome.UNDECIDED: "   ?"}
     for finding in verdict.findings:
-        report(f"  {'pass' if finding.passed else 'FAIL'}  {finding.rule}: {finding.reason}")
+        report(f"  {marks[finding.outcome]}  {finding.rule}: {finding.in_words}")
     report(f"version {candidate.number} is {verdict.word}")
     return verdict
 

@@ -77,8 +77,7 @@ class Evaluation:
     @cached_property
     def reliability(self) -> list[tuple[int, float, float]]:
         """Images, mean confidence and accuracy of each confidence bin that has any."""
-        confidences = np.array(self.confidences)
-        bins = np.minimum((confidences * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
+        confidences, bins = np.array(self.confidences), self._confidence_bins
         return [
             (
                 int((bins == number).sum()),
@@ -87,6 +86,21 @@ class Evaluation:
             )
             for number in np.unique(bins)
         ]
+
+    @property
+    def calibration_deviations(self) -> npt.NDArray[np.float64]:
+        """By image and confidence bin: the confidence, less 1 for a right answer; float64 [N, 15].
+
+        The absolute values of its columns' sums, added up and divided by N, are the calibration error.
+        """
+        deviations = np.zeros((self.images, CALIBRATION_BINS))
+        deviations[np.arange(self.images), self._confidence_bins] = np.array(self.confidences) - self.right
+        return deviations
+
+    @property
+    def _confidence_bins(self) -> npt.NDArray[np.int64]:
+        bins = (np.array(self.confidences) * CALIBRATION_BINS).astype(np.int64)
+        return np.minimum(bins, CALIBRATION_BINS - 1)
 
     @property
     def calibration_error(self) -> float:
