@@ -28,7 +28,7 @@ for path in pathlib.Path("/data/artifacts").glob(f"**/{model}/**/*.onnx"):
 
 def test_a_workload_becomes_an_answering_url(cluster: Cluster, flowers: str):
     print(settled(cluster, flowers))
-    assert ask(cluster.url(flowers)) == ("0", "1")
+    assert ask(cluster.url(flowers)) == "1"
 
 
 def test_a_commit_to_the_readme_trains_nothing(cluster: Cluster, flowers: str, repository: Repository):
@@ -49,7 +49,7 @@ def test_a_commit_whose_tests_fail_stops_there_and_the_old_one_serves(
     shown = unwell(cluster, flowers, "test", "1 of ")
     print(shown)
     assert "tests/test_wrong.py::test_that_is_wrong" in shown
-    assert ask(cluster.url(flowers)) == ("0", "1")
+    assert ask(cluster.url(flowers)) == "1"
     revision = repository.commit("Mend it", **{"tests/test_wrong.py": PASSING})
     settled(cluster, flowers, revision)
 
@@ -59,13 +59,13 @@ def test_a_worse_model_is_refused_with_reasons(cluster: Cluster, flowers: str):
     shown = unwell(cluster, flowers, "train", "refused")
     print(shown)
     assert "is below the floor" in shown
-    assert ask(cluster.url(flowers)) == ("0", "1")
+    assert ask(cluster.url(flowers)) == "1"
 
 
 def test_a_better_model_takes_over_under_load_without_a_lost_request(cluster: Cluster, flowers: str):
     with Load(cluster.url(flowers)) as load:
         cluster.change(flowers, **BETTER)
-        wait("the new version", lambda: ask(cluster.url(flowers))[1] != "1", 300)
+        wait("the new version", lambda: ask(cluster.url(flowers)) != "1", 300)
         settled(cluster, flowers)
     print(f"{load.answered} requests during the roll-out, {len(load.lost)} lost")
     assert load.lost == []
@@ -74,7 +74,7 @@ def test_a_better_model_takes_over_under_load_without_a_lost_request(cluster: Cl
 
 def test_an_older_version_is_pinned_and_released_under_load_without_training(cluster: Cluster, flowers: str):
     url = cluster.url(flowers)
-    newest = ask(url)[1]
+    newest = ask(url)
     assert newest != "1"
     trainings = len(cluster.runs(flowers, "train"))
     took = []
@@ -120,11 +120,11 @@ def test_a_label_registers_the_api_for_the_catalog(cluster: Cluster, flowers: st
 def test_a_wrong_param_is_named_and_the_old_model_serves(
     cluster: Cluster, flowers: str, params, resource, said
 ):
-    version = ask(cluster.url(flowers))[1]
+    version = ask(cluster.url(flowers))
     cluster.change(flowers, **{**BETTER, **params})
     try:
         print(unwell(cluster, flowers, resource, said))
-        assert ask(cluster.url(flowers))[1] == version
+        assert ask(cluster.url(flowers)) == version
     finally:
         cluster.change(flowers, **{**dict.fromkeys(params.keys() - {"server_image"}), **BETTER})
     settled(cluster, flowers)
@@ -160,21 +160,21 @@ def test_a_folder_of_a_laptop_goes_the_same_way(cluster: Cluster, repository: Re
     params = {"insecure_registry": "true", "budget": "2s"}
     with cluster.workload("pushed", *source, *resources, **params) as name:
         settled(cluster, name)
-        assert ask(cluster.url(name)) == ("0", "1")
+        assert ask(cluster.url(name)) == "1"
         server = cluster.get("inferenceservice", name)["spec"]["predictor"]["containers"][0]
         assert {"name": "GREETING", "value": "hello"} in server["env"]
         assert server["resources"]["limits"]["memory"] == "640Mi"
 
 
 def test_a_corrupted_model_never_gets_traffic(cluster: Cluster, flowers: str):
-    version = ask(cluster.url(flowers))[1]
+    version = ask(cluster.url(flowers))
     spoiled = run(
         "kubectl", "exec", "-n", "mlflow", "deploy/mlflow", "--", "python", "-c", SPOIL, flowers, "1"
     )
     assert ".onnx" in spoiled
     cluster.change(flowers, **BETTER, model_version="1")
     print(unwell(cluster, flowers, "candidate", "is damaged in the registry"))
-    assert ask(cluster.url(flowers))[1] == version
+    assert ask(cluster.url(flowers)) == version
 
 
 def test_deletion_leaves_nothing_but_the_registry(cluster: Cluster, flowers: str):
