@@ -52,9 +52,7 @@ def settled(cluster: Cluster, name: str, revision: str = "", seconds: float = 40
 
 def answers(url: str, version: str, seconds: float = 120) -> None:
     """Wait until a version gives all answers: during a roll-out the old and the new one share them."""
-    wait(
-        f"version {version}", lambda: all(ask(url) == version for _ in range(UNANIMOUS)), seconds, every=0
-    )
+    wait(f"version {version}", lambda: all(ask(url) == version for _ in range(UNANIMOUS)), seconds, every=0)
 
 
 def unwell(cluster: Cluster, name: str, resource: str, said: str, seconds: float = 300) -> str:
