@@ -33,6 +33,7 @@ import numpy as np
 from PIL import Image
 
 from image_classifier.images import decode
+from image_classifier.local_server import free_port
 from image_classifier.mlflow_model import write_mlflow_model
 from image_classifier.package import Model, Package
 
@@ -103,12 +104,6 @@ def make_environment(name: str) -> Path:
                 raise PeerError(f"{' '.join(command)}: {done.stderr[-2000:]}")
         (folder / ".made").touch()
     return python
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @dataclass(frozen=True)

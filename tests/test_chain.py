@@ -13,9 +13,9 @@ import pytest
 
 from image_classifier import chain
 from image_classifier.errors import PackageError, RegistryError
+from image_classifier.local_server import free_port
 from image_classifier.package import Package
 from image_classifier.settings import Seconds, Settings
-from tests.platform.test_acceptance import free_port
 
 
 class Lines(list[str]):

@@ -1,6 +1,7 @@
 """A server on this machine, asked as any client would ask it."""
 
 import json
+import socket
 import subprocess
 import time
 import urllib.request
@@ -11,6 +12,13 @@ from image_classifier.package import Package
 from image_classifier.settings import Settings
 
 START_SECONDS = 60
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on, for now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def ask(

@@ -1,7 +1,6 @@
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from image_classifier.errors import AcceptanceError
+from image_classifier.local_server import free_port
 from image_classifier.package import GoldenImage, Package
 from image_classifier.platform.acceptance import (
     Expected,
@@ -24,11 +24,6 @@ from image_classifier.platform.acceptance import (
 from tests.conftest import COLOURS, colour_images, colour_probabilities
 
 IMAGE = "registry.example.org/server@sha256:" + "1" * 64
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        return int(free.getsockname()[1])
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -226,6 +227,16 @@ def test_nothing_in_flight_is_lost_when_it_is_stopped_under_load(package_folder,
         assert len(statuses) > 20
         assert set(statuses) == {200}
         assert server.process.wait(10) == 0
+
+
+def test_a_stop_before_it_is_ready_is_clean(package_folder, tmp_path):
+    server = start(package_folder, tmp_path / "log", "--drain-timeout", "0")
+    children = Path(f"/proc/{server.process.pid}/task/{server.process.pid}/children")
+    while not children.read_text():
+        assert server.process.poll() is None, server.log.read_text()
+    time.sleep(0.02)  # until the worker listens for signals; it loads the model for longer
+    assert server.stop() == 0
+    assert "level=error" not in server.log.read_text()
 
 
 def test_a_stop_does_not_wait_for_ever(package_folder, tmp_path):

@@ -161,6 +161,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     when all requests are answered, or after gunicorn's graceful_timeout.
     """
 
+    sockets: list[Any]
     _quick_left = 0
     _offered = -math.inf
     """When a new connection was first left to another worker."""
@@ -308,6 +309,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().set_accept_enabled(False)
         for listener in self.sockets:
             listener.close()
+        # gunicorn asks a second time where the stop came before its loop began.
+        self.sockets = []
         self.wait_for_and_dispatch_events(0)
         now = time.monotonic()
         for connection in self.keepalived_conns:
