@@ -97,9 +97,9 @@ def cpu_seconds(process: int) -> float:
 
 
 def import_seconds(log: str) -> Counter[str]:
-    """Seconds that the modules of each top-level package took, from what -X importtime printed."""
+    """Seconds that the modules of each top-level package took until it was ready, as -X importtime printed it."""
     found: Counter[str] = Counter()
-    for microseconds, module in _IMPORT.findall(log):
+    for microseconds, module in _IMPORT.findall(log.split("event=ready")[0]):
         name = module.split(".")[0]
         found["Python's own" if name in sys.stdlib_module_names else name] += int(microseconds) * 1e-6
     return found

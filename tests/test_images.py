@@ -1,6 +1,8 @@
 import contextlib
 import io
 import struct
+import subprocess
+import sys
 import zlib
 
 import numpy as np
@@ -10,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from image_classifier.errors import ImageError, ImageTooLargeError
-from image_classifier.images import decode, measure, stated_pixels
+from image_classifier.images import FORMATS, decode, measure, stated_pixels
 
 LIMIT = 50_000_000
 # Pillow says by a warning what it thinks of damaged tags; the image is then refused or read without them.
@@ -214,6 +216,24 @@ def test_flipped_bytes_are_refused_or_an_image(data, changes):
         damaged[place % len(damaged)] = value
     with contextlib.suppress(ImageError):
         assert decode(bytes(damaged), 16, 1_000_000).shape == (16, 16, 3)
+
+
+def test_no_other_format_is_ever_loaded():
+    code = """
+import sys
+from image_classifier.errors import ImageError
+from image_classifier.images import FORMATS, decode
+for data in (b"8BPS", b"RIFF0000WEBP", b"none of all"):
+    try:
+        decode(data, 8, 1000)
+    except ImageError:
+        pass
+from PIL import Image
+print(sorted(Image.OPEN))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    # Pillow loads DIB with BMP, and PPM with every image.
+    assert done.stdout == f"{sorted({*FORMATS, 'DIB', 'PPM'})}\n"
 
 
 def test_the_decoder_leaves_pillow_as_it_was():

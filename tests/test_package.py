@@ -1,6 +1,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -129,6 +131,19 @@ def test_a_write_that_fails_leaves_the_package_that_was_there(copied_package):
         write_colour_package(copied_package, validation_accuracy=float("nan"))  # type: ignore[arg-type]
     assert Package.read(copied_package) == before
     assert os.listdir(copied_package.parent) == [copied_package.name]
+
+
+def test_a_process_that_has_loaded_the_runtime_may_be_forked():
+    code = """
+import os
+from image_classifier.cpus import need_no_blas
+need_no_blas()
+from image_classifier.package import load_runtime
+load_runtime()
+print(len(os.listdir("/proc/self/task")))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
 
 
 def test_nothing_in_a_package_is_pickled(package_folder):

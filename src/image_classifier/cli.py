@@ -13,6 +13,8 @@ from typing import Any
 
 import click
 
+from image_classifier.collector import lasting
+from image_classifier.cpus import need_no_blas
 from image_classifier.errors import ImageClassifierError, SettingError
 from image_classifier.platform.results import leave_failure
 from image_classifier.settings import SETTINGS, Settings, load_settings
@@ -259,9 +261,12 @@ def serve(settings: Settings) -> None:
     image-classifier serve
     image-classifier serve --model models:/image-classifier/7 --port 9000
     """
-    from image_classifier.serving.server import serve as run_server
+    need_no_blas()
+    with lasting():
+        from image_classifier.serving.server import serve as run_server
 
-    run_server(settings, _chain().fetch_model(settings, click.echo).folder)
+        chain = _chain()
+    run_server(settings, chain.fetch_model(settings, click.echo))
 
 
 @main.command()

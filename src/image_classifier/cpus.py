@@ -20,6 +20,14 @@ def share_cpus() -> None:
     os.environ.setdefault("GOMP_SPINCOUNT", "30000")
 
 
+def need_no_blas() -> None:
+    """Let NumPy start no threads for linear algebra. To be called before NumPy is loaded.
+
+    OpenBLAS starts one for each CPU, which spin for some hundredths of a second: of a server's start on one CPU.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
 def _quota(cgroup: Path) -> int:
     quota, period = "max", "1"
     if (cgroup / "cpu.max").exists():

@@ -8,11 +8,13 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from image_classifier.errors import ImageError, ImageTooLargeError
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+_LOADED_WITH_THIS = (TiffImagePlugin, WebPImagePlugin)
+"""Asked for a format that is not there yet Pillow would load all its forty."""
 SMALLEST_SIZE, LARGEST_SIZE = 8, 224
 
 # Only these go to Pillow's own TIFF code or to the simple paths of libtiff.

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -161,10 +162,7 @@ class Model:
         Raises PackageError where the graph cannot be loaded or an answer differs from the recorded one by
         more than 1e-4: such a model would answer otherwise than it was evaluated.
         """
-        # Its telemetry starts a thread on import, which hangs or aborts a process that is forked afterwards.
-        os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-        import onnxruntime
-
+        onnxruntime = load_runtime()
         options = onnxruntime.SessionOptions()
         # ONNX Runtime would take the machine's cores, whatever the container's quota.
         options.intra_op_num_threads = threads
@@ -223,6 +221,15 @@ class Model:
                     f"golden image {number} of {self.package.folder} gives other probabilities than recorded "
                     f"(difference {difference:.2g}): this machine would answer otherwise than was evaluated"
                 )
+
+
+def load_runtime() -> ModuleType:
+    """ONNX Runtime. A process that has loaded it may be forked, as long as it has made no session."""
+    # Its telemetry starts a thread on import, which hangs or aborts a process that is forked afterwards.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    import onnxruntime
+
+    return onnxruntime  # type: ignore[no-any-return]
 
 
 def likeliest(probabilities: Probabilities, classes: Sequence[str], top: int) -> list[tuple[str, float]]:

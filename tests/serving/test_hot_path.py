@@ -3,6 +3,7 @@
 import contextlib
 import json
 import socket
+import threading
 import time
 
 import hypothesis
@@ -65,6 +66,21 @@ def test_a_refusal_is_told_alike(ways, body, status):
     )
     assert short == long
     assert short[0] == status
+
+
+@pytest.mark.parametrize("draining", [False, True])
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/readyz?a=b"])
+def test_a_probe_is_answered_alike(model, path, draining):
+    stopping = threading.Event()
+    app = create_app(Settings(), model, Identity.read(model.package, "colours"), draining=stopping)
+    if draining:
+        stopping.set()
+    short, long = (
+        told(Client(way).get(path, headers={"X-Request-Id": "a-1"}))
+        for way in (app.wsgi_app, app.wsgi_app._application)
+    )
+    assert short == long
+    assert short[0] == (503 if draining and path.startswith("/readyz") else 200)
 
 
 def test_a_failure_of_ours_is_told_alike_and_logged(ways, pngs, monkeypatch, caplog):

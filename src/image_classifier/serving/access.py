@@ -4,7 +4,7 @@ import hmac
 
 from flask import Flask, Response, request
 
-from image_classifier.serving.errors import error_response
+from image_classifier.serving.error_handlers import error_response
 from image_classifier.serving.headers import REQUEST_ID, TRACE
 from image_classifier.serving.tensors import LENGTH_HEADER
 from image_classifier.settings import Settings

@@ -7,25 +7,20 @@ from flask import Flask, Response, g, request
 
 from image_classifier.package import Model
 from image_classifier.serving.access import register_access
-from image_classifier.serving.admission import Admission, MemoryMeter
-from image_classifier.serving.errors import register_errors
+from image_classifier.serving.bodies import MeteredBody
+from image_classifier.serving.error_handlers import register_errors
 from image_classifier.serving.explanation import explanation_routes
-from image_classifier.serving.headers import REQUEST_ID, TRACE, AnswerHeaders, RequestName
-from image_classifier.serving.health import health_routes
-from image_classifier.serving.hot_path import HotPath
+from image_classifier.serving.headers import REQUEST_ID, TRACE, RequestName
 from image_classifier.serving.identity import Identity
-from image_classifier.serving.inference import Inference
 from image_classifier.serving.kserve_v1 import v1_routes
-from image_classifier.serving.metrics import Metrics
 from image_classifier.serving.open_inference import v2_routes
 from image_classifier.serving.openapi import openapi_routes
+from image_classifier.serving.operation import operation_routes
 from image_classifier.serving.page import page_routes
-from image_classifier.serving.prediction import Predictions, prediction_routes
-from image_classifier.serving.uploads import ImageRequest, MeteredBody, form_limits
+from image_classifier.serving.prediction import prediction_routes
+from image_classifier.serving.service import Service
+from image_classifier.serving.uploads import ImageRequest, form_limits
 from image_classifier.settings import Settings
-
-_BODIES_IN_MEMORY = 4
-"""All request bodies together are at most so many times the largest one."""
 
 
 def create_app(
@@ -42,60 +37,47 @@ def create_app(
 
     From the moment `draining` is set, /readyz answers 503 and everything else goes on.
     """
-    draining = draining or threading.Event()
-    metrics = Metrics(identity)
-    admission = Admission(
-        places=places,
-        queue=settings.queue,
-        patience=settings.queue_timeout,
-        report=metrics.inside,
-    )
-    headers = AnswerHeaders(settings, identity)
-    memory = MemoryMeter(_BODIES_IN_MEMORY * settings.max_upload)
-    inference = Inference(model, admission, metrics, settings.max_pixels)
-    predictions = Predictions(inference, identity, settings.top)
+    service = Service(settings, model, identity, places=places, draining=draining)
+    app = application_of(service)
+    if service.has_hot_path:
+        app.wsgi_app = service.hot_path(app.wsgi_app)  # type: ignore[method-assign]
+    return app
+
+
+def application_of(service: Service) -> Flask:
+    """All the routes of a service, without its short way."""
+    settings, identity, inference = service.settings, service.identity, service.inference
     app = Flask(__name__)
     app.request_class = ImageRequest
     app.config.update(form_limits(settings.max_upload))
     register_errors(app, settings.max_upload)
-    _register_hooks(app, headers, memory, metrics)
+    _register_hooks(app, service)
     register_access(app, settings)
     for routes in (
-        health_routes(draining),
-        prediction_routes(predictions, settings.max_upload),
+        operation_routes(service.metrics, service.draining),
+        prediction_routes(service.predictions, settings.max_upload),
         explanation_routes(settings, inference, identity),
         v1_routes(settings, inference, identity),
-        v2_routes(settings, inference, identity, draining),
-        page_routes(settings, model.package, identity),
-        openapi_routes(settings, model.package, identity),
-        metrics.routes(),
+        v2_routes(settings, inference, identity, service.draining),
+        page_routes(settings, service.package, identity),
+        openapi_routes(settings, service.package, identity),
     ):
         app.register_blueprint(routes)
-    if not (settings.token or settings.cors_origins):
-        app.wsgi_app = HotPath(  # type: ignore[method-assign]
-            app.wsgi_app,
-            predictions=predictions,
-            admission=admission,
-            headers=headers,
-            metrics=metrics,
-            memory=memory,
-            max_upload=settings.max_upload,
-        )
     return app
 
 
-def _register_hooks(app: Flask, headers: AnswerHeaders, memory: MemoryMeter, metrics: Metrics) -> None:
+def _register_hooks(app: Flask, service: Service) -> None:
     @app.before_request
     def begin() -> None:
         g.started = perf_counter()
         g.name = RequestName.of(request.headers.get(REQUEST_ID, ""), request.headers.get(TRACE, ""))
-        g.body = request.environ["wsgi.input"] = MeteredBody(request.environ["wsgi.input"], memory)
+        g.body = request.environ["wsgi.input"] = MeteredBody(request.environ["wsgi.input"], service.memory)
 
     @app.after_request
     def finish(answer: Response) -> Response:
-        answer.headers.update(headers.of(g.name, request.method))
+        answer.headers.update(service.headers.of(g.name, request.method))
         route = request.url_rule.rule if request.url_rule else "none"
-        metrics.request(route, answer.status_code, perf_counter() - g.started)
+        service.metrics.request(route, answer.status_code, perf_counter() - g.started)
         return answer
 
     @app.teardown_request

@@ -2,25 +2,20 @@
 
 import threading
 
-from flask import Blueprint
-
 from image_classifier.serving.errors import unavailable
 
+LIVE_PATH, READY_PATH = "/healthz", "/readyz"
 
-def health_routes(draining: threading.Event) -> Blueprint:
-    """/healthz and /readyz; from the moment `draining` is set, only the first one answers 200."""
-    routes = Blueprint("health", __name__)
 
-    @routes.get("/healthz")
-    def live() -> dict[str, str]:
-        return {"status": "live"}
+def live() -> dict[str, str]:
+    """What /healthz answers."""
+    return {"status": "live"}
 
-    @routes.get("/readyz")
-    def ready() -> dict[str, str]:
-        check_ready(draining)
-        return {"status": "ready"}
 
-    return routes
+def ready(draining: threading.Event) -> dict[str, str]:
+    """What /readyz answers; raises RequestError (503) from the moment `draining` is set."""
+    check_ready(draining)
+    return {"status": "ready"}
 
 
 def check_ready(draining: threading.Event) -> None:

@@ -1,10 +1,13 @@
 """POST /predict with the bytes of one image, answered before Flask, which would take most of such a request's time.
 
-A request that has arrived whole, and whose image is small, is answered before gunicorn reads it, too. The answers are
-those of the route in prediction.py; everything else passes through to gunicorn and Flask.
+A request that has arrived whole, and whose image is small, is answered before gunicorn reads it, too. The probes are
+answered here as well, so that they need not wait until Flask is loaded. The answers are those of the routes in
+prediction.py and operation.py; everything else passes through to gunicorn and Flask.
 """
 
+import json
 import re
+import threading
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
 from time import perf_counter
@@ -13,12 +16,15 @@ from typing import Any, NamedTuple
 from gunicorn.util import http_date
 
 from image_classifier.images import stated_pixels
+from image_classifier.serving import health
 from image_classifier.serving.admission import Admission, MemoryMeter
+from image_classifier.serving.bodies import MeteredBody, Upload, is_raw_image, read_body
 from image_classifier.serving.errors import error_body, refusal_of, retry_headers
 from image_classifier.serving.headers import REQUEST_ID, TRACE, AnswerHeaders, RequestName
+from image_classifier.serving.inference import Predictions
 from image_classifier.serving.metrics import Metrics
-from image_classifier.serving.prediction import PATH, Predictions
-from image_classifier.serving.uploads import MeteredBody, Upload, is_raw_image, read_body
+
+PATH = "/predict"
 
 Environment = dict[str, Any]
 StartResponse = Callable[..., Any]
@@ -65,26 +71,34 @@ class HotPath:
         metrics: Metrics,
         memory: MemoryMeter,
         max_upload: int,
+        draining: threading.Event,
     ) -> None:
         self._application = application
         self._predictions, self._headers, self._metrics = predictions, headers, metrics
         self._memory, self._max_upload = memory, max_upload
         self._admission = admission
+        self._probes: dict[str, Callable[[], dict[str, str]]] = {
+            health.LIVE_PATH: health.live,
+            health.READY_PATH: lambda: health.ready(draining),
+        }
 
     def __call__(self, environ: Environment, start_response: StartResponse) -> Iterable[bytes]:
-        if (
-            environ["PATH_INFO"] != PATH
-            or environ["REQUEST_METHOD"] != "POST"
-            or environ["QUERY_STRING"]
-            or not is_raw_image(environ.get("CONTENT_TYPE", ""))
-        ):
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        is_probe = method == "GET" and path in self._probes
+        is_image = method == "POST" and path == PATH and is_raw_image(environ.get("CONTENT_TYPE", ""))
+        if environ["QUERY_STRING"] or not (is_probe or is_image):
             return self._application(environ, start_response)
         name = RequestName.of(environ.get("HTTP_X_REQUEST_ID", ""), environ.get("HTTP_TRACEPARENT", ""))
-        body = environ["wsgi.input"] = MeteredBody(environ["wsgi.input"], self._memory)
-        try:
-            status, headers, content = self._answer(lambda: read_body(environ, self._max_upload), name)
-        finally:
-            body.release()
+        if is_probe:
+            status, headers, content = self._answer(
+                method, path, name, lambda: json.dumps(self._probes[path]()) + "\n"
+            )
+        else:
+            body = environ["wsgi.input"] = MeteredBody(environ["wsgi.input"], self._memory)
+            try:
+                status, headers, content = self._predict(lambda: read_body(environ, self._max_upload), name)
+            finally:
+                body.release()
         start_response(f"{status.value} {status.phrase}", headers)
         return [content]
 
@@ -118,7 +132,7 @@ class HotPath:
     def answer(self, request: WholeRequest) -> Answer:
         """What is sent to a client that keeps its connection."""
         name = RequestName.of(request.fields.get(REQUEST_ID.lower(), ""), request.fields.get(TRACE, ""))
-        status, headers, content = self._answer(lambda: request.image, name)
+        status, headers, content = self._predict(lambda: request.image, name)
         lines = "".join(f"{field}: {value}\r\n" for field, value in headers)
         head = (
             f"HTTP/1.1 {status.value} {status.phrase}\r\nServer: gunicorn\r\nDate: {http_date()}\r\n"
@@ -126,24 +140,32 @@ class HotPath:
         )
         return Answer(PATH, status, name.id, content, head.encode("latin-1") + content)
 
-    def _answer(
+    def _predict(
         self, image: Callable[[], bytes], name: RequestName
     ) -> tuple[HTTPStatus, list[tuple[str, str]], bytes]:
         """Status, headers and content for the image that is given or read."""
+        return self._answer(
+            "POST", PATH, name, lambda: self._predictions.answer([Upload(None, image())], None, name.id)
+        )
+
+    def _answer(
+        self, method: str, path: str, name: RequestName, text_of: Callable[[], str]
+    ) -> tuple[HTTPStatus, list[tuple[str, str]], bytes]:
+        """Status, headers and content of a JSON text, or of the error that comes in its place."""
         started = perf_counter()
         status, more = HTTPStatus.OK, []
         try:
-            text = self._predictions.answer([Upload(None, image())], None, name.id)
+            text = text_of()
         except Exception as error:
-            refusal = refusal_of(error, f"POST {PATH}", name.id)
+            refusal = refusal_of(error, f"{method} {path}", name.id)
             status, more = refusal.status, retry_headers(refusal.status)
             text = error_body(status, refusal.code, str(refusal))
         content = text.encode()
         headers = [
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(content))),
-            *self._headers.of(name, "POST"),
+            *self._headers.of(name, method),
             *more,
         ]
-        self._metrics.request(PATH, status, perf_counter() - started)
+        self._metrics.request(path, status, perf_counter() - started)
         return status, headers, content

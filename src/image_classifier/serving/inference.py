@@ -11,8 +11,9 @@ from image_classifier.errors import ImageError
 from image_classifier.images import decode
 from image_classifier.package import Images, Model, Probabilities, likeliest
 from image_classifier.serving.admission import Admission
+from image_classifier.serving.bodies import Upload
+from image_classifier.serving.identity import Identity
 from image_classifier.serving.metrics import Metrics
-from image_classifier.serving.uploads import Upload
 
 _DECIMALS = 6
 
@@ -77,6 +78,25 @@ class Turn:
         }
         about = {"model": model, "milliseconds": milliseconds, "request_id": request_id}
         return _encode({**content, **about}) + "\n"
+
+
+class Predictions:
+    """Answers about images."""
+
+    def __init__(self, inference: Inference, identity: Identity, top: int) -> None:
+        self._inference, self._top = inference, top
+        self._model = identity.to_dict()
+
+    def answer(self, uploads: Sequence[Upload], top: int | None, request_id: str) -> str:
+        """The JSON text for a request's images; raises RequestError and ImageError."""
+        with self._inference.turn() as turn:
+            probabilities = turn.ask(turn.decode(uploads))
+        classes = self._inference.model.classes
+        predictions = [
+            {"file": upload.name, **ranking(row, classes, top or self._top)}
+            for upload, row in zip(uploads, probabilities, strict=True)
+        ]
+        return turn.answer({"predictions": predictions}, self._model, request_id)
 
 
 def ranking(probabilities: Probabilities, classes: Sequence[str], top: int) -> dict[str, object]:

@@ -9,11 +9,11 @@ import numpy as np
 from flask import Blueprint, request
 
 from image_classifier.package import Images
+from image_classifier.serving.bodies import Upload, read_body
 from image_classifier.serving.errors import invalid_request
 from image_classifier.serving.identity import Identity
 from image_classifier.serving.inference import Inference, Turn, ranking
 from image_classifier.serving.tensors import from_base64, parse_json, pixels
-from image_classifier.serving.uploads import Upload, read_body
 from image_classifier.settings import Settings
 
 

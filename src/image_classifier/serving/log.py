@@ -9,8 +9,9 @@ from typing import Any
 from gunicorn.arbiter import Arbiter
 from gunicorn.glogging import Logger
 
+from image_classifier.serving.health import LIVE_PATH, READY_PATH
+
 _PLAIN = re.compile(r"[^\s\"=\\\x00-\x1f]+")
-_PROBES = ("/healthz", "/readyz")
 
 
 def line(**fields: object) -> str:
@@ -56,7 +57,7 @@ class Log(Logger):  # type: ignore[misc]
         """One line a request, but none for a probe that found what it looked for."""
         status = int(str(resp.status).split()[0])
         path = environ.get("PATH_INFO") or environ.get("RAW_URI")
-        if path in _PROBES and status == 200:
+        if path in (LIVE_PATH, READY_PATH) and status == 200:
             return
         headers = {name.lower(): value for name, value in resp.headers}
         self.request(

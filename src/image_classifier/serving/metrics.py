@@ -1,16 +1,8 @@
-"""What /metrics tells, in Prometheus's text format; right with several workers, too."""
+"""What is counted, in Prometheus's text format; right with several workers, too."""
 
 import os
 
-from flask import Blueprint, Response
-from prometheus_client import (
-    CONTENT_TYPE_LATEST,
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    generate_latest,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
 from image_classifier.serving.identity import Identity
@@ -83,16 +75,6 @@ class Metrics:
     def inferred(self, seconds: float, images: int) -> None:
         self._stages["infer"].observe(seconds)
         self._images.inc(images)
-
-    def routes(self) -> Blueprint:
-        """GET /metrics."""
-        routes = Blueprint("metrics", __name__)
-
-        @routes.get("/metrics")
-        def metrics() -> Response:
-            return Response(self.text(), content_type=CONTENT_TYPE_LATEST)
-
-        return routes
 
     def text(self) -> bytes:
         """All workers' counts."""

@@ -12,6 +12,7 @@ import numpy as np
 from flask import Blueprint, Response, request
 
 from image_classifier.package import INPUT, OUTPUT, Images, Probabilities
+from image_classifier.serving.bodies import Upload, read_body
 from image_classifier.serving.errors import RequestError, invalid_request, not_found
 from image_classifier.serving.health import check_ready
 from image_classifier.serving.identity import Identity
@@ -23,7 +24,6 @@ from image_classifier.serving.tensors import (
     parse_request,
     write_response,
 )
-from image_classifier.serving.uploads import Upload, read_body
 from image_classifier.settings import Settings
 
 LABEL = "label"

@@ -12,8 +12,8 @@ from typing import Any
 from flask import Blueprint, Flask, current_app, jsonify, render_template
 
 from image_classifier.package import INPUT, OUTPUT, Package
+from image_classifier.serving.hot_path import PATH
 from image_classifier.serving.identity import Identity
-from image_classifier.serving.prediction import PATH
 from image_classifier.serving.tensors import LENGTH_HEADER
 from image_classifier.settings import Settings
 
@@ -212,17 +212,17 @@ def _operations(settings: Settings, package: Package) -> dict[str, Schema]:
                 404,
             ),
         },
-        "health.live": {
+        "operation.live": {
             "tags": ["Operation"],
             "summary": "Is the process live?",
             "responses": _responses(_answer("It is.", _object({"status": _TEXT}))),
         },
-        "health.ready": {
+        "operation.ready": {
             "tags": ["Operation"],
             "summary": "Should requests come here?",
             "responses": _responses(_answer("They should.", _object({"status": _TEXT})), 503),
         },
-        "metrics.metrics": {
+        "operation.counts": {
             "tags": ["Operation"],
             "summary": "Counts and times, for Prometheus",
             "responses": _responses(_answer("Prometheus's text format.", _TEXT, "text/plain"), 401),

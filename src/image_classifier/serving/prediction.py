@@ -10,35 +10,12 @@ The body is the bytes of one image, or a multipart form of one or many image fil
 `?top=3` asks for another number of classes than the setting `top`.
 """
 
-from collections.abc import Sequence
-
 from flask import Blueprint, Response, g, request
 
 from image_classifier.serving.errors import bad_request
-from image_classifier.serving.identity import Identity
-from image_classifier.serving.inference import Inference, ranking
-from image_classifier.serving.uploads import Upload, read_uploads
-
-PATH = "/predict"
-
-
-class Predictions:
-    """Answers about images."""
-
-    def __init__(self, inference: Inference, identity: Identity, top: int) -> None:
-        self._inference, self._top = inference, top
-        self._model = identity.to_dict()
-
-    def answer(self, uploads: Sequence[Upload], top: int | None, request_id: str) -> str:
-        """The JSON text for a request's images; raises RequestError and ImageError."""
-        with self._inference.turn() as turn:
-            probabilities = turn.ask(turn.decode(uploads))
-        classes = self._inference.model.classes
-        predictions = [
-            {"file": upload.name, **ranking(row, classes, top or self._top)}
-            for upload, row in zip(uploads, probabilities, strict=True)
-        ]
-        return turn.answer({"predictions": predictions}, self._model, request_id)
+from image_classifier.serving.hot_path import PATH
+from image_classifier.serving.inference import Predictions
+from image_classifier.serving.uploads import read_uploads
 
 
 def prediction_routes(predictions: Predictions, max_upload: int) -> Blueprint:

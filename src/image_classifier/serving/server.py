@@ -15,21 +15,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from flask import Flask
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
+from image_classifier.collector import lasting
 from image_classifier.cpus import available_cpus
 from image_classifier.errors import PackageError, SettingError
-from image_classifier.package import Model, Package
+from image_classifier.package import Model, Package, load_runtime
 from image_classifier.serving.balance import Balance
 from image_classifier.serving.identity import Identity
 from image_classifier.serving.log import Log, line
 from image_classifier.serving.worker import KEEP_ALIVE_SECONDS, Worker
 from image_classifier.settings import Settings
 
-if TYPE_CHECKING:
-    from image_classifier.serving.hot_path import HotPath
+if TYPE_CHECKING:  # these bring prometheus_client
+    from image_classifier.serving.hot_path import Application, HotPath
+    from image_classifier.serving.service import Service
 
 WORKER_TIMEOUT_SECONDS = 120
 """A worker whose main loop, which only passes requests on to threads, stands still so long is replaced."""
@@ -42,29 +43,30 @@ _SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (a file that is unlinked at once
 _log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, package_folder: Path) -> None:
-    """Serve the package until SIGTERM or SIGINT; ends by SystemExit, with status 0 after a stop.
+def serve(settings: Settings, package: Package) -> None:
+    """Serve the package, which is read and verified, until SIGTERM or SIGINT.
 
-    The package's digests are verified before the port is bound. Each worker loads the model after it was
-    forked, for ONNX Runtime's threads do not survive a fork, and replays the golden images before it takes
-    its first connection; where that fails the server ends with gunicorn's status 3 and the reason.
+    Ends by SystemExit, with status 0 after a stop. Each worker loads the model after it was forked, for ONNX Runtime's
+    threads do not survive a fork, and replays the golden images before it takes its first connection; where that
+    fails the server ends with gunicorn's status 3 and the reason.
 
-    Raises PackageError, and SettingError where it cannot listen at the address.
+    Raises PackageError for a version.json that cannot be read, and SettingError where it cannot listen at the address.
     """
-    package = Package.read(package_folder)
     identity = Identity.read(package, settings.name)
     listener = _listen(settings.host, settings.port)
     address = _address(listener)
     cpus = max(1, available_cpus() // settings.workers)
     # More would only wait for each other: decoding and the model are all work and no waiting.
     places = settings.threads or cpus
-
-    def load(draining: threading.Event) -> Flask:
+    sharing = _shared_counts() if settings.workers > 1 else {}
+    with lasting():
         # After the folder of the shared counts is known, which is when prometheus_client must be imported.
-        from image_classifier.serving.application import create_app
+        from image_classifier.serving.service import Service
 
-        model = Model.load(package, cpus)
-        app = create_app(settings, model, identity, places=places, draining=draining)
+        load_runtime()
+
+    def load(draining: threading.Event) -> Service:
+        service = Service(settings, Model.load(package, cpus), identity, places=places, draining=draining)
         _log.info(
             line(
                 event="ready",
@@ -76,7 +78,7 @@ def serve(settings: Settings, package_folder: Path) -> None:
                 inference_threads=cpus,
             )
         )
-        return app
+        return service
 
     options = {
         "bind": f"fd://{listener.detach()}",
@@ -95,9 +97,8 @@ def serve(settings: Settings, package_folder: Path) -> None:
         "accesslog": "-",
         "loglevel": "warning",
         "proc_name": "image-classifier",
+        **sharing,
     }
-    if settings.workers > 1:
-        options |= _shared_counts()
     _Application(options, load, settings.drain_timeout).run()
 
 
@@ -105,7 +106,10 @@ class _Application(BaseApplication):  # type: ignore[misc]
     """What gunicorn runs: its options, and how a worker gets the application."""
 
     def __init__(
-        self, options: Mapping[str, Any], load: Callable[[threading.Event], Flask], drain_timeout: float
+        self,
+        options: Mapping[str, Any],
+        load: Callable[[threading.Event], "Service"],
+        drain_timeout: float,
     ) -> None:
         self._options, self._load = options, load
         self.draining = threading.Event()
@@ -118,21 +122,37 @@ class _Application(BaseApplication):  # type: ignore[misc]
         for name, value in self._options.items():
             self.cfg.set(name, value)
 
-    def load(self) -> Flask:
-        try:
-            app = self._load(self.draining)
-        except PackageError as error:
-            click.echo(f"error: {error}", err=True)
-            # Any other status and gunicorn would start the worker again, for ever.
-            sys.exit(Arbiter.WORKER_BOOT_ERROR)
-        from image_classifier.serving.hot_path import HotPath  # not before the application, as in `serve`
+    def load(self) -> "Application":
+        with lasting():
+            try:
+                service = self._load(self.draining)
+            except PackageError as error:
+                click.echo(f"error: {error}", err=True)
+                # Any other status and gunicorn would start the worker again, for ever.
+                sys.exit(Arbiter.WORKER_BOOT_ERROR)
+            if not service.has_hot_path:
+                return _flask_application(service)
+        from image_classifier.serving.late import LateApplication  # not before the service, as in `serve`
 
-        if isinstance(app.wsgi_app, HotPath):
-            self.hot_path = app.wsgi_app
-        # What is loaded stays: the garbage collector need not look at it again in the middle of a request.
-        gc.collect()
+        # Flask takes as long to load as all else of a worker. Meanwhile who asks for an image is answered, and a probe.
+        self.hot_path = service.hot_path(LateApplication(lambda: _loaded_late(service)))
+        return self.hot_path
+
+
+def _loaded_late(service: "Service") -> "Application":
+    try:
+        return _flask_application(service)
+    except BaseException:
+        _log.exception("the application cannot be loaded")
+        os._exit(Arbiter.WORKER_BOOT_ERROR)
+    finally:
         gc.freeze()
-        return app
+
+
+def _flask_application(service: "Service") -> "Application":
+    from image_classifier.serving.application import application_of
+
+    return application_of(service).wsgi_app
 
 
 def _shared_counts() -> dict[str, Any]:
