@@ -5,8 +5,10 @@ import torch
 
 from image_classifier.errors import PackageError
 from image_classifier.export import export_graph, export_package
+from image_classifier.images import decode
 from image_classifier.network import Classifier, Network
 from image_classifier.package import Model, Package
+from image_classifier.quantization import choose
 from tests.test_training import stripes
 
 
@@ -26,7 +28,13 @@ def test_the_package_answers_as_the_classifier_for_any_number_of_images(tmp_path
     dataset = stripes(size, images=40)
     classifier = classifier_of(size, channels=channels, mirror=mirror)
     package = export_package(
-        tmp_path / "package", classifier, dataset, np.arange(0, 40, 2), {"run_id": "r"}, threads=1
+        tmp_path / "package",
+        classifier,
+        dataset,
+        np.arange(0, 40, 2),
+        {"run_id": "r"},
+        precision="float32",
+        threads=1,
     )
     model = Model.load(package, threads=1)
     for count in (1, 3, 40):
@@ -37,6 +45,55 @@ def test_the_package_answers_as_the_classifier_for_any_number_of_images(tmp_path
     assert package.classes == dataset.classes
     assert {golden.label for golden in package.golden} == {"c0", "c2"}
     assert package.reference["images"] == 20
+
+
+def test_a_package_with_8_bit_integers_records_what_they_answer(tmp_path):
+    dataset = stripes(16, images=200)
+    validation = np.arange(0, 200, 2)
+    package = export_package(
+        tmp_path / "package", classifier_of(16), dataset, validation, {"a": 1}, precision="int8", threads=1
+    )
+    model = Model.load(package, threads=1)
+    images, labels = dataset.train.images[validation], dataset.train.labels[validation]
+    answers = model.probabilities(images)
+    record = package.provenance["precision"]
+    assert record["chosen"] == "int8"
+    assert record["int8"]["bytes"] == package.model_file.stat().st_size < record["float32"]["bytes"]
+    right = float((answers.argmax(axis=1) == labels).mean())
+    assert package.provenance["validation_accuracy"] == record["int8"]["validation_accuracy"] == right
+    assert package.provenance["a"] == 1
+    shares = np.bincount(answers.argmax(axis=1), minlength=4) / len(images)
+    np.testing.assert_allclose(package.reference["predicted_shares"], shares)
+    # Which no float32 graph gives.
+    for golden in package.golden:
+        image = decode(golden.png, 16, 10**4)[np.newaxis]
+        np.testing.assert_allclose(model.probabilities(image)[0], golden.probabilities, rtol=0, atol=1e-6)
+
+
+def test_8_bit_integers_are_calibrated_on_images_that_choose_nothing(monkeypatch, tmp_path):
+    dataset = stripes(8, images=100)
+    validation = np.arange(0, 100, 5)
+    seen = {}
+
+    def kept(precision, model, probabilities, calibration, images, labels):
+        seen["calibration"] = {image.tobytes() for image in calibration}
+        return choose("float32", model, probabilities, calibration, images, labels)
+
+    monkeypatch.setattr("image_classifier.export.choose", kept)
+    export_package(tmp_path / "package", classifier_of(8), dataset, validation, {}, threads=1)
+    validated = {image.tobytes() for image in dataset.train.images[validation]}
+    tested = {image.tobytes() for image in dataset.test.images}
+    assert len(seen["calibration"]) == 80
+    assert not seen["calibration"] & (validated | tested)
+
+
+def test_a_relu_comes_before_the_pool_it_followed():
+    graph = onnx.load_from_string(
+        export_graph(classifier_of(32, mirror=True), ("a", "b", "c", "d"), 32)
+    ).graph
+    made_by = {name: node.op_type for node in graph.node for name in node.output}
+    fed_by = {node.op_type: made_by.get(node.input[0]) for node in graph.node if node.op_type != "Conv"}
+    assert (fed_by["MaxPool"], fed_by["Relu"]) == ("Relu", "Conv")
 
 
 def test_the_graph_names_the_classes_and_no_file_of_this_machine():

@@ -212,13 +212,13 @@ def train(settings: Settings, report: Report) -> Package:
                 "data_source": dataset.source,
                 "data_digest": dataset.digest,
                 "parameters": json.loads(json.dumps({**parameters, **trained.parameters}, default=str)),
-                "validation_accuracy": best.validation_accuracy,
             },
+            precision=settings.precision,
             threads=available_cpus(),
         )
     report(
-        f"trained for {trained.seconds:.1f} s: {best.validation_accuracy:.2%} of the validation images are "
-        f"right; the package is in {work.package}"
+        f"trained for {trained.seconds:.1f} s: {package.provenance['validation_accuracy']:.2%} of the validation "
+        f"images are right; the package is in {work.package}"
     )
     return package
 

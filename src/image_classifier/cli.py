@@ -29,7 +29,7 @@ DATA = (
     "validation_fraction",
     "fetch_timeout",
 )
-TRAINING = ("budget", "seed", "mirror", "retrain", "source_revision")
+TRAINING = ("budget", "seed", "mirror", "precision", "retrain", "source_revision")
 FLOORS = ("min_accuracy", "min_recall", "max_calibration_error", "max_latency", "max_accuracy_drop")
 SERVING = (
     "host",

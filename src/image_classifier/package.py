@@ -2,7 +2,8 @@
 
 A folder, that any ONNX runtime can serve and in which nothing is pickled:
 
-    model.onnx       input `image` uint8 [N, S, S, 3]; output `probabilities` float32 [N, K]
+    model.onnx       input `image` uint8 [N, S, S, 3]; output `probabilities` float32 [N, K]; in between it
+                     calculates with 32-bit floats, or with 8-bit integers where that pays
     package.json     classes, image size, provenance
     golden/*.png     a few validation images, with the probabilities they must give in golden.json
     reference.json   statistics of validation images and answers, against which drift is seen
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,9 +28,6 @@ from PIL import Image
 from image_classifier.errors import PackageError
 from image_classifier.files import folder_written_atomically, sha256_of
 from image_classifier.images import decode
-
-if TYPE_CHECKING:
-    import onnxruntime
 
 FORMAT = 1
 INPUT, OUTPUT = "image", "probabilities"
@@ -148,20 +146,11 @@ def write_package(
     return Package.read(folder)
 
 
-class Model:
-    """A loaded package, ready to answer. Safe to call from several threads."""
+class Graph:
+    """A loaded graph of a package's kind. Safe to call from several threads."""
 
-    def __init__(self, package: Package, session: "onnxruntime.InferenceSession") -> None:
-        self.package = package
-        self._session = session
-
-    @classmethod
-    def load(cls, package: Package, threads: int) -> "Model":
-        """Load the graph on `threads` CPU threads and replay the golden images.
-
-        Raises PackageError where the graph cannot be loaded or an answer differs from the recorded one by
-        more than 1e-4: such a model would answer otherwise than it was evaluated.
-        """
+    def __init__(self, model: Path | bytes, threads: int) -> None:
+        """Load it on `threads` CPU threads; raises PackageError where that is not possible."""
         onnxruntime = load_runtime()
         options = onnxruntime.SessionOptions()
         # ONNX Runtime would take the machine's cores, whatever the container's quota.
@@ -173,12 +162,38 @@ class Model:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
         try:
-            session = onnxruntime.InferenceSession(
-                package.model_file, options, providers=["CPUExecutionProvider"]
-            )
+            self.session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # ONNX Runtime's exceptions share no narrower public base
-            raise PackageError(f"{package.model_file} cannot be loaded: {error}") from error
-        model = cls(package, session)
+            shown = "the graph" if isinstance(model, bytes) else model
+            raise PackageError(f"{shown} cannot be loaded: {error}") from error
+
+    def probabilities(self, images: Images) -> Probabilities:
+        """The probabilities float32 [N, K] of images uint8 [N, S, S, 3]."""
+        if len(images) <= _BATCH:
+            return self._run(images)
+        parts = [self._run(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
+        return np.concatenate(parts)
+
+    def _run(self, images: Images) -> Probabilities:
+        answer: Probabilities = self.session.run([OUTPUT], {INPUT: images})[0]
+        return answer
+
+
+class Model:
+    """A loaded package, ready to answer. Safe to call from several threads."""
+
+    def __init__(self, package: Package, graph: Graph) -> None:
+        self.package = package
+        self._graph = graph
+
+    @classmethod
+    def load(cls, package: Package, threads: int) -> "Model":
+        """Load the graph on `threads` CPU threads and replay the golden images.
+
+        Raises PackageError where the graph cannot be loaded or an answer differs from the recorded one by
+        more than 1e-4: such a model would answer otherwise than it was evaluated.
+        """
+        model = cls(package, Graph(package.model_file, threads))
         model._check_signature()
         model._replay()
         return model
@@ -189,19 +204,12 @@ class Model:
 
     def probabilities(self, images: Images) -> Probabilities:
         """The probabilities float32 [N, K] of images uint8 [N, S, S, 3]."""
-        if len(images) <= _BATCH:
-            return self._run(images)
-        parts = [self._run(images[start : start + _BATCH]) for start in range(0, len(images), _BATCH)]
-        return np.concatenate(parts)
-
-    def _run(self, images: Images) -> Probabilities:
-        answer: Probabilities = self._session.run([OUTPUT], {INPUT: images})[0]
-        return answer
+        return self._graph.probabilities(images)
 
     def _check_signature(self) -> None:
         size, classes = self.package.image_size, len(self.package.classes)
-        inputs = [(i.name, i.type, i.shape[1:]) for i in self._session.get_inputs()]
-        outputs = [(o.name, o.type, o.shape[1:]) for o in self._session.get_outputs()]
+        inputs = [(i.name, i.type, i.shape[1:]) for i in self._graph.session.get_inputs()]
+        outputs = [(o.name, o.type, o.shape[1:]) for o in self._graph.session.get_outputs()]
         if inputs != [(INPUT, "tensor(uint8)", [size, size, 3])] or outputs != [
             (OUTPUT, "tensor(float)", [classes])
         ]:

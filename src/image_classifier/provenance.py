@@ -12,6 +12,7 @@ TRAINING_SETTINGS = (
     "budget",
     "seed",
     "mirror",
+    "precision",
     "image_size",
     "validation_fraction",
     "test_fraction",
@@ -28,6 +29,7 @@ TRAINING_CODE = (
     "network.py",
     "optimizer.py",
     "package.py",
+    "quantization.py",
     "statistics.py",
     "training.py",
 )
