@@ -204,6 +204,75 @@ def test_a_damaged_version_file_is_refused(tmp_path, content):
         Identity.read(Package.read(tmp_path / "package"), "colours")
 
 
+ADDRESS = "https://mlflow.example.org/#/models/flowers/7?a=b"
+
+
+@pytest.mark.parametrize("report", [ADDRESS, "http://127.0.0.1:5000/report.html", "", None])
+def test_the_page_links_to_the_report_that_the_registry_names(model, tmp_path, report):
+    write_colour_package(tmp_path / "package")
+    package = Package.read(tmp_path / "package")
+    (tmp_path / "package/version.json").write_text(json.dumps({"version": 7, "report": report}))
+    identity = Identity.read(package, "colours")
+    assert "report" not in identity.to_dict()
+    client = create_app(SETTINGS, type(model)(package, None), identity).test_client()
+    links = re.findall(r'<a href="([^"]+)" rel="noopener noreferrer">how it was judged', client.get("/").text)
+    assert links == ([report] if report else [])
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        "javascript:alert(1)",
+        "JavaScript:alert(1)//http://a",
+        "data:text/html,<b>",
+        "file:///etc/passwd",
+        "mlflow-artifacts:/1/report.html",
+        "//evil.example.org/",
+        "report.html",
+        "https://",
+        "https:///path",
+        "http://[1",
+        "https://anna:secret@example.org/",
+        "https://a.example.org/ onclick=alert(1)",
+        "https://a.example.org/\nX: y",
+        " https://a.example.org/",
+        "https://a.example.org/\u202e",
+        7,
+        ["https://a.example.org/"],
+        {"url": "https://a.example.org/"},
+        True,
+    ],
+)
+def test_no_other_report_than_a_web_page_is_taken(tmp_path, report):
+    write_colour_package(tmp_path / "package")
+    (tmp_path / "package/version.json").write_text(json.dumps({"version": 7, "report": report}))
+    with pytest.raises(PackageError, match="must be an http or https address"):
+        Identity.read(Package.read(tmp_path / "package"), "colours")
+
+
+def test_quotes_in_the_reports_address_stay_in_the_link(model, tmp_path):
+    write_colour_package(tmp_path / "package")
+    package = Package.read(tmp_path / "package")
+    about = {"version": 7, "report": 'https://a.example.org/"><script>alert(1)</script>'}
+    (tmp_path / "package/version.json").write_text(json.dumps(about))
+    app = create_app(SETTINGS, type(model)(package, None), Identity.read(package, "colours"))
+    assert "<script>alert" not in app.test_client().get("/").text
+
+
+def test_the_page_says_what_the_model_is_not_for(model, tmp_path):
+    write_colour_package(tmp_path / "package", validation_accuracy="0.875")
+    package = Package.read(tmp_path / "package")
+    app = create_app(SETTINGS, type(model)(package, None), Identity.read(package, "colours"))
+    text = " ".join(app.test_client().get("/").text.split())
+    for words in (
+        "Anything but its 4 classes",
+        "scaled to 16 × 16 pixels",
+        "Of those like them 87.5 % were right",
+        "Decisions about people",
+    ):
+        assert words in text
+
+
 def test_a_server_that_drains_is_live_and_answers_but_is_not_ready(model, pngs):
     draining = threading.Event()
     app = create_app(SETTINGS, model, Identity.read(model.package, "colours"), draining=draining)

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -180,6 +181,27 @@ def test_the_python_that_is_shown_works(page, pngs, tmp_path):
     assert done.stdout == "red\n", done.stderr
 
 
+def test_the_commands_for_an_earlier_image_are_a_button_away(page, pngs):
+    give(page, "drop", ("first.png", "image/png", pngs["red"]))
+    cards(page, 1)
+    give(page, "drop", ("second.png", "image/png", pngs["blue"]))
+    _, first = cards(page, 2)
+    curl = page.find_element(By.ID, "curl")
+    assert "@second.png" in curl.text
+    first.find_element(By.CSS_SELECTOR, ".program").click()
+    assert "@first.png" in curl.text
+    assert page.switch_to.active_element.text == "From a terminal"
+
+
+def test_a_photograph_that_was_taken_is_answered(page, pngs, tmp_path):
+    (tmp_path / "image.png").write_bytes(pngs["green"])
+    camera = page.find_element(By.ID, "camera")
+    assert camera.get_attribute("capture") == "environment"
+    camera.send_keys(str(tmp_path / "image.png"))
+    [card] = cards(page, 1)
+    assert told(card, "label") == "green"
+
+
 def test_a_button_lays_over_the_image_what_it_was_seen_by_and_takes_it_away(page, pngs):
     give(page, "drop", ("a.png", "image/png", pngs["red"]))
     [card] = cards(page, 1)
@@ -200,6 +222,17 @@ def test_a_server_with_too_much_to_do_is_asked_again(browser, package_folder, pn
         browser.get(busy.address)
         large = large_png()
         give(browser, "drop", *[(f"{n}.png", "image/png", large) for n in range(3)])
+        said = WebDriverWait(browser, 20, 0.01).until(
+            lambda _: next(
+                (
+                    label.text
+                    for label in browser.find_elements(By.CSS_SELECTOR, ".waiting .label")
+                    if "busy" in label.text
+                ),
+                None,
+            )
+        )
+        assert said == "The server is busy; asking again …"
         assert [told(card, "label") for card in cards(browser, 3, seconds=60)] == ["white"] * 3
         assert "status=503" in busy.log.read_text()
 
@@ -213,6 +246,19 @@ def test_a_token_that_the_server_wants_is_asked_for(browser, package_folder, png
         browser.find_element(By.ID, "token").send_keys("secret")
         give(browser, "drop", ("a.png", "image/png", pngs["red"]))
         assert told(cards(browser, 2)[0], "label") == "red"
+        (tmp_path / "a.png").write_bytes(pngs["red"])
+        for command in (
+            ["sh", "-c", browser.find_element(By.ID, "curl").text],
+            [sys.executable, "-c", browser.find_element(By.ID, "python").text],
+        ):
+            done = subprocess.run(
+                command,
+                cwd=tmp_path,
+                env={**os.environ, "TOKEN": "secret"},
+                capture_output=True,
+                text=True,
+            )
+            assert "red" in done.stdout, done.stderr
 
 
 @pytest.mark.parametrize("width", [320, 390, 1200])
@@ -224,10 +270,12 @@ def test_it_fits_a_phone_and_follows_the_colour_scheme(page, pngs, width, scheme
     page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
     page.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": width < 600})
     try:
-        offer = page.find_element(By.CSS_SELECTOR, ".drop").text
-        assert ("take a photo" in offer, "Drop" in offer) == (width < 600, width >= 600)
+        offers = " ".join(offer.text for offer in page.find_elements(By.CSS_SELECTOR, ".drop"))
+        assert ("Take a photo" in offers, "Drop" in offers) == (width < 600, width >= 600)
         give(page, "drop", ("a-name-without-any-space-" * 4 + ".png", "image/png", pngs["white"]))
-        cards(page, 1)
+        [card] = cards(page, 1)
+        card.find_element(By.CSS_SELECTOR, ".explain").click()
+        WebDriverWait(page, 10, 0.03).until(lambda _: told(card, "legend"))
         assert page.execute_script("return document.documentElement.scrollWidth") <= width
         colour = page.execute_script("return getComputedStyle(document.body).backgroundColor")
         brightness = sum(json.loads(colour.replace("rgb(", "[").replace(")", "]")))

@@ -25,8 +25,8 @@ _PARTS = 4
 _PNG_SIDE = 256
 _COLOURS = np.array([(68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 37)])
 """From what did not matter to what decided: five of viridis, which is read on any image and without seeing red."""
-_OPACITY = 150
-"""Of 255: the image stays visible below."""
+_LEAST_OPACITY, _MOST_OPACITY = 60, 160
+"""Of 255, from what did not matter to what decided: the image stays visible below."""
 
 
 class OcclusionMap(NamedTuple):
@@ -70,10 +70,12 @@ def heat_png(found: OcclusionMap, size: int) -> bytes:
             covered[top : top + found.side, left : left + found.side] += 1
     heat /= covered
     most = float(heat.max())
-    steps = np.linspace(0, max(most, 1e-6), len(_COLOURS))
-    colours = np.stack([np.interp(heat, steps, channel) for channel in _COLOURS.T], axis=-1).astype(np.uint8)
-    layer = Image.fromarray(colours).resize((_PNG_SIDE, _PNG_SIDE), Image.Resampling.BICUBIC)
-    layer.putalpha(_OPACITY if most > 0 else 0)
+    share = heat / max(most, 1e-6)
+    steps = np.linspace(0, 1, len(_COLOURS))
+    red_green_blue = [np.interp(share, steps, channel) for channel in _COLOURS.T]
+    opacity = _LEAST_OPACITY + share * (_MOST_OPACITY - _LEAST_OPACITY) if most > 0 else share
+    pixels = np.stack([*red_green_blue, opacity], axis=-1).round().astype(np.uint8)
+    layer = Image.fromarray(pixels).resize((_PNG_SIDE, _PNG_SIDE), Image.Resampling.BICUBIC)
     buffer = io.BytesIO()
     layer.save(buffer, format="PNG")
     return buffer.getvalue()

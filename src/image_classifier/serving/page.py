@@ -28,6 +28,7 @@ def page_routes(settings: Settings, package: Package, identity: Identity) -> Blu
             classes=package.classes,
             size=package.image_size,
             facts=_facts(package.provenance),
+            accuracy=_accuracy(package.provenance),
             examples=[golden.label for golden in package.golden],
             accepted=_ACCEPTED,
             wants_token=bool(settings.token),
@@ -51,6 +52,15 @@ def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
         facts.append(("Trained on", PurePosixPath(urlsplit(str(source)).path).name))
     if created := provenance.get("created"):
         facts.append(("Trained", str(created)[:10]))
-    if (accuracy := provenance.get("validation_accuracy")) is not None:
-        facts.append(("Accuracy", f"{float(accuracy):.1%} of validation images"))
+    if accuracy := _accuracy(provenance):
+        facts.append(("Accuracy", f"{accuracy} of validation images"))
+    if precision := provenance.get("precision"):
+        words = {"int8": "8-bit integers", "float32": "32-bit floats"}
+        facts.append(("Arithmetic", words.get(precision["chosen"], precision["chosen"])))
     return facts
+
+
+def _accuracy(provenance: Mapping[str, Any]) -> str:
+    """The share of validation images that were right, as the page writes it; "" where it is not known."""
+    accuracy = provenance.get("validation_accuracy")
+    return "" if accuracy is None else f"{100 * float(accuracy):.1f} %"

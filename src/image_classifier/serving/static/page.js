@@ -6,7 +6,7 @@ const SMALL_SIDE = 128;
 const maxUpload = Number(document.body.dataset.maxUpload);
 const results = document.getElementById("results");
 const status = document.getElementById("status");
-const picker = document.getElementById("file");
+const pickers = [document.getElementById("file"), document.getElementById("camera")];
 const token = document.getElementById("token");
 const waiting = [];
 let running = 0;
@@ -15,11 +15,11 @@ function percent(probability) {
   return `${(100 * probability).toFixed(1)} %`;
 }
 
-function size(bytes) {
+function size(bytes, round = Math.ceil) {
   if (bytes < 1e3) {
     return `${bytes} bytes`;
   }
-  return bytes < 1e6 ? `${Math.ceil(bytes / 1e3)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
+  return bytes < 1e6 ? `${round(bytes / 1e3)} kB` : `${(round(bytes / 1e5) / 10).toFixed(1)} MB`;
 }
 
 function ask(files) {
@@ -51,12 +51,17 @@ function newCard(file) {
     card.classList.add("unseen");
     URL.revokeObjectURL(photo.src);
   });
+  photo.alt = file.name;
   photo.src = URL.createObjectURL(file);
   card.querySelector(".file").textContent = `${file.name}, ${size(file.size)}`;
   card.querySelector(".label").textContent = "Asking …";
   card.classList.add("waiting");
   const button = card.querySelector(".explain");
   button.addEventListener("click", () => explain(file, card, button));
+  card.querySelector(".program").addEventListener("click", () => {
+    showCommands(file);
+    document.getElementById("curl-title").focus();
+  });
   results.prepend(card);
   return card;
 }
@@ -65,9 +70,11 @@ async function classify(file, card) {
   const started = performance.now();
   try {
     if (file.size > maxUpload) {
-      throw new Error(`the file has ${size(file.size)}, more than the limit of ${size(maxUpload)}`);
+      throw new Error(`the file has ${size(file.size)}, more than the limit of ${size(maxUpload, Math.floor)}`);
     }
-    const answer = await json(await post("predict", file));
+    const answer = await json(await post("predict", file, () => {
+      card.querySelector(".label").textContent = "The server is busy; asking again …";
+    }));
     show(answer, card, performance.now() - started);
     const [first] = answer.predictions;
     status.textContent = `${file.name}: ${first.label}, ${percent(first.probability)}`;
@@ -81,7 +88,7 @@ async function classify(file, card) {
   card.classList.remove("waiting");
 }
 
-async function post(path, file, attempt = 1) {
+async function post(path, file, tellBusy, attempt = 1) {
   let response;
   try {
     response = await fetch(path, {
@@ -101,8 +108,9 @@ async function post(path, file, attempt = 1) {
   if (response.status === 503 && attempt < ATTEMPTS) {
     // Each time twice as long: who is refused together must not come back together, for ever.
     const seconds = Number(response.headers.get("Retry-After") ?? 1) * 2 ** (attempt - 1);
+    tellBusy();
     await new Promise((resume) => setTimeout(resume, 1e3 * seconds * (0.5 + Math.random())));
-    return post(path, file, attempt + 1);
+    return post(path, file, tellBusy, attempt + 1);
   }
   let answer = {};
   try {
@@ -127,7 +135,9 @@ async function explain(file, card, button) {
   if (!shown && !heat.src) {
     button.disabled = true;
     try {
-      const response = await post("explain?format=png", file);
+      const response = await post("explain?format=png", file, () => {
+        button.textContent = "The server is busy; asking again …";
+      });
       heat.src = URL.createObjectURL(await response.blob());
       heat.alt = "Yellow: the parts of the image that decided; violet: those that did not matter";
     } catch (error) {
@@ -144,7 +154,6 @@ async function explain(file, card, button) {
 
 function show(answer, card, milliseconds) {
   const [prediction] = answer.predictions;
-  card.querySelector(".photo").alt = prediction.label;
   card.querySelector(".label").textContent = prediction.label;
   card.querySelector("tbody").replaceChildren(...prediction.top.map(row));
   const inside = answer.milliseconds.decode + answer.milliseconds.infer;
@@ -185,14 +194,22 @@ function showCommands(file) {
   const name = file ? file.name : "photo.jpg";
   const quoted = /^[\w.-]+$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`;
   const address = new URL("predict", location.href);
-  document.getElementById("curl").textContent = `curl --data-binary @${quoted} ${address}`;
-  document.getElementById("python").textContent = [
-    "import json, urllib.request",
-    "",
-    `with open(${JSON.stringify(name)}, "rb") as image:`,
-    `    answer = urllib.request.urlopen("${address}", image.read())`,
-    'print(json.load(answer)["predictions"][0]["label"])',
-  ].join("\n");
+  const header = token ? ' -H "Authorization: Bearer $TOKEN"' : "";
+  document.getElementById("curl").textContent = `curl --data-binary @${quoted}${header} ${address}`;
+  const lines = [`url = "${address}"`, `with open(${JSON.stringify(name)}, "rb") as file:`];
+  if (token) {
+    lines.unshift("import json, os", "from urllib.request import Request, urlopen", "");
+    lines.push(
+      "    request = Request(url, file.read())",
+      'request.add_header("Authorization", "Bearer " + os.environ["TOKEN"])',
+      "answer = json.load(urlopen(request))",
+    );
+  } else {
+    lines.unshift("import json", "from urllib.request import urlopen", "");
+    lines.push("    answer = json.load(urlopen(url, file.read()))");
+  }
+  lines.push('print(answer["predictions"][0]["label"])');
+  document.getElementById("python").textContent = lines.join("\n");
 }
 
 async function copy(button) {
@@ -219,10 +236,12 @@ function holdsFiles(event) {
   return event.dataTransfer?.types.includes("Files");
 }
 
-picker.addEventListener("change", () => {
-  ask([...picker.files]);
-  picker.value = "";
-});
+for (const picker of pickers) {
+  picker.addEventListener("change", () => {
+    ask([...picker.files]);
+    picker.value = "";
+  });
+}
 
 document.addEventListener("paste", (event) => {
   const files = [...(event.clipboardData?.files ?? [])];
