@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from image_classifier.errors import PackageError
-from image_classifier.package import Model, Package, write_package
+from image_classifier.package import Model, Package, likeliest, write_package
 from tests.conftest import (
     COLOURS,
     SIZE,
@@ -131,6 +131,12 @@ def test_a_write_that_fails_leaves_the_package_that_was_there(copied_package):
         write_colour_package(copied_package, validation_accuracy=float("nan"))  # type: ignore[arg-type]
     assert Package.read(copied_package) == before
     assert os.listdir(copied_package.parent) == [copied_package.name]
+
+
+def test_the_likeliest_come_first_and_equals_keep_the_order_of_the_classes():
+    probabilities = np.array([0.125, 0.25, 0.25, 0.375], dtype=np.float32)
+    assert likeliest(probabilities, "abcd", 3) == [("d", 0.375), ("b", 0.25), ("c", 0.25)]
+    assert len(likeliest(probabilities, "abcd", 9)) == 4
 
 
 def test_a_process_that_has_loaded_the_runtime_may_be_forked():

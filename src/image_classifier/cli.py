@@ -13,9 +13,9 @@ from typing import Any
 
 import click
 
-from image_classifier.collector import lasting
 from image_classifier.cpus import need_no_blas
 from image_classifier.errors import ImageClassifierError, SettingError
+from image_classifier.memory import lasting
 from image_classifier.platform.results import leave_failure
 from image_classifier.settings import SETTINGS, Settings, load_settings
 

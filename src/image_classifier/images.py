@@ -3,7 +3,7 @@
 import io
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,11 @@ SMALLEST_SIZE, LARGEST_SIZE = 8, 224
 
 # Only these go to Pillow's own TIFF code or to the simple paths of libtiff.
 _TIFF_COMPRESSIONS = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate")
+NO_TURN: AbstractContextManager[object] = nullcontext()
+_LARGE_PIXELS = 2**24
 _FILTER = Image.Resampling.BICUBIC
+_STRIP_PIXELS = 2**20
+"""Of an image of more pixels so many are converted at a time."""
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -40,7 +44,9 @@ class Extent(NamedTuple):
     height: int
 
 
-def decode(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
+def decode(
+    data: bytes, size: int, max_pixels: int, large: AbstractContextManager[object] = NO_TURN
+) -> NDArray[np.uint8]:
     """Decode, turn upright, bring to RGB, and cover a square of `size` pixels.
 
     The shorter side is scaled to `size` with an antialiased bicubic filter and the middle square is kept; an
@@ -48,23 +54,30 @@ def decode(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
     first frame of an animation is taken. JPEG, PNG, WebP, BMP, GIF and single plain TIFF are accepted.
 
     Returns uint8 [size, size, 3].
-    Raises ImageTooLargeError for more than `max_pixels`, told from the header before any pixel is decoded,
-    and ImageError for anything else that is not an accepted, complete image.
+    Raises ImageTooLargeError for more than `max_pixels` (of WebP a quarter of that), told from the header before any
+    pixel is decoded, and ImageError for anything else that is not an accepted, complete image.
+
+    An image of more than 16 million pixels (4 million of WebP) takes up to 300 MiB while it is decoded; `large` is held
+    meanwhile. A lock lets one of several threads do so at a time.
     """
-    return decode_with_extent(data, size, max_pixels)[0]
+    return decode_with_extent(data, size, max_pixels, large)[0]
 
 
-def decode_with_extent(data: bytes, size: int, max_pixels: int) -> tuple[NDArray[np.uint8], Extent]:
+def decode_with_extent(
+    data: bytes, size: int, max_pixels: int, large: AbstractContextManager[object] = NO_TURN
+) -> tuple[NDArray[np.uint8], Extent]:
     """Like `decode`, and also the size that the image had."""
     with _refusals(max_pixels), _open(data, max_pixels) as image:
         extent = Extent(*image.size)
-        if image.format == "JPEG" and min(extent) >= 4 * size:
-            # Scaling in the DCT down to twice the size at most: photos decode several times faster.
-            image.draft(None, (2 * size, 2 * size))
-        image.load()
-        # Pillow turns a TIFF image by itself.
-        orientation = 1 if image.format == "TIFF" else _orientation(image.info.get("exif", b""))
-        return fit(_to_rgb(image), size, orientation), extent
+        is_large = extent.width * extent.height * _weight(image) > _LARGE_PIXELS
+        with large if is_large else NO_TURN:
+            if image.format == "JPEG" and min(extent) >= 4 * size:
+                # Scaling in the DCT down to twice the size at most: photos decode several times faster.
+                image.draft(None, (2 * size, 2 * size))
+            image.load()
+            # Pillow turns a TIFF image by itself.
+            orientation = 1 if image.format == "TIFF" else _orientation(image.info.get("exif", b""))
+            return _pixels(_square(image, size), orientation), extent
 
 
 def measure(data: bytes, max_pixels: int) -> Extent:
@@ -92,18 +105,51 @@ def stated_pixels(data: bytes) -> int | None:
     return None
 
 
-def fit(image: Image.Image, size: int, orientation: int = 1) -> NDArray[np.uint8]:
+def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
     """Cover a square of `size` pixels with a grey (L) or RGB image; uint8 [size, size, 3]."""
+    return _pixels(_scaled(image, size), orientation=1)
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    """The middle square of a loaded image of any mode, scaled; L or RGB.
+
+    A large one is converted and scaled along its rows in strips, which gives the same pixels: Pillow's filter goes
+    along the rows first, too. All at once it would need up to 1.2 GB for what a few kilobytes can state.
+    """
     width, height = image.size
-    if (width, height) != (size, size):
-        short = min(width, height)
-        left, top = (width - short) / 2, (height - short) / 2
-        image = image.resize((size, size), _FILTER, box=(left, top, left + short, top + short))
+    if width * height <= _STRIP_PIXELS:
+        return _scaled(_to_rgb(image), size)
+    left, top, right, bottom = _middle_square(width, height)
+    rows = max(1, _STRIP_PIXELS // width)
+    strips = []
+    for start in range(0, height, rows):
+        strip = _to_rgb(image.crop((0, start, width, min(start + rows, height))))
+        strips.append(strip.resize((size, strip.height), _FILTER, box=(left, 0, right, strip.height)))
+    narrow = Image.new(strips[0].mode, (size, height))
+    for number, strip in enumerate(strips):
+        narrow.paste(strip, (0, number * rows))
+    return narrow.resize((size, size), _FILTER, box=(0, top, size, bottom))
+
+
+def _scaled(image: Image.Image, size: int) -> Image.Image:
+    if image.size == (size, size):
+        return image
+    return image.resize((size, size), _FILTER, box=_middle_square(*image.size))
+
+
+def _middle_square(width: int, height: int) -> tuple[float, float, float, float]:
+    """Left, top, right and bottom."""
+    short = min(width, height)
+    left, top = (width - short) / 2, (height - short) / 2
+    return left, top, left + short, top + short
+
+
+def _pixels(square: Image.Image, orientation: int) -> NDArray[np.uint8]:
     if orientation in _TURNS:
         # The middle square is the same before and after a turn, so the small image is turned.
-        image = image.transpose(_TURNS[orientation])
-    pixels = (image if image.mode == "RGB" else image.convert("RGB")).tobytes()
-    return np.frombuffer(pixels, np.uint8).reshape(size, size, 3)
+        square = square.transpose(_TURNS[orientation])
+    pixels = (square if square.mode == "RGB" else square.convert("RGB")).tobytes()
+    return np.frombuffer(pixels, np.uint8).reshape(*square.size, 3)
 
 
 @contextmanager
@@ -129,13 +175,20 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
         raise ImageError(f"this is no image of the accepted formats: {', '.join(FORMATS)}") from None
-    if image.width * image.height > max_pixels:
+    most = max_pixels // _weight(image)
+    if image.width * image.height > most:
         raise ImageTooLargeError(
-            f"the image has {image.width:,} x {image.height:,} pixels, more than the limit of {max_pixels:,}"
+            f"the image has {image.width:,} x {image.height:,} pixels, more than the limit of {most:,}"
+            + (f" for {image.format}" if most < max_pixels else "")
         )
     if image.format == "TIFF":
         _check_tiff(image)
     return image
+
+
+def _weight(image: Image.Image) -> int:
+    """How many times the memory of other formats a pixel takes: libwebp holds several copies of the image."""
+    return 4 if image.format == "WEBP" else 1
 
 
 def _check_tiff(image: Image.Image) -> None:

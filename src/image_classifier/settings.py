@@ -73,7 +73,11 @@ class Settings:
     image_size: int = _setting(
         0, "Side in pixels that images are resized to; 0: what the data has, at most 64.", low=0, high=224
     )
-    max_pixels: int = _setting(50_000_000, "Largest image that is decoded, in pixels.", low=1)
+    max_pixels: int = _setting(
+        50_000_000,
+        "Largest image that is decoded, in pixels; of WebP, which takes more memory, a quarter.",
+        low=1,
+    )
     max_data: Bytes = _setting(
         Bytes(50 * 2**30), "Most bytes that are fetched or unpacked for a data set.", low=1
     )

@@ -1,5 +1,7 @@
 """What /metrics tells."""
 
+import base64
+import io
 import re
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -36,6 +38,19 @@ def test_requests_images_and_stages_are_counted_and_the_model_is_named(model, pn
     assert found["image_classifier_requests_inside", ()] == 0
     [labels] = [dict(labels) for name, labels in found if name == "image_classifier_model"]
     assert labels == Identity.read(model.package, "colours").to_dict()
+
+
+def test_a_request_counts_once_by_each_way_in_however_many_images_it_has(model, pngs):
+    client = create_app(Settings(), model, Identity("colours", "1", "", "", "")).test_client()
+    encoded = [base64.b64encode(pngs[colour]).decode() for colour in ("red", "blue", "green")]
+    client.post("/predict", data={f"f{n}": (io.BytesIO(pngs["red"]), "a.png") for n in range(3)})
+    client.post("/v1/models/colours:predict", json={"instances": [{"b64": image} for image in encoded]})
+    tensor = {"name": "image", "datatype": "BYTES", "shape": [3], "data": encoded}
+    client.post("/v2/models/colours/infer", json={"inputs": [tensor]})
+    found = samples(client.get("/metrics").text)
+    for stage in ("queue", "decode", "infer"):
+        assert found["image_classifier_stage_seconds_count", (("stage", stage),)] == 3
+    assert found["image_classifier_images_total", ()] == 9
 
 
 def test_the_counts_of_several_workers_add_up(package_folder, pngs, tmp_path):

@@ -47,6 +47,15 @@ def too_large(size: int | None, limit: int) -> RequestError:
     )
 
 
+def too_many(what: str, limit: int) -> RequestError:
+    """A request that is not long and would take too much memory or time all the same."""
+    return RequestError(
+        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+        "body_too_large",
+        f"the request has more {what} than the limit of {limit:,}; send fewer or smaller images at a time",
+    )
+
+
 def bad_request(code: str, message: str) -> RequestError:
     return RequestError(HTTPStatus.BAD_REQUEST, code, message)
 

@@ -1,6 +1,7 @@
 """The one way to the model: every route's images are decoded and asked about here, in turn."""
 
 import json
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from time import perf_counter
@@ -8,14 +9,19 @@ from time import perf_counter
 import numpy as np
 
 from image_classifier.errors import ImageError
-from image_classifier.images import decode
+from image_classifier.images import decode_with_extent
 from image_classifier.package import Images, Model, Probabilities, likeliest
 from image_classifier.serving.admission import Admission
 from image_classifier.serving.bodies import Upload
+from image_classifier.serving.errors import too_many
 from image_classifier.serving.identity import Identity
 from image_classifier.serving.metrics import Metrics
 
 _DECIMALS = 6
+_MOST_IMAGES = 4096
+_MOST_LARGEST = 4
+"""The images of a request have at most the pixels of so many of the largest size. A few kilobytes can state each of
+those, and whoever waits for a turn would wait minutes for what 20 MiB can."""
 
 
 _encode = json.JSONEncoder(ensure_ascii=False).encode
@@ -27,6 +33,7 @@ class Inference:
     def __init__(self, model: Model, admission: Admission, metrics: Metrics, max_pixels: int) -> None:
         self.model = model
         self._admission, self._metrics, self._max_pixels = admission, metrics, max_pixels
+        self._large = threading.Lock()
 
     @contextmanager
     def turn(self) -> Iterator["Turn"]:
@@ -34,28 +41,37 @@ class Inference:
         started = perf_counter()
         with self._admission.turn():
             self._metrics.waited(perf_counter() - started)
-            yield Turn(self.model, self._metrics, self._max_pixels)
+            yield Turn(self.model, self._metrics, self._max_pixels, self._large)
 
 
 class Turn:
     """One request's time with the model, which it measures."""
 
-    def __init__(self, model: Model, metrics: Metrics, max_pixels: int) -> None:
-        self._model, self._metrics, self._max_pixels = model, metrics, max_pixels
+    def __init__(self, model: Model, metrics: Metrics, max_pixels: int, large: threading.Lock) -> None:
+        self._model, self._metrics, self._max_pixels, self._large = model, metrics, max_pixels, large
         self._decode_seconds = self._infer_seconds = 0.0
 
     def decode(self, uploads: Sequence[Upload]) -> Images:
-        """The images uint8 [N, S, S, 3]; raises ImageError, which names a file that has a name."""
+        """The images uint8 [N, S, S, 3].
+
+        Raises ImageError, which names a file that has a name, and RequestError (413) for too many images or pixels.
+        """
+        if len(uploads) > _MOST_IMAGES:
+            raise too_many("images", _MOST_IMAGES)
         started = perf_counter()
         size = self._model.package.image_size
         images = np.empty((len(uploads), size, size, 3), dtype=np.uint8)
+        pixels, most = 0, _MOST_LARGEST * self._max_pixels
         for number, upload in enumerate(uploads):
             try:
-                images[number] = decode(upload.data, size, self._max_pixels)
+                images[number], extent = decode_with_extent(upload.data, size, self._max_pixels, self._large)
             except ImageError as error:
                 if upload.name is None:
                     raise
                 raise type(error)(f"{upload.name}: {error}") from error
+            pixels += extent.width * extent.height
+            if pixels > most:
+                raise too_many("pixels", most)
         seconds = perf_counter() - started
         self._decode_seconds += seconds
         self._metrics.decoded(seconds)

@@ -48,7 +48,7 @@ _ERRORS = {
     401: "The token is missing or wrong.",
     404: "There is no such thing; the text says what there is.",
     408: "The body came too slowly.",
-    413: "The body, or the image by its pixels, is larger than the limit.",
+    413: "The body, the number of values in it, or the image by its pixels is larger than the limit.",
     415: "The body is neither an image nor a form.",
     503: "Too many requests, or the server is stopping; Retry-After says when to try again.",
 }

@@ -18,9 +18,9 @@ import click
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
-from image_classifier.collector import lasting
 from image_classifier.cpus import available_cpus
 from image_classifier.errors import PackageError, SettingError
+from image_classifier.memory import give_back_large_blocks, lasting
 from image_classifier.package import Model, Package, load_runtime
 from image_classifier.serving.balance import Balance
 from image_classifier.serving.identity import Identity
@@ -52,6 +52,7 @@ def serve(settings: Settings, package: Package) -> None:
 
     Raises PackageError for a version.json that cannot be read, and SettingError where it cannot listen at the address.
     """
+    give_back_large_blocks()
     identity = Identity.read(package, settings.name)
     listener = _listen(settings.host, settings.port)
     address = _address(listener)

@@ -16,11 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from image_classifier.serving.errors import invalid_request
+from image_classifier.serving.errors import invalid_request, too_many
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _MOST_DIMENSIONS = 8
 _LENGTH_BYTES = 4
+_MOST = {
+    b",": (2**21, "values"),
+    b"[": (2**19, "lists"),
+    b"{": (2**16, "objects"),
+    b'"': (2**18, "quotation marks"),
+}
+"""What is parsed may take 30 times the memory of its text, and no other thread runs meanwhile."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +110,10 @@ def write_response(
 
 
 def parse_json(content: bytes) -> dict[str, Any]:
-    """A JSON object; raises RequestError (400)."""
+    """A JSON object; raises RequestError: 400, or 413 where it would take too much memory."""
+    for mark, (most, what) in _MOST.items():
+        if content.count(mark) > most:
+            raise too_many(what, most)
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError) as error:

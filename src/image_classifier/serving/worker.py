@@ -21,8 +21,9 @@ from image_classifier.serving.log import line
 
 _log = logging.getLogger(__name__)
 
-KEEP_ALIVE_SECONDS = 75
-"""Longer than any proxy in front keeps an idle connection, which it would otherwise reuse as we close it."""
+KEEP_ALIVE_SECONDS = 120
+"""Longer than a proxy in front keeps an idle connection, which it would otherwise reuse as we close it: Knative's
+queue-proxy keeps it for 90 s, as Go does by default, and nginx for 60."""
 FIRST_BYTE_SECONDS = 10.0
 REQUEST_SECONDS = 10.0
 LOWEST_RATE = 32 * 1024

@@ -1,0 +1,35 @@
+"""The memory of a process that runs for long."""
+
+import ctypes
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+_M_MMAP_THRESHOLD = -3
+_LARGE_BYTES = 4 * 2**20
+
+
+def give_back_large_blocks() -> None:
+    """Let the system have the memory of a large image as soon as it is freed.
+
+    glibc would learn from the first one that blocks of its size come often, and keep them: each thread its own. The
+    smaller ones of common images stay with it, which is faster. Where there is no glibc nothing is done.
+    """
+    try:
+        ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+    except AttributeError:
+        return
+
+
+@contextmanager
+def lasting() -> Iterator[None]:
+    """What is loaded in this block stays: the garbage collector does not look at it, neither now nor later.
+
+    It would, many times while modules are loaded, and again in the middle of a request.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
