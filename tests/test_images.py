@@ -15,7 +15,7 @@ from PIL import Image
 
 from image_classifier import images
 from image_classifier.errors import ImageError, ImageTooLargeError
-from image_classifier.images import FORMATS, decode, measure, stated_pixels
+from image_classifier.images import FORMATS, decode, measure
 
 LIMIT = 50_000_000
 # Pillow says by a warning what it thinks of damaged tags; the image is then refused or read without them.
@@ -316,15 +316,13 @@ def test_too_many_pixels_are_refused_from_the_header(side):
             read(png_header(side, side))
 
 
-@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"exif": exif(6)}, {"quality": 5}])
-def test_the_stated_pixels_of_a_jpeg_and_a_png_are_those_of_the_image(options):
-    assert stated_pixels(encode(GRADIENT, "JPEG", **options)) == GRADIENT.shape[0] * GRADIENT.shape[1]
-    assert stated_pixels(encode(GRADIENT)) == GRADIENT.shape[0] * GRADIENT.shape[1]
-
-
-@given(st.sampled_from([b"", b"\xff\xd8", b"\xff\xd8\xff\xe0", b"\x89PNG\r\n\x1a\n"]), st.binary(max_size=60))
-def test_other_bytes_state_some_pixels_or_none(start, rest):
-    assert (stated_pixels(start + rest) or 0) >= 0
+def test_a_tiff_of_many_pages_is_refused_at_once():
+    page = tiff()[8 : 8 + 2 + 12 * 9]
+    pages = b"".join(page + struct.pack("<I", 8 + (number + 1) * (len(page) + 4)) for number in range(20_000))
+    started = time.monotonic()
+    with pytest.raises(ImageError, match="several pages"):
+        decode(tiff()[:8] + pages + page + bytes(100), 3, LIMIT)
+    assert time.monotonic() - started < 0.5
 
 
 @pytest.mark.parametrize(

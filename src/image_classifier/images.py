@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from PIL import Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
 
 from image_classifier.errors import ImageError, ImageTooLargeError
+from image_classifier.image_bytes import check_parts
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _LOADED_WITH_THIS = (TiffImagePlugin, WebPImagePlugin)
@@ -33,7 +34,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ORIENTATION_TAG, _SHORT = 0x0112, 3
 
 
@@ -84,25 +84,6 @@ def measure(data: bytes, max_pixels: int) -> Extent:
     """Width and height from the header alone; raises ImageError as `decode` does."""
     with _refusals(max_pixels), _open(data, max_pixels) as image:
         return Extent(*image.size)
-
-
-def stated_pixels(data: bytes) -> int | None:
-    """The pixels that the header of a JPEG or PNG states, or None: a hint of what decoding costs, and no check.
-
-    Some microseconds, where `measure` takes as long as to decode a small image.
-    """
-    if data[:8] == b"\x89PNG\r\n\x1a\n" and len(data) >= 24:
-        width, height = struct.unpack_from(">II", data, 16)
-        return int(width * height)
-    position = 2 if data[:2] == b"\xff\xd8" else len(data)
-    # A segment: 0xFF, its marker, its length; that of a frame goes on with precision, height and width.
-    while position + 9 <= len(data) and data[position] == 0xFF:
-        marker, length = data[position + 1], int.from_bytes(data[position + 2 : position + 4])
-        if marker in _JPEG_FRAMES:
-            height, width = struct.unpack_from(">HH", data, position + 5)
-            return int(width * height)
-        position += 2 + length
-    return None
 
 
 def fit(image: Image.Image, size: int) -> NDArray[np.uint8]:
@@ -171,6 +152,7 @@ def _refusals(max_pixels: int) -> Iterator[None]:
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise ImageError("the image is empty: 0 bytes")
+    check_parts(data)
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
@@ -192,7 +174,8 @@ def _weight(image: Image.Image) -> int:
 
 
 def _check_tiff(image: Image.Image) -> None:
-    if getattr(image, "n_frames", 1) != 1:
+    # Not n_frames, for which Pillow goes through all pages, minutes long where 20 MiB state them.
+    if getattr(image, "is_animated", False):
         raise ImageError("a TIFF file of several pages is not accepted; save the page as PNG")
     compression = image.info.get("compression", "raw")
     if compression not in _TIFF_COMPRESSIONS:

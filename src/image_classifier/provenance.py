@@ -25,6 +25,7 @@ TRAINING_CODE = (
     "checkpoint.py",
     "datasets",
     "export.py",
+    "image_bytes.py",
     "images.py",
     "network.py",
     "optimizer.py",

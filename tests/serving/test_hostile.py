@@ -115,6 +115,36 @@ def test_as_many_pixels_as_json_may_hold_are_answered(generous, memory):
     assert memory.mebibytes < 250
 
 
+PART = b'--b\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n'
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (PART + b"X: y\r\n" * (UPLOAD // 6), "more lines than the limit of 262,144"),
+        (PART + b"\r\n" * (UPLOAD // 2), "more lines"),
+        ((PART + b"X: y\r\n" * 99 + b"\r\nx\r\n") * (UPLOAD // 700), "more lines"),
+        ((PART + b"\r\nx\r\n") * 100_000, "more form parts than the limit of 20,480"),
+    ],
+    ids=["headers", "empty lines", "headers of many parts", "parts"],
+)
+def test_a_form_of_very_many_things_is_refused(generous, memory, body, words):
+    answer = generous.ask("POST", "/predict", body, Content_Type="multipart/form-data; boundary=b")
+    assert (answer.status, answer.json["code"]) == (413, "body_too_large")
+    assert words in answer.json["error"]
+    assert memory.mebibytes < 250
+
+
+def test_an_image_of_many_parts_is_refused_at_once(generous, memory, pngs):
+    exif = b"\xff\xe1\0\x0aExif\0\0\0\0"
+    data = encoded(Image.new("RGB", (16, 16)), "JPEG")
+    started = time.monotonic()
+    answer = generous.ask("POST", "/predict", data[:2] + exif * (UPLOAD // len(exif)) + data[2:])
+    assert (answer.status, answer.json["code"]) == (400, "invalid_image")
+    assert time.monotonic() - started < 2
+    assert memory.mebibytes < 250
+
+
 @pytest.fixture(scope="module")
 def client(model):
     settings = Settings(max_pixels=10_000, max_upload=10**6)

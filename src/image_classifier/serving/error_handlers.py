@@ -11,8 +11,10 @@ from image_classifier.serving.errors import (
     refusal_of,
     retry_headers,
     too_large,
+    too_many,
     too_slow,
 )
+from image_classifier.serving.uploads import form_limits
 
 
 def error_response(status: int, code: str, message: str) -> Response:
@@ -31,7 +33,10 @@ def register_errors(app: Flask, max_upload: int) -> None:
 
     @app.errorhandler(TooLarge)
     def large_body(_: TooLarge) -> Response:
-        return refused(too_large(request.content_length, max_upload))
+        size = request.content_length
+        if size is None or size > max_upload:
+            return refused(too_large(size, max_upload))
+        return refused(too_many("form parts", form_limits(max_upload)["MAX_FORM_PARTS"]))
 
     @app.errorhandler(NotFound)
     def no_route(_: NotFound) -> Response:

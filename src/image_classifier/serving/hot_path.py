@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from gunicorn.util import http_date
 
-from image_classifier.images import stated_pixels
+from image_classifier.image_bytes import stated_pixels
 from image_classifier.serving import health
 from image_classifier.serving.admission import Admission, MemoryMeter
 from image_classifier.serving.bodies import MeteredBody, Upload, is_raw_image, read_body

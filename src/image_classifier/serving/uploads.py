@@ -7,9 +7,11 @@ from typing import IO
 from flask import Request
 
 from image_classifier.serving.bodies import Upload, is_raw_image, read_body
-from image_classifier.serving.errors import RequestError, bad_request
+from image_classifier.serving.errors import RequestError, bad_request, too_many
 
 _LEAST_PART = 2**10
+_MOST_LINES = 2**18
+"""The lines of a form are the headers of its parts, which take 30 times their memory; an image has few by chance."""
 
 
 class ImageRequest(Request):
@@ -23,6 +25,21 @@ class ImageRequest(Request):
         content_length: int | None = None,  # noqa: ARG002
     ) -> IO[bytes]:
         return BytesIO()
+
+
+class _CountedLines:
+    """A form's body, whose lines are counted as they come."""
+
+    def __init__(self, stream: IO[bytes]) -> None:
+        self._stream, self._lines = stream, 0
+
+    def read(self, size: int = -1) -> bytes:
+        """Raises RequestError (413) for too many."""
+        content = self._stream.read(size)
+        self._lines += content.count(b"\r\n")
+        if self._lines > _MOST_LINES:
+            raise too_many("lines", _MOST_LINES)
+        return content
 
 
 def form_limits(max_upload: int) -> dict[str, int]:
@@ -53,6 +70,7 @@ def read_uploads(request: Request, max_upload: int) -> list[Upload]:
 
 
 def _form_files(request: Request) -> list[Upload]:
+    request.environ["wsgi.input"] = _CountedLines(request.environ["wsgi.input"])
     files = [Upload(file.filename, file.read()) for file in request.files.values()]
     if not files:
         raise bad_request(
