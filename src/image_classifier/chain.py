@@ -20,6 +20,7 @@ from image_classifier.cpus import available_cpus, share_cpus
 from image_classifier.errors import (
     ImageClassifierError,
     ImageError,
+    LostError,
     PackageError,
     RegistryAwayError,
     RegistryError,
@@ -27,11 +28,13 @@ from image_classifier.errors import (
 )
 from image_classifier.files import write_atomically
 from image_classifier.images import decode
-from image_classifier.package import Model, Package, likeliest
+from image_classifier.package import Images, Model, Package, likeliest
 from image_classifier.platform.results import clipped, leave_results
 from image_classifier.settings import Settings
 
 if TYPE_CHECKING:  # these bring PyTorch, MLflow or SciPy, which most commands never need
+    from image_classifier.champion import Opponent
+    from image_classifier.comparison import Difference
     from image_classifier.datasets.dataset import Dataset
     from image_classifier.evaluation import Evaluation
     from image_classifier.gate import Verdict
@@ -226,7 +229,7 @@ def train(settings: Settings, report: Report) -> Package:
 def evaluate(settings: Settings, report: Report) -> "Evaluation":
     """Evaluate the trained package on the test part; a package's test part is read once."""
     from image_classifier import figures
-    from image_classifier.evaluation import evaluate as measure
+    from image_classifier.measurement import evaluate as measure
     from image_classifier.platform.acceptance import held_out_images, images_to_json
 
     work = work_folder(settings)
@@ -234,10 +237,12 @@ def evaluate(settings: Settings, report: Report) -> "Evaluation":
     registry = open_registry(settings, report)
     run_id = package.provenance["run_id"]
     evaluation = _read_evaluation(registry.read_artifact(run_id, EVALUATION_ARTIFACT))
-    if evaluation is None or evaluation.package_digest != package.digest:
+    if evaluation is None or not _is_current(evaluation, package, settings):
         dataset = data(replace(settings, image_size=package.image_size), report)
         model = Model.load(package, available_cpus())
-        evaluation, probabilities = measure(model, dataset, test_fraction=settings.test_fraction)
+        evaluation, probabilities = measure(
+            model, dataset, test_fraction=settings.test_fraction, abstain_error=settings.abstain_error
+        )
         with registry.resume_run(run_id) as run:
             run.log_metrics(evaluation.metrics)
             run.log_figure(figures.confusion_matrix(evaluation), "evaluation/confusion-matrix.png")
@@ -287,16 +292,27 @@ def register(settings: Settings, report: Report) -> "Version":
 
 def gate(settings: Settings, report: Report) -> "Verdict":
     """Judge the candidate (or `model`) by the floors and against the champion. A refusal is no error."""
-    from image_classifier.gate import Finding, Outcome, Verdict, judge
+    from image_classifier.finding import Finding, Outcome
+    from image_classifier.gate import CHAMPION, Verdict, judge
 
     registry = open_registry(settings, report)
     candidate = registry.get(settings.model or "candidate")
     champion = registry.champion()
     evaluation = _evaluation_of(registry, candidate)
     if champion is not None and champion.number == candidate.number:
-        verdict = Verdict((Finding("champion", Outcome.PASS, f"version {candidate.number} is the champion"),))
+        verdict = Verdict((Finding(CHAMPION, Outcome.PASS, f"version {candidate.number} is the champion"),))
     else:
-        verdict = judge(evaluation, _comparable(settings, registry, champion, evaluation, report), settings)
+        opponent = _opponent(settings, registry, champion, evaluation, report) if champion else None
+        if opponent is None:
+            verdict = judge(evaluation, None, settings)
+        else:
+            verdict = judge(
+                evaluation,
+                opponent.evaluation,
+                settings,
+                latency_ratio=_latency_ratio(settings, candidate, opponent, report),
+                alone=opponent.why,
+            )
         with registry.resume_run(candidate.run_id) as run:
             run.log_text(json.dumps(verdict.to_dict(), indent=1), VERDICT_ARTIFACT)
         if not verdict.accepted:
@@ -457,33 +473,61 @@ def _evaluation_of(registry: "Registry", version: "Version") -> "Evaluation":
     return evaluation
 
 
-def _comparable(
-    settings: Settings,
-    registry: "Registry",
-    champion: "Version | None",
-    candidate: "Evaluation",
-    report: Report,
-) -> "Evaluation | None":
-    """The champion's evaluation on the candidate's test images, or None where it cannot answer them."""
-    from image_classifier.evaluation import evaluate as measure
+def _is_current(evaluation: "Evaluation", package: Package, settings: Settings) -> bool:
+    """Whether all was measured that this program measures, of this package and with these settings."""
+    from image_classifier.corruptions import CORRUPTIONS
 
-    if champion is None:
+    measured = evaluation.corruptions == tuple(corruption.name for corruption in CORRUPTIONS)
+    aimed_at = evaluation.abstention.error if evaluation.abstention else settings.abstain_error
+    return evaluation.package_digest == package.digest and measured and aimed_at == settings.abstain_error
+
+
+def _opponent(
+    settings: Settings, registry: "Registry", champion: "Version", candidate: "Evaluation", report: Report
+) -> "Opponent":
+    from image_classifier.champion import find_opponent
+    from image_classifier.measurement import evaluate as measure
+
+    def evaluate_again(model: Model) -> "Evaluation":
+        report(f"version {champion.number}, the champion, is evaluated on the candidate's test images")
+        dataset = data(replace(settings, image_size=model.package.image_size), report)
+        if dataset.digest != candidate.data_digest:
+            raise ImageClassifierError(
+                f"the candidate was evaluated on data {candidate.data_digest[:12]}, but --data {settings.data} "
+                f"is now {dataset.digest[:12]}; name the candidate's data, or train again"
+            )
+        return measure(
+            model, dataset, test_fraction=settings.test_fraction, abstain_error=settings.abstain_error
+        )[0]
+
+    try:
+        known = _read_evaluation(registry.read_artifact(champion.run_id, EVALUATION_ARTIFACT))
+    except LostError:
+        known = None
+    try:
+        package = fetch_model(replace(settings, model=champion.uri), report)
+        model = Model.load(package, available_cpus())
+    except (LostError, PackageError) as error:
+        report(f"warning: version {champion.number}, the champion, cannot be asked: {error}")
+        model = None
+    return find_opponent(champion.number, candidate, known, model, evaluate_again)
+
+
+def _latency_ratio(
+    settings: Settings, candidate: "Version", opponent: "Opponent", report: Report
+) -> "Difference | None":
+    """How many times as long the candidate takes as the champion, on the golden images of each."""
+    from image_classifier.against_champion import SIGNIFICANCE
+    from image_classifier.latency import latency_ratio
+
+    if opponent.model is None or opponent.evaluation is None:
         return None
-    known = _evaluation_of(registry, champion)
-    if known.classes != candidate.classes:
-        report(f"version {champion.number}, the champion, knows other classes and cannot be compared")
-        return None
-    if (known.data_digest, known.test_fraction) == (candidate.data_digest, candidate.test_fraction):
-        return known
-    report(
-        f"the data has changed since version {champion.number}, the champion: it is evaluated on the new data"
+    package = fetch_model(replace(settings, model=candidate.uri), report)
+
+    def subject(model: Model) -> tuple[Model, Images]:
+        size = model.package.image_size
+        return model, np.stack([decode(golden.png, size, size * size) for golden in model.package.golden])
+
+    return latency_ratio(
+        subject(Model.load(package, available_cpus())), subject(opponent.model), SIGNIFICANCE
     )
-    package = fetch_model(replace(settings, model=champion.uri), report)
-    dataset = data(replace(settings, image_size=package.image_size), report)
-    if dataset.digest != candidate.data_digest:
-        raise ImageClassifierError(
-            f"the candidate was evaluated on data {candidate.data_digest[:12]}, but --data {settings.data} is "
-            f"now {dataset.digest[:12]}; name the candidate's data, or train again"
-        )
-    model = Model.load(package, available_cpus())
-    return measure(model, dataset, test_fraction=settings.test_fraction)[0]

@@ -49,11 +49,11 @@ def decode(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
     Raises ImageTooLargeError for more than `max_pixels`, told from the header before any pixel is decoded,
     and ImageError for anything else that is not an accepted, complete image.
     """
-    return decode_with_extent(data, size, max_pixels)[0]
+    return decode_with_original(data, size, max_pixels)[0]
 
 
-def decode_with_extent(data: bytes, size: int, max_pixels: int) -> tuple[NDArray[np.uint8], Extent]:
-    """Like `decode`, and also the size that the image had."""
+def decode_with_original(data: bytes, size: int, max_pixels: int) -> tuple[NDArray[np.uint8], Extent, str]:
+    """Like `decode`, and also the size and the format (of `FORMATS`) that the image had."""
     with _refusals(max_pixels), _open(data, max_pixels) as image:
         extent = Extent(*image.size)
         if image.format == "JPEG" and min(extent) >= 4 * size:
@@ -62,7 +62,7 @@ def decode_with_extent(data: bytes, size: int, max_pixels: int) -> tuple[NDArray
         image.load()
         # Pillow turns a TIFF image by itself.
         orientation = 1 if image.format == "TIFF" else _orientation(image.info.get("exif", b""))
-        return fit(_to_rgb(image), size, orientation), extent
+        return fit(_to_rgb(image), size, orientation), extent, str(image.format)
 
 
 def measure(data: bytes, max_pixels: int) -> Extent:
