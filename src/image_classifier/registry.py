@@ -96,6 +96,13 @@ class Registry:
             with tempfile.TemporaryDirectory() as folder:
                 return Path(self._store.client.download_artifacts(run_id, path, folder)).read_bytes()
 
+    def page_of(self, run_id: str, path: str = "") -> str:
+        """Where a browser shows a run, or one of its artifacts; "" where no server does."""
+        if not self._store.shown.startswith("http"):
+            return ""
+        page = f"{self._store.shown.rstrip('/')}/#/experiments/{self._store.experiment_id}/runs/{run_id}"
+        return f"{page}/artifacts/{path}" if path else page
+
     # Versions
 
     def find(self, fingerprint: str) -> Version | None:

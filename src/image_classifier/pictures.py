@@ -1,0 +1,118 @@
+"""The images that a report shows, small and encoded, so that it can be written where the data is not."""
+
+import base64
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from PIL import Image
+
+from image_classifier.corruptions import CORRUPTIONS
+from image_classifier.datasets.dataset import Dataset
+from image_classifier.evaluation import Evaluation
+from image_classifier.package import Images, Probabilities
+
+_MOST = 24
+_LARGEST_SIDE = 96
+_SEED = 0
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An image and what is said below it."""
+
+    png: str
+    """In base64."""
+    lines: tuple[str, ...]
+    name: str = ""
+    """The file, so that it can be looked at or mended."""
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Images by what they are shown for."""
+
+    mistakes: tuple[Picture, ...]
+    """The wrong answers that were given with the highest confidence."""
+    suspects: tuple[Picture, ...]
+    """The labels that are most likely wrong."""
+    duplicates: tuple[Picture, ...]
+    """A test image beside the training image that it shows again."""
+    corruptions: tuple[Picture, ...]
+    """One test image, as it is and under each corruption."""
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Pictures":
+        kinds = json.loads(text).items()
+        return cls(
+            **{
+                kind: tuple(Picture(item["png"], tuple(item["lines"]), item["name"]) for item in items)
+                for kind, items in kinds
+            }
+        )
+
+
+def take_pictures(dataset: Dataset, evaluation: Evaluation, probabilities: Probabilities) -> Pictures:
+    """Pictures of an evaluation on the test part, with the probabilities float32 [N, K] that it gave."""
+    return Pictures(
+        mistakes=tuple(_mistakes(dataset, evaluation, probabilities)),
+        suspects=tuple(_suspects(dataset, evaluation)),
+        duplicates=tuple(_duplicates(dataset, evaluation)),
+        corruptions=tuple(_corruptions(dataset)),
+    )
+
+
+def _mistakes(dataset: Dataset, evaluation: Evaluation, probabilities: Probabilities) -> Iterable[Picture]:
+    wrong = np.flatnonzero(~evaluation.right)
+    for row in wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:_MOST].tolist():
+        answer = evaluation.classes[evaluation.predictions[row]]
+        label = evaluation.classes[evaluation.labels[row]]
+        lines = (f"{answer} {evaluation.confidences[row]:.0%}", f"is {label}")
+        yield Picture(_encoded(dataset.test.images[row]), lines, dataset.test.names[row])
+
+
+def _suspects(dataset: Dataset, evaluation: Evaluation) -> Iterable[Picture]:
+    for suspect in evaluation.label_errors.suspects if evaluation.label_errors else ():
+        part = dataset.test if suspect.part == "test" else dataset.train
+        lines = (
+            f"labelled {suspect.label} {suspect.self_confidence:.0%}",
+            f"seems {suspect.suggested} {suspect.confidence:.0%}",
+        )
+        yield Picture(_encoded(part.images[suspect.row]), lines, f"{suspect.part}: {suspect.name}")
+
+
+def _duplicates(dataset: Dataset, evaluation: Evaluation) -> Iterable[Picture]:
+    found = evaluation.duplicates
+    if found is None:
+        return
+    pairs = zip(found.rows, found.originals, strict=True)
+    for number, (row, original) in enumerate(list(pairs)[:_MOST]):
+        test, train = dataset.test, dataset.train
+        beside = np.concatenate([test.images[row], train.images[original]], axis=1)
+        labels = [dataset.classes[part.labels[i]] for part, i in ((test, row), (train, original))]
+        same = labels[0] if labels[0] == labels[1] else f"{labels[0]}, trained as {labels[1]}"
+        kind = "exact" if number < len(found.exact) else "near"
+        yield Picture(_encoded(beside), (same, kind), f"{test.names[row]} and {train.names[original]}")
+
+
+def _corruptions(dataset: Dataset) -> Iterable[Picture]:
+    row = int(np.random.default_rng(_SEED).integers(len(dataset.test.labels)))
+    image = dataset.test.images[row : row + 1]
+    yield Picture(_encoded(image[0]), ("as it is",), dataset.test.names[row])
+    for corruption in CORRUPTIONS:
+        yield Picture(_encoded(corruption.of(image)[0]), (corruption.name,))
+
+
+def _encoded(image: Images) -> str:
+    """A PNG of uint8 [H, W, 3], no higher than needed to recognise what it shows."""
+    picture = Image.fromarray(image)
+    # A pair of images side by side is twice as wide.
+    picture.thumbnail((2 * _LARGEST_SIDE, _LARGEST_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG", optimize=True)
+    return base64.b64encode(buffer.getvalue()).decode()
