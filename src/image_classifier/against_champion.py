@@ -18,6 +18,7 @@ from image_classifier.comparison import (
 from image_classifier.evaluation import Evaluation
 from image_classifier.finding import AT_MOST, ERROR, POINTS, TIMES, Finding, Outcome, by_interval
 from image_classifier.settings import Settings
+from image_classifier.text import shortened
 
 FALSE_REFUSALS = 0.05
 """Of candidates that are no worse than their champion, at most so many are called worse."""
@@ -183,11 +184,12 @@ def _none_worse(rule: str, words: tuple[str, str], groups: Mapping[str, tuple[An
     candidate, champion = groups[worst]
     difference = paired_difference(candidate, champion, SIGNIFICANCE / len(names))
     noun, verb = words
-    told = ", ".join(worse) if worse else f"no {noun}"
+    told = shortened(worse) if worse else f"no {noun}"
+    verb = f"{'are' if len(worse) > 1 else 'is'} surely {verb}"
     nearest = "most of all" if worse else "nearest to it"
     return _at_least(
         rule,
-        f"{told} is surely {verb} than by the champion ({nearest} {worst}, {_share(candidate)} against "
+        f"{told} {verb} than by the champion ({nearest} {worst}, {_share(candidate)} against "
         f"{_share(champion)}, {difference.low:+.1%} to {difference.high:+.1%})",
         difference,
         0.0,

@@ -11,13 +11,14 @@ from matplotlib.figure import Figure
 from image_classifier.evaluation import Evaluation, wilson_interval
 from image_classifier.training import Epoch
 
+_SIZE = (6.0, 5.0)
 _MOST_LABELLED_CLASSES = 30
 _CANDIDATE, _CHAMPION = "tab:blue", "tab:gray"
 
 
 def learning_curve(history: Sequence[Epoch]) -> Figure:
     """Loss and validation accuracy over the seconds of training."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=_SIZE, layout="constrained")
     loss, accuracy = figure.add_subplot(), None
     seconds = [epoch.seconds for epoch in history]
     loss.plot(seconds, [epoch.train_loss for epoch in history], color="tab:blue", label="training loss")
@@ -46,8 +47,9 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     counts = evaluation.confusion
     classes = evaluation.classes
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = min(14.0, 3.5 + 0.45 * len(classes))
-    figure = Figure(figsize=(side, side * 0.9), layout="constrained")
+    # More classes get a larger figure, which is shown as large as the others: smaller text, and all of it.
+    scale = float(np.clip(len(classes) / 10, 1.0, 2.5))
+    figure = Figure(figsize=(_SIZE[0] * scale, _SIZE[1] * scale), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", title=f"Confusion on {evaluation.images:,} test images")
@@ -70,15 +72,18 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
 
 def reliability(evaluation: Evaluation, champion: Evaluation | None = None) -> Figure:
     """Accuracy by confidence; a calibrated model lies on the diagonal. Dot areas show the images in a bin."""
-    figure = Figure(figsize=(5, 5), layout="constrained")
+    figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.add_subplot()
     axes.plot([0, 1], [0, 1], color="grey", lw=1, ls=":")
     for label, evaluated, color in _sides(evaluation, champion):
-        counts, confidences, accuracies = zip(*evaluated.reliability, strict=True)
-        axes.plot(confidences, accuracies, color=color, lw=1)
-        areas = [10 + 400 * count / evaluated.images for count in counts]
+        # The accuracy of a handful of images tells nothing and draws the eye.
+        least = min(10, evaluated.images / 50)
+        bins = [part for part in evaluated.reliability if part[0] >= least]
+        counts, confidences, accuracies = zip(*bins, strict=True)
         label = f"{label}: calibration error {evaluated.calibration_error:.3f}"
-        axes.scatter(confidences, accuracies, s=areas, color=color, alpha=0.8, label=label)
+        axes.plot(confidences, accuracies, color=color, lw=1, label=label)
+        areas = [10 + 300 * count / evaluated.images for count in counts]
+        axes.scatter(confidences, accuracies, s=areas, color=color, alpha=0.7, clip_on=False, zorder=3)
     axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02), title="Reliability")
     figure.legend(loc="outside lower center")
     return figure
@@ -108,7 +113,7 @@ def robustness(evaluation: Evaluation, champion: Evaluation | None = None) -> Fi
 
 def coverage(evaluation: Evaluation, champion: Evaluation | None = None) -> Figure:
     """The error of the answers that are given, when only the most confident are; and the threshold's place."""
-    figure = Figure(figsize=(5, 5), layout="constrained")
+    figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.add_subplot()
     for label, evaluated, color in _sides(evaluation, champion):
         order = np.argsort(-np.array(evaluated.confidences), kind="stable")

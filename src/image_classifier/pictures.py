@@ -14,7 +14,7 @@ from image_classifier.datasets.dataset import Dataset
 from image_classifier.evaluation import Evaluation
 from image_classifier.package import Images, Probabilities
 
-_MOST = 24
+_MOST, _MOST_PAIRS = 24, 12
 _LARGEST_SIDE = 96
 _SEED = 0
 
@@ -35,7 +35,7 @@ class Pictures:
     """Images by what they are shown for."""
 
     mistakes: tuple[Picture, ...]
-    """The wrong answers that were given with the highest confidence."""
+    """Of each of the commonest confusions, the one that was made with the highest confidence."""
     suspects: tuple[Picture, ...]
     """The labels that are most likely wrong."""
     duplicates: tuple[Picture, ...]
@@ -68,11 +68,12 @@ def take_pictures(dataset: Dataset, evaluation: Evaluation, probabilities: Proba
 
 
 def _mistakes(dataset: Dataset, evaluation: Evaluation, probabilities: Probabilities) -> Iterable[Picture]:
-    wrong = np.flatnonzero(~evaluation.right)
-    for row in wrong[np.argsort(-probabilities[wrong].max(axis=1), kind="stable")][:_MOST].tolist():
-        answer = evaluation.classes[evaluation.predictions[row]]
-        label = evaluation.classes[evaluation.labels[row]]
-        lines = (f"{answer} {evaluation.confidences[row]:.0%}", f"is {label}")
+    labels, predictions = np.array(evaluation.labels), np.array(evaluation.predictions)
+    for label, answer, count in evaluation.confused(_MOST):
+        index = evaluation.classes.index(answer)
+        rows = np.flatnonzero((labels == evaluation.classes.index(label)) & (predictions == index))
+        row = int(rows[probabilities[rows, index].argmax()])
+        lines = (f"{label} taken for {answer}", f"{count:,} ×, here {evaluation.confidences[row]:.0%}")
         yield Picture(_encoded(dataset.test.images[row]), lines, dataset.test.names[row])
 
 
@@ -90,9 +91,11 @@ def _duplicates(dataset: Dataset, evaluation: Evaluation) -> Iterable[Picture]:
     found = evaluation.duplicates
     if found is None:
         return
-    pairs = zip(found.rows, found.originals, strict=True)
-    for number, (row, original) in enumerate(list(pairs)[:_MOST]):
-        test, train = dataset.test, dataset.train
+    test, train = dataset.test, dataset.train
+    # Spread over all of them, as they lie in the order of the classes.
+    numbers = np.unique(np.linspace(0, len(found.rows) - 1, min(_MOST_PAIRS, len(found.rows))).astype(int))
+    for number in numbers:
+        row, original = found.rows[number], found.originals[number]
         beside = np.concatenate([test.images[row], train.images[original]], axis=1)
         labels = [dataset.classes[part.labels[i]] for part, i in ((test, row), (train, original))]
         same = labels[0] if labels[0] == labels[1] else f"{labels[0]}, trained as {labels[1]}"

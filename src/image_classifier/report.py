@@ -183,10 +183,14 @@ def _changes(candidate: Mapping[str, Any], champion: Mapping[str, Any]) -> list[
     def values(provenance: Mapping[str, Any]) -> dict[str, str]:
         origins = {
             "source revision": provenance.get("source_revision"),
-            "training code": provenance.get("code_digest"),
-            "data": provenance.get("data_digest"),
+            "training code": str(provenance.get("code_digest"))[:12],
+            "data digest": str(provenance.get("data_digest"))[:12],
         }
-        return {name: str(value) for name, value in {**origins, **provenance.get("parameters", {})}.items()}
+        parameters = {**origins, **provenance.get("parameters", {})}
+        return {
+            name: f"{value:.4g}" if isinstance(value, float) else str(value)
+            for name, value in parameters.items()
+        }
 
     ours, theirs = values(candidate), values(champion)
     return [

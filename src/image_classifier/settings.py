@@ -123,7 +123,7 @@ class Settings:
         0.005, "How far below the champion's accuracy a candidate may be.", low=0, high=1
     )
     max_latency_ratio: float = _setting(
-        2.0, "How many times as long as the champion a candidate may take for one image.", low=0.1
+        3.0, "How many times as long as the champion a candidate may take for one image.", low=0.1
     )
 
     # Serving
