@@ -24,7 +24,7 @@ def choose_threshold(
     """The threshold that gives the most answers of which at most the share `error` is wrong (float [N], bool [N]).
 
     Selective classification by confidence (Geifman & El-Yaniv 2017, arXiv:1705.08500), without their guarantee:
-    the error of new images is as much above as below what was aimed at.
+    the error of new images may be above what was aimed at, and the more so the fewer images chose the threshold.
     """
     order = np.argsort(-confidences, kind="stable")
     ranked = confidences[order]

@@ -13,6 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from image_classifier import artifacts
+from image_classifier.artifacts import page_of_run
 from image_classifier.datasets.dataset import Dataset
 from image_classifier.errors import LostError, PackageError, RegistryError
 from image_classifier.files import folder_written_atomically
@@ -100,8 +102,7 @@ class Registry:
         """Where a browser shows a run, or one of its artifacts; "" where no server does."""
         if not self._store.shown.startswith("http"):
             return ""
-        page = f"{self._store.shown.rstrip('/')}/#/experiments/{self._store.experiment_id}/runs/{run_id}"
-        return f"{page}/artifacts/{path}" if path else page
+        return page_of_run(self._store.shown, self._store.experiment_id, run_id, path)
 
     # Versions
 
@@ -174,7 +175,7 @@ class Registry:
         return None if number is None else self.get(str(number))
 
     def download(self, version: Version, folder: Path) -> Path:
-        """Put the version's package and a version.json (name, version, uri) into `folder`.
+        """Put the version's package and a version.json (name, version, uri, address of the report) into `folder`.
 
         Whole or not at all: every digest is verified before what `folder` held is replaced. Raises LostError
         where the registry has not, or not undamaged, what was registered.
@@ -191,6 +192,8 @@ class Registry:
                     f"{what}: its files in the registry are damaged ({damage}); train again with --retrain"
                 ) from error
             about = {"name": version.name, "version": version.number, "uri": version.uri}
+            if report := self.page_of(version.run_id, artifacts.REPORT):
+                about["report"] = report
             (draft / VERSION_FILE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         return folder
 
