@@ -120,9 +120,9 @@ def test_an_equal_model_is_compared_and_accepted(workshop):
 
 def test_a_model_that_forgot_a_class_is_refused_and_the_report_says_which(workshop):
     lines = workshop.make(SKEWED)
-    assert "FAIL  no-class-worse-than-champion" in lines.text
+    assert "FAIL  max-recall-drop" in lines.text
     assert "version 1 stays" in lines.text
-    assert "&#39;red&#39; is surely recognised less often than by the champion" in workshop.report()
+    assert "&#39;red&#39; is surely recognised worse than by the champion" in workshop.report()
 
 
 def test_when_the_data_changed_the_champion_answers_the_new_images(workshop, tmp_path):

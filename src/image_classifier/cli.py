@@ -36,6 +36,8 @@ GATE = (
     "max_latency",
     "max_duplicates",
     "max_accuracy_drop",
+    "max_recall_drop",
+    "max_robustness_drop",
     "max_latency_ratio",
 )
 SERVING = (

@@ -122,6 +122,15 @@ class Settings:
     max_accuracy_drop: float = _setting(
         0.005, "How far below the champion's accuracy a candidate may be.", low=0, high=1
     )
+    max_recall_drop: float = _setting(
+        0.05, "How far below the champion's recall a candidate's may be in any class.", low=0, high=1
+    )
+    max_robustness_drop: float = _setting(
+        0.05,
+        "How far below the champion's accuracy a candidate's may be under any corruption.",
+        low=0,
+        high=1,
+    )
     max_latency_ratio: float = _setting(
         3.0, "How many times as long as the champion a candidate may take for one image.", low=0.1
     )
