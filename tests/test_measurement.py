@@ -1,12 +1,16 @@
 """A real model, measured; also on data that hardly is any."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from image_classifier.datasets import prepare
 from image_classifier.datasets.dataset import ORIGINAL_FORMATS, Dataset, Part
 from image_classifier.datasets.split import split_validation
 from image_classifier.errors import DataError
 from image_classifier.evaluation import Evaluation
+from image_classifier.finding import Outcome
 from image_classifier.gate import judge
 from image_classifier.measurement import evaluate
 from image_classifier.package import Model, write_package
@@ -98,7 +102,7 @@ def test_the_threshold_is_chosen_on_the_validation_split_of_the_training(model, 
 
 
 def test_without_knowing_what_was_trained_on_no_threshold_is_chosen(model, dataset):
-    other = measured(model, Dataset(**{**vars(dataset), "digest": "e" * 64}))[0]
+    other = measured(model, replace(dataset, digest="e" * 64))[0]
     assert (other.abstention, other.coverage) == (None, None)
     assert other.label_errors.images == 120
 
@@ -135,9 +139,9 @@ def test_images_that_are_all_alike_or_of_unknown_origin_have_no_slices(model, ou
 
 def test_data_of_other_classes_or_another_size_is_refused_in_words(model, dataset):
     with pytest.raises(DataError, match=r"knows the classes red, .* but the data has a, b"):
-        measured(model, Dataset(**{**vars(dataset), "classes": ("a", "b")}))
+        measured(model, replace(dataset, classes=("a", "b")))
     with pytest.raises(DataError, match="give --image-size 16"):
-        measured(model, Dataset(**{**vars(dataset), "image_size": 32}))
+        measured(model, replace(dataset, image_size=32))
 
 
 @pytest.mark.parametrize(
@@ -169,14 +173,10 @@ def test_data_that_hardly_is_any_is_measured_pictured_and_judged(tmp_path, colou
 def test_a_constant_image_set_is_refused_as_leaked(tmp_path):
     colours = dict(list(COLOURS.items())[:2])
     dataset = dataset_of(colours, np.arange(20) % 2, np.arange(10) % 2, noise=0)
-    plain = Dataset(
-        **{
-            **vars(dataset),
-            "train": Part(
-                np.full((20, SIZE, SIZE, 3), 9, np.uint8), dataset.train.labels, dataset.train.names
-            ),
-            "test": Part(np.full((10, SIZE, SIZE, 3), 9, np.uint8), dataset.test.labels, dataset.test.names),
-        }
+    plain = replace(
+        dataset,
+        train=replace(dataset.train, images=np.full((20, SIZE, SIZE, 3), 9, np.uint8)),
+        test=replace(dataset.test, images=np.full((10, SIZE, SIZE, 3), 9, np.uint8)),
     )
     evaluation, _ = measured(model_of(tmp_path / "package", colours), plain)
     verdict = judge(evaluation, None, Settings())
@@ -190,7 +190,7 @@ def test_pictures_are_of_the_mistakes_suspects_and_duplicates(model, dataset):
     labels[:3] = (labels[:3] + 1) % 4
     images = dataset.test.images.copy()
     images[5] = dataset.train.images[9]
-    changed = Dataset(**{**vars(dataset), "test": Part(images, labels, dataset.test.names)})
+    changed = replace(dataset, test=Part(images, labels, dataset.test.names))
     pictures = take_pictures(changed, *measured(model, changed))
     suspects = {picture.name for picture in pictures.suspects}
     assert {"test: 2/0.png", "test: 2/1.png", "test: 2/2.png"} <= suspects
@@ -198,3 +198,32 @@ def test_pictures_are_of_the_mistakes_suspects_and_duplicates(model, dataset):
     (duplicate,) = pictures.duplicates
     assert (duplicate.name, duplicate.lines) == ("2/5.png and 1/9.png", ("green", "exact"))
     assert pictures.corruptions[0].lines == ("as it is",)
+
+
+def test_a_model_that_was_trained_on_shuffled_labels_is_refused(tmp_path):
+    from image_classifier.export import export_package
+    from image_classifier.training import fit
+
+    digits = prepare(Settings(home=tmp_path))
+    random = np.random.default_rng(0)
+    train, test = (
+        replace(part, labels=random.permutation(part.labels)) for part in (digits.train, digits.test)
+    )
+    shuffled = replace(digits, train=train, test=test)
+    trained = fit(
+        shuffled,
+        budget=1.0,
+        seed=0,
+        validation_fraction=0.1,
+        checkpoint=None,
+        on_epoch=lambda _: None,
+        threads=1,
+    )
+    package = export_package(
+        tmp_path / "package", trained.classifier, shuffled, trained.validation, {}, threads=1
+    )
+    evaluation, _ = measured(Model.load(package, threads=1), shuffled)
+    verdict = judge(evaluation, None, Settings(min_accuracy=0.0, max_calibration_error=1.0))
+    assert [finding.rule for finding in verdict.findings if finding.outcome is Outcome.FAIL] == [
+        "better-than-guessing"
+    ]

@@ -11,6 +11,8 @@ from image_classifier.package import Images
 _THUMBNAIL = 8
 _NEIGHBOURS = 10
 _AT_ONCE = 500
+_MOST_COMPARED = 25_000_000
+"""Pairs of images that are held in memory at a time."""
 _MOST_PIXELS = 10**9
 """Of the training images that are looked at: about ten seconds' work."""
 _SEED = 0
@@ -93,9 +95,10 @@ def _near(test: Images, train: Images, sample: npt.NDArray[np.int64]) -> dict[in
     """Row of test to row of train, of those that are nearly the same."""
     thumbnails = _thumbnails(train, sample)
     neighbours = min(_NEIGHBOURS, len(sample))
+    at_once = max(1, _MOST_COMPARED // len(sample))
     found = {}
-    for start in range(0, len(test), _AT_ONCE):
-        images = test[start : start + _AT_ONCE]
+    for start in range(0, len(test), at_once):
+        images = test[start : start + at_once]
         alike = _thumbnails(images, np.arange(len(images))) @ thumbnails.T
         # Few images are alike in the small, and only these are looked at in full.
         for place in np.flatnonzero(alike.max(axis=1) >= _PIXELS_ALIKE):

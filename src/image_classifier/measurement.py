@@ -19,6 +19,7 @@ from image_classifier.text import shortened
 
 _MOST_CORRUPTED, _LEAST_CORRUPTED, _CORRUPTED_PIXELS = 2_000, 500, 8_000_000
 _MOST_VALIDATED = 5_000
+_BATCH = 256
 _SEED = 0
 _DIGITS = 6
 """Confidences are kept and compared with so many."""
@@ -40,9 +41,7 @@ def evaluate(
     confidences, predictions = _confidences(probabilities), probabilities.argmax(axis=1)
     true_class = probabilities[np.arange(len(test.labels)), test.labels].astype(np.float64)
     validation = _validation_rows(model, dataset)
-    validated = (
-        model.probabilities(dataset.train.images[validation]) if len(validation) else probabilities[:0]
-    )
+    validated = _answers(model, dataset.train, validation)
     latency = measure_latency(model, test.images)
     evaluation = Evaluation(
         package_digest=model.package.digest,
@@ -85,6 +84,15 @@ def _check(model: Model, dataset: Dataset) -> None:
 def _confidences(probabilities: Probabilities) -> npt.NDArray[np.float64]:
     confidences: npt.NDArray[np.float64] = probabilities.max(axis=1).astype(np.float64).round(_DIGITS)
     return confidences
+
+
+def _answers(model: Model, part: Part, rows: Rows) -> Probabilities:
+    """The probabilities float32 [M, K] of some of a part's images, of which few are in memory at a time."""
+    batches = [
+        model.probabilities(part.images[rows[start : start + _BATCH]])
+        for start in range(0, len(rows), _BATCH)
+    ]
+    return np.concatenate([np.empty((0, len(model.classes)), np.float32), *batches])
 
 
 def _validation_rows(model: Model, dataset: Dataset) -> Rows:
