@@ -179,8 +179,8 @@ def test_a_class_that_was_forgotten_is_named_though_the_accuracy_is_equal():
 def test_the_corruption_under_which_it_is_worse_is_named():
     candidate = evaluation_with(range(50), corrupted={"noise": range(200)})
     verdict = judged(candidate, evaluation_with(range(50)))
-    told = "by more than 5.0% (most of all noise, 80.0% against 95.0%"
-    assert f"noise is surely answered worse than by the champion {told}" in verdict.reason
+    told = "by more than 5.0% (most of all 'noise', 80.0% against 95.0%"
+    assert f"'noise' is surely answered worse than by the champion {told}" in verdict.reason
 
 
 def test_how_much_worse_a_class_or_corruption_may_be_is_a_setting():

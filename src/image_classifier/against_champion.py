@@ -92,7 +92,7 @@ def _robustness_drop(pair: Pair, settings: Settings) -> Finding:
         ("corruption", "answered"),
         settings.max_robustness_drop,
         {
-            name: (pair.candidate.right_under(name)[:count], pair.champion.right_under(name)[:count])
+            repr(name): (pair.candidate.right_under(name)[:count], pair.champion.right_under(name)[:count])
             for name in names
         },
     )

@@ -57,7 +57,7 @@ def _robustness(candidate: Evaluation, settings: Settings) -> Finding:
     rights = {name: candidate.right_under(name) for name in candidate.corruptions}
     name, right = min(rights.items(), key=lambda item: float(item[1].mean()))
     interval = wilson_interval(int(np.sum(right)), len(right))
-    return _at_least(rule, f"accuracy under {name}", float(right.mean()), interval, floor)
+    return _at_least(rule, f"accuracy under {name!r}", float(right.mean()), interval, floor)
 
 
 def _calibration(candidate: Evaluation, settings: Settings) -> Finding:
