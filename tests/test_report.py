@@ -113,6 +113,11 @@ def test_names_cannot_be_markup():
     assert nasty in page.text
 
 
+def test_names_cannot_be_mathematics_either():
+    evaluation = evaluation_of([0, 1, 1], [0, 1, 0], classes=("$\\frac{$", "dog", "emu"))
+    assert "$\\frac{$" in page_of(evaluation, evaluation).text
+
+
 def test_what_an_evaluation_of_before_lacks_is_left_out():
     old = replace(
         evaluation_of([0, 1, 1], [0, 1, 0]),

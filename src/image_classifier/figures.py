@@ -54,8 +54,11 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", title=f"Confusion on {evaluation.images:,} test images")
     if len(classes) <= _MOST_LABELLED_CLASSES:
-        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(classes)), classes)
+        # A name is text, whatever signs of mathematics are in it.
+        axes.set_xticks(
+            range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor", parse_math=False
+        )
+        axes.set_yticks(range(len(classes)), classes, parse_math=False)
         for row, column in zip(*np.nonzero(counts), strict=True):
             axes.text(
                 column,
