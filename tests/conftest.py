@@ -1,7 +1,7 @@
 """Fixtures that several parts share."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,9 +25,9 @@ COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white
 SIZE = 16
 
 
-def colour_model(size: int = SIZE) -> bytes:
+def colour_model(size: int = SIZE, colours_by_class: Mapping[str, tuple[int, ...]] = COLOURS) -> bytes:
     """A real ONNX model whose answer can be foreseen: the colour nearest to the image's mean colour."""
-    colours = np.array(list(COLOURS.values()), dtype=np.float32) / 255
+    colours = np.array(list(colours_by_class.values()), dtype=np.float32) / 255
     # |x - c|² = |x|² - 2x·c + |c|², and softmax is blind to the |x|² that all classes share.
     weights, bias = 20 * colours.T, -10 * (colours**2).sum(axis=1)
     graph = helper.make_graph(
@@ -40,7 +40,7 @@ def colour_model(size: int = SIZE) -> bytes:
         ],
         "colours",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", size, size, 3])],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", len(COLOURS)])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", len(colours)])],
         [
             numpy_helper.from_array(np.array([1, 2], dtype=np.int64), "axes"),
             numpy_helper.from_array(np.array(1 / 255, dtype=np.float32), "scale"),

@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from image_classifier import provenance
+from image_classifier import artifacts, provenance
 from image_classifier.cpus import available_cpus, share_cpus
 from image_classifier.errors import (
-    ImageClassifierError,
     ImageError,
     PackageError,
     RegistryAwayError,
@@ -37,9 +36,6 @@ if TYPE_CHECKING:  # these bring PyTorch, MLflow or SciPy, which most commands n
     from image_classifier.gate import Verdict
     from image_classifier.registry import Registry, Version
 
-EVALUATION_ARTIFACT = "evaluation/evaluation.json"
-HELD_OUT_ARTIFACT = "evaluation/held-out.json"
-VERDICT_ARTIFACT = "gate/verdict.json"
 _REGISTRY_PAUSE = 2.0
 
 Report = Callable[[str], None]
@@ -63,6 +59,10 @@ class WorkFolder:
     @property
     def evaluation(self) -> Path:
         return self.folder / "evaluation.json"
+
+    @property
+    def report(self) -> Path:
+        return self.folder / "report.html"
 
 
 def work_folder(settings: Settings) -> WorkFolder:
@@ -199,7 +199,7 @@ def train(settings: Settings, report: Report) -> Package:
         run.log_metrics(
             {"training_seconds": trained.seconds, "final_validation_accuracy": best.validation_accuracy}
         )
-        run.log_figure(learning_curve(trained.history), "learning-curve.png")
+        run.log_figure(learning_curve(trained.history), artifacts.LEARNING_CURVE)
         package = export_package(
             work.package,
             trained.classifier,
@@ -226,30 +226,30 @@ def train(settings: Settings, report: Report) -> Package:
 def evaluate(settings: Settings, report: Report) -> "Evaluation":
     """Evaluate the trained package on the test part; a package's test part is read once."""
     from image_classifier import figures
-    from image_classifier.evaluation import evaluate as measure
+    from image_classifier.measurement import evaluate as measure
+    from image_classifier.pictures import take_pictures
     from image_classifier.platform.acceptance import held_out_images, images_to_json
 
     work = work_folder(settings)
     package = _trained_package(work)
     registry = open_registry(settings, report)
     run_id = package.provenance["run_id"]
-    evaluation = _read_evaluation(registry.read_artifact(run_id, EVALUATION_ARTIFACT))
-    if evaluation is None or evaluation.package_digest != package.digest:
+    evaluation = _read_evaluation(registry.read_artifact(run_id, artifacts.EVALUATION))
+    if evaluation is None or not _is_current(evaluation, package, settings):
         dataset = data(replace(settings, image_size=package.image_size), report)
         model = Model.load(package, available_cpus())
-        evaluation, probabilities = measure(model, dataset, test_fraction=settings.test_fraction)
+        evaluation, probabilities = measure(
+            model, dataset, test_fraction=settings.test_fraction, abstain_error=settings.abstain_error
+        )
         with registry.resume_run(run_id) as run:
             run.log_metrics(evaluation.metrics)
             run.log_figure(figures.confusion_matrix(evaluation), "evaluation/confusion-matrix.png")
             run.log_figure(figures.reliability(evaluation), "evaluation/reliability.png")
-            run.log_figure(
-                figures.worst_mistakes(dataset.test, evaluation, probabilities),
-                "evaluation/worst-mistakes.png",
-            )
+            run.log_text(take_pictures(dataset, evaluation, probabilities).to_json(), artifacts.PICTURES)
             labels = [dataset.classes[label] for label in dataset.test.labels]
             held_out = held_out_images(dataset.test.images, labels, probabilities)
-            run.log_text(images_to_json(held_out), HELD_OUT_ARTIFACT)
-            run.log_text(evaluation.to_json(), EVALUATION_ARTIFACT)
+            run.log_text(images_to_json(held_out), artifacts.HELD_OUT)
+            run.log_text(evaluation.to_json(), artifacts.EVALUATION)
     write_atomically(work.evaluation, evaluation.to_json().encode())
     low, high = evaluation.accuracy_interval
     report(
@@ -287,18 +287,30 @@ def register(settings: Settings, report: Report) -> "Version":
 
 def gate(settings: Settings, report: Report) -> "Verdict":
     """Judge the candidate (or `model`) by the floors and against the champion. A refusal is no error."""
-    from image_classifier.gate import Finding, Outcome, Verdict, judge
+    from image_classifier.finding import Finding, Outcome
+    from image_classifier.gate import CHAMPION, Verdict
+    from image_classifier.judgement import Means, evaluation_of, judge_version, report_of
 
     registry = open_registry(settings, report)
     candidate = registry.get(settings.model or "candidate")
     champion = registry.champion()
-    evaluation = _evaluation_of(registry, candidate)
     if champion is not None and champion.number == candidate.number:
-        verdict = Verdict((Finding("champion", Outcome.PASS, f"version {candidate.number} is the champion"),))
+        verdict = Verdict((Finding(CHAMPION, Outcome.PASS, f"version {candidate.number} is the champion"),))
+        data_digest = evaluation_of(registry, candidate).data_digest
     else:
-        verdict = judge(evaluation, _comparable(settings, registry, champion, evaluation, report), settings)
+        means = Means(
+            registry,
+            fetch=lambda version: fetch_model(replace(settings, model=version.uri), report),
+            prepare=lambda size: data(replace(settings, image_size=size), report),
+            report=report,
+        )
+        judgement = judge_version(candidate, champion, settings, means)
+        verdict, data_digest = judgement.verdict, judgement.evaluation.data_digest
+        page = report_of(judgement, registry, actor=actor())
+        write_atomically(work_folder(settings).report, page.encode())
         with registry.resume_run(candidate.run_id) as run:
-            run.log_text(json.dumps(verdict.to_dict(), indent=1), VERDICT_ARTIFACT)
+            run.log_text(page, artifacts.REPORT)
+            run.log_text(json.dumps(verdict.to_dict(), indent=1), artifacts.VERDICT)
         if not verdict.accepted:
             registry.refuse(candidate, actor=actor(), reason=verdict.reason)
     registry.set_tags(candidate, {"verdict": verdict.word})
@@ -310,13 +322,17 @@ def gate(settings: Settings, report: Report) -> "Verdict":
             "reason": clipped(verdict.reason),
             "model-uri": registry.address_of(passed_on) if passed_on else "",
             "model-version": str(passed_on.number) if passed_on else "",
-            "data-digest": evaluation.data_digest,
+            "data-digest": data_digest,
         },
     )
     marks = {Outcome.PASS: "pass", Outcome.FAIL: "FAIL", Outcome.UNDECIDED: "   ?"}
     for finding in verdict.findings:
         report(f"  {marks[finding.outcome]}  {finding.rule}: {finding.in_words}")
     report(f"version {candidate.number} is {verdict.word}")
+    if page_address := registry.page_of(candidate.run_id, artifacts.REPORT):
+        report(f"the report is at {page_address}")
+    elif work_folder(settings).report.exists():
+        report(f"the report is {work_folder(settings).report}")
     return verdict
 
 
@@ -332,7 +348,7 @@ def promote(settings: Settings, report: Report) -> "Version | None":
         serving = f"version {champion.number} stays" if champion else "there is still no champion"
         report(f"version {candidate.number} was refused and is not promoted; {serving}")
         return champion
-    content = json.loads(registry.read_artifact(candidate.run_id, VERDICT_ARTIFACT) or "{}")
+    content = json.loads(registry.read_artifact(candidate.run_id, artifacts.VERDICT) or "{}")
     registry.promote(candidate, actor=actor(), reason=content.get("reason", "accepted by the gate"))
     report(f"version {candidate.number} is the champion")
     return registry.get("champion")
@@ -352,7 +368,7 @@ def accept(settings: Settings, report: Report) -> None:
         raise RegistryError(f"version {version.number} is {verdict} by the gate and cannot be served")
     chosen = replace(settings, model=version.uri)
     package = fetch_model(chosen, report)
-    held_out = registry.read_artifact(version.run_id, HELD_OUT_ARTIFACT)
+    held_out = registry.read_artifact(version.run_id, artifacts.HELD_OUT)
     if held_out is not None:
         package = replace(package, golden=package.golden + images_from_json(held_out))
     trial = try_candidate(
@@ -448,42 +464,10 @@ def _read_evaluation(content: bytes | None) -> "Evaluation | None":
     return None if content is None else Evaluation.from_json(content)
 
 
-def _evaluation_of(registry: "Registry", version: "Version") -> "Evaluation":
-    evaluation = _read_evaluation(registry.read_artifact(version.run_id, EVALUATION_ARTIFACT))
-    if evaluation is None:
-        raise RegistryError(
-            f"version {version.number} has no evaluation in its run; run `image-classifier evaluate` first"
-        )
-    return evaluation
+def _is_current(evaluation: "Evaluation", package: Package, settings: Settings) -> bool:
+    """Whether all was measured that this program measures, of this package and with these settings."""
+    from image_classifier.corruptions import CORRUPTIONS
 
-
-def _comparable(
-    settings: Settings,
-    registry: "Registry",
-    champion: "Version | None",
-    candidate: "Evaluation",
-    report: Report,
-) -> "Evaluation | None":
-    """The champion's evaluation on the candidate's test images, or None where it cannot answer them."""
-    from image_classifier.evaluation import evaluate as measure
-
-    if champion is None:
-        return None
-    known = _evaluation_of(registry, champion)
-    if known.classes != candidate.classes:
-        report(f"version {champion.number}, the champion, knows other classes and cannot be compared")
-        return None
-    if (known.data_digest, known.test_fraction) == (candidate.data_digest, candidate.test_fraction):
-        return known
-    report(
-        f"the data has changed since version {champion.number}, the champion: it is evaluated on the new data"
-    )
-    package = fetch_model(replace(settings, model=champion.uri), report)
-    dataset = data(replace(settings, image_size=package.image_size), report)
-    if dataset.digest != candidate.data_digest:
-        raise ImageClassifierError(
-            f"the candidate was evaluated on data {candidate.data_digest[:12]}, but --data {settings.data} is "
-            f"now {dataset.digest[:12]}; name the candidate's data, or train again"
-        )
-    model = Model.load(package, available_cpus())
-    return measure(model, dataset, test_fraction=settings.test_fraction)[0]
+    measured = evaluation.corruptions == tuple(corruption.name for corruption in CORRUPTIONS)
+    aimed_at = evaluation.abstention.error if evaluation.abstention else settings.abstain_error
+    return evaluation.package_digest == package.digest and measured and aimed_at == settings.abstain_error

@@ -30,7 +30,18 @@ DATA = (
     "fetch_timeout",
 )
 TRAINING = ("budget", "seed", "mirror", "precision", "retrain", "source_revision")
-FLOORS = ("min_accuracy", "min_recall", "max_calibration_error", "max_latency", "max_accuracy_drop")
+GATE = (
+    "min_accuracy",
+    "min_recall",
+    "min_robustness",
+    "max_calibration_error",
+    "max_latency",
+    "max_duplicates",
+    "max_accuracy_drop",
+    "max_recall_drop",
+    "max_robustness_drop",
+    "max_latency_ratio",
+)
 SERVING = (
     "host",
     "port",
@@ -176,7 +187,7 @@ def train(settings: Settings) -> None:
 
 
 @main.command()
-@settings_options(*WHERE, *DATA)
+@settings_options(*WHERE, *DATA, "abstain_error")
 def evaluate(settings: Settings) -> None:
     """Evaluate the trained package on the untouched test part.
 
@@ -198,7 +209,7 @@ def register(settings: Settings) -> None:
 
 
 @main.command()
-@settings_options(*WHERE, "model", *FLOORS, *DATA, "results")
+@settings_options(*WHERE, "model", *GATE, *DATA, "abstain_error", "results")
 def gate(settings: Settings) -> None:
     """Judge the candidate by the floors and against the champion. A refusal is no error.
 
@@ -317,7 +328,7 @@ def history(settings: Settings, as_json: bool) -> None:
     default=None,
     help="Keep serving after the first answer, or stop.  [default: keep on a terminal]",
 )
-@settings_options(*WHERE, *DATA, *TRAINING, *FLOORS, *SERVING)
+@settings_options(*WHERE, *DATA, *TRAINING, "abstain_error", *GATE, *SERVING)
 def run(settings: Settings, keep: bool | None) -> None:
     """Do all the steps: data, train, evaluate, register, gate, promote, serve; and ask for one answer.
 

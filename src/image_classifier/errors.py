@@ -37,6 +37,10 @@ class RegistryAwayError(RegistryError):
     """The tracking server was found and does not answer, or is not well: it may come back."""
 
 
+class LostError(RegistryError):
+    """The registry says itself that it has no longer what it had: a run, or the files of a version."""
+
+
 class SourceError(ImageClassifierError):
     """The source cannot be fetched, is not this project, or fails its tests."""
 

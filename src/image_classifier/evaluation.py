@@ -1,20 +1,75 @@
-"""How good a package is on the untouched test part, measured as it will be served."""
+"""What was measured of a package on the untouched test part, and the figures that follow from it."""
 
 import json
-import time
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from image_classifier.datasets.dataset import Dataset, Part
-from image_classifier.errors import DataError
-from image_classifier.package import Model, Probabilities
+from image_classifier.abstention import Abstention
+from image_classifier.duplicates import Duplicates
+from image_classifier.label_errors import LabelErrors, Suspect
 
 CALIBRATION_BINS = 15
-_TIMED_CALLS = 200
+
+
+@dataclass(frozen=True)
+class Robustness:
+    """Answers to some of the test images after corruption, image by image."""
+
+    rows: tuple[int, ...]
+    """Of the test part; every model is asked for the same, or for the first of the same."""
+    predictions: Mapping[str, tuple[int, ...]]
+    """By the name of the corruption, which states its strength; an answer for each of `rows`."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """Test images that have something in common."""
+
+    kind: str
+    """What they were told apart by: size or format."""
+    name: str
+    images: int
+    right: int
+
+    @property
+    def accuracy(self) -> float:
+        return self.right / self.images
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        return wilson_interval(self.right, self.images)
+
+
+@dataclass(frozen=True)
+class ClassFigures:
+    """How well one class is told from the others; a figure is None where there is no image to tell it by."""
+
+    name: str
+    images: int
+    answers: int
+    """How often it was answered."""
+    right: int
+
+    @property
+    def recall(self) -> float | None:
+        return self.right / self.images if self.images else None
+
+    @property
+    def recall_interval(self) -> tuple[float, float]:
+        return wilson_interval(self.right, self.images)
+
+    @property
+    def precision(self) -> float | None:
+        return self.right / self.answers if self.answers else None
+
+    @property
+    def precision_interval(self) -> tuple[float, float]:
+        return wilson_interval(self.right, self.answers)
 
 
 @dataclass(frozen=True)
@@ -33,6 +88,17 @@ class Evaluation:
     latency_p50: float
     """Seconds for one image, decoding apart."""
     latency_p95: float
+    # What follows was not measured by earlier versions of this program.
+    latency_p95_interval: tuple[float, float] | None = None
+    machine: str = ""
+    """The kind of machine that the latency was measured on; "" where it is not known."""
+    model_bytes: int = 0
+    abstention: Abstention | None = None
+    """None: no validation image is known that the model was not trained on."""
+    robustness: Robustness | None = None
+    duplicates: Duplicates | None = None
+    label_errors: LabelErrors | None = None
+    slices: tuple[Slice, ...] = ()
 
     @property
     def images(self) -> int:
@@ -59,15 +125,31 @@ class Evaluation:
         np.add.at(matrix, (np.array(self.labels), np.array(self.predictions)), 1)
         return matrix
 
+    @cached_property
+    def by_class(self) -> tuple[ClassFigures, ...]:
+        """The figures of each class, in the order of the classes."""
+        images, answers = self.confusion.sum(axis=1), self.confusion.sum(axis=0)
+        return tuple(
+            ClassFigures(name, int(images[index]), int(answers[index]), int(self.confusion[index, index]))
+            for index, name in enumerate(self.classes)
+        )
+
+    def confused(self, most: int) -> list[tuple[str, str, int]]:
+        """The true and the answered class of the commonest mistakes, and how often each was made."""
+        mistakes = self.confusion.copy()
+        np.fill_diagonal(mistakes, 0)
+        order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
+        pairs = zip(*np.unravel_index(order, mistakes.shape), strict=True)
+        return [
+            (self.classes[true], self.classes[answered], int(mistakes[true, answered]))
+            for true, answered in pairs
+            if mistakes[true, answered]
+        ]
+
     @property
     def recall(self) -> dict[str, float]:
         """The share of each class's images that was recognised; classes without a test image are left out."""
-        counts = self.confusion.sum(axis=1)
-        return {
-            name: float(self.confusion[index, index] / counts[index])
-            for index, name in enumerate(self.classes)
-            if counts[index]
-        }
+        return {figures.name: figures.recall for figures in self.by_class if figures.recall is not None}
 
     @property
     def largest_class_share(self) -> float:
@@ -111,6 +193,35 @@ class Evaluation:
         )
 
     @property
+    def coverage(self) -> tuple[int, int] | None:
+        """At the threshold: how many test images are answered, and how many of these wrongly; None: no threshold."""
+        if self.abstention is None or self.abstention.threshold is None:
+            return None
+        answered = np.array(self.confidences) >= self.abstention.threshold
+        return int(answered.sum()), int((answered & ~self.right).sum())
+
+    def right_under(self, corruption: str) -> npt.NDArray[np.bool_]:
+        """Whether each answer to the corrupted images was right; bool [N], in the order of the robustness' rows."""
+        assert self.robustness is not None
+        labels = np.array(self.labels)[list(self.robustness.rows)]
+        right: npt.NDArray[np.bool_] = np.equal(self.robustness.predictions[corruption], labels)
+        return right
+
+    @property
+    def corruptions(self) -> tuple[str, ...]:
+        """The names of the corruptions that were tried."""
+        return tuple(self.robustness.predictions) if self.robustness else ()
+
+    @property
+    def accuracy_without_duplicates(self) -> float | None:
+        """The accuracy on test images that have no duplicate in the training part; None where it is not known."""
+        if self.duplicates is None:
+            return None
+        kept = np.ones(self.images, dtype=bool)
+        kept[list(self.duplicates.rows)] = False
+        return float(self.right[kept].mean()) if kept.any() else None
+
+    @property
     def metrics(self) -> dict[str, float]:
         """The figures that are tracked, by name."""
         low, high = self.accuracy_interval
@@ -124,61 +235,39 @@ class Evaluation:
             "test_log_loss": self.log_loss,
             "latency_p50_ms": 1000 * self.latency_p50,
             "latency_p95_ms": 1000 * self.latency_p95,
+            "model_bytes": self.model_bytes,
+            **self._further_metrics,
             **{f"recall/{name}": value for name, value in recall.items()},
         }
+
+    @property
+    def _further_metrics(self) -> dict[str, float]:
+        metrics = {f"robustness/{name}": float(self.right_under(name).mean()) for name in self.corruptions}
+        if self.coverage is not None:
+            answered, wrong = self.coverage
+            metrics["test_coverage"] = answered / self.images
+            metrics["test_error_of_covered"] = wrong / max(answered, 1)
+        if self.duplicates is not None:
+            metrics["test_duplicates_share"] = self.duplicates.share
+        if self.label_errors is not None:
+            metrics["label_suspects"] = self.label_errors.count
+        return metrics
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Evaluation":
-        content: dict[str, Any] = json.loads(text)
-        values: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in content.items()
-        }
+        """Read what `to_json` of this or an earlier version wrote; what was not measured then is missing."""
+        content = json.loads(text)
+        values = {name: _read_part(name, value) for name, value in _known(cls, content).items()}
         return cls(**values)
-
-
-def evaluate(model: Model, dataset: Dataset, *, test_fraction: float) -> tuple[Evaluation, Probabilities]:
-    """Evaluate a loaded package on the test part; also gives its probabilities, float32 [N, K].
-
-    Raises DataError where the data has other classes than the package, in another order, or another size.
-    """
-    if dataset.classes != model.classes:
-        raise DataError(
-            f"the model knows the classes {_shortened(model.classes)}, but the data has "
-            f"{_shortened(dataset.classes)}: only data of the same classes can judge it"
-        )
-    if dataset.image_size != model.package.image_size:
-        raise DataError(
-            f"the model takes images of {model.package.image_size} pixels, but the data was prepared at "
-            f"{dataset.image_size}; give --image-size {model.package.image_size}"
-        )
-    test = dataset.test
-    if len(test.labels) == 0:
-        raise DataError(f"{dataset.source} has no test image; raise --test-fraction or add a test part")
-    probabilities = model.probabilities(np.asarray(test.images))
-    predictions = probabilities.argmax(axis=1)
-    rows = np.arange(len(predictions))
-    true_class = probabilities[rows, test.labels].astype(np.float64)
-    p50, p95 = _latency(model, test)
-    evaluation = Evaluation(
-        package_digest=model.package.digest,
-        data_digest=dataset.digest,
-        test_fraction=test_fraction,
-        classes=dataset.classes,
-        labels=tuple(test.labels.tolist()),
-        predictions=tuple(predictions.tolist()),
-        confidences=tuple(round(float(value), 6) for value in probabilities[rows, predictions]),
-        log_loss=float(-np.log(np.maximum(true_class, 1e-12)).mean()),
-        latency_p50=p50,
-        latency_p95=p95,
-    )
-    return evaluation, probabilities
 
 
 def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     """95 % interval of a proportion (Wilson 1927), which keeps within 0..1 where the normal one does not."""
+    if trials == 0:
+        return 0.0, 1.0
     z = 1.959964
     share = successes / trials
     centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
@@ -186,18 +275,27 @@ def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def _latency(model: Model, test: Part) -> tuple[float, float]:
-    """Median and 95th percentile of the seconds for one image, after warm-up."""
-    seconds = []
-    for call in range(_TIMED_CALLS + 10):
-        index = call % len(test.labels)
-        image = np.asarray(test.images[index : index + 1])
-        started = time.perf_counter()
-        model.probabilities(image)
-        seconds.append(time.perf_counter() - started)
-    p50, p95 = np.quantile(seconds[10:], [0.5, 0.95])
-    return float(p50), float(p95)
+_PARTS: Mapping[str, Any] = {
+    "abstention": Abstention,
+    "robustness": Robustness,
+    "duplicates": Duplicates,
+    "label_errors": LabelErrors,
+}
+_ITEMS: Mapping[str, Any] = {"slices": Slice, "suspects": Suspect}
 
 
-def _shortened(names: tuple[str, ...], most: int = 5) -> str:
-    return ", ".join(names[:most]) + (f" … ({len(names)})" if len(names) > most else "")
+def _read_part(name: str, value: Any) -> Any:
+    """A value as it was before it became JSON: tuples for lists, and the dataclass that a field holds."""
+    if isinstance(value, list):
+        item = _ITEMS.get(name)
+        return tuple(item(**_known(item, each)) if item else _read_part("", each) for each in value)
+    if isinstance(value, dict):
+        read = {key: _read_part(key, each) for key, each in value.items()}
+        return _PARTS[name](**_known(_PARTS[name], read)) if name in _PARTS else read
+    return value
+
+
+def _known(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Without the fields that a later version may have written."""
+    names = {field.name for field in fields(kind)}
+    return {name: value for name, value in content.items() if name in names}

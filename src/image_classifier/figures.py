@@ -1,4 +1,4 @@
-"""The pictures of a run: learning curve, confusion matrix, reliability, worst mistakes.
+"""The plots of a run and of a report: learning curve, confusion, reliability, robustness, coverage.
 
 Figures are made without pyplot, which keeps global state and would look for a display.
 """
@@ -8,17 +8,17 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from image_classifier.datasets.dataset import Part
-from image_classifier.evaluation import Evaluation
-from image_classifier.package import Probabilities
+from image_classifier.evaluation import Evaluation, wilson_interval
 from image_classifier.training import Epoch
 
+_SIZE = (6.0, 5.0)
 _MOST_LABELLED_CLASSES = 30
+_CANDIDATE, _CHAMPION = "tab:blue", "tab:gray"
 
 
 def learning_curve(history: Sequence[Epoch]) -> Figure:
     """Loss and validation accuracy over the seconds of training."""
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=_SIZE, layout="constrained")
     loss, accuracy = figure.add_subplot(), None
     seconds = [epoch.seconds for epoch in history]
     loss.plot(seconds, [epoch.train_loss for epoch in history], color="tab:blue", label="training loss")
@@ -47,14 +47,18 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     counts = evaluation.confusion
     classes = evaluation.classes
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    side = min(14.0, 3.5 + 0.45 * len(classes))
-    figure = Figure(figsize=(side, side * 0.9), layout="constrained")
+    # More classes get a larger figure, which is shown as large as the others: smaller text, and all of it.
+    scale = float(np.clip(len(classes) / 10, 1.0, 2.5))
+    figure = Figure(figsize=(_SIZE[0] * scale, _SIZE[1] * scale), layout="constrained")
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set(xlabel="predicted", ylabel="true", title=f"Confusion on {evaluation.images:,} test images")
     if len(classes) <= _MOST_LABELLED_CLASSES:
-        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor")
-        axes.set_yticks(range(len(classes)), classes)
+        # A name is text, whatever signs of mathematics are in it.
+        axes.set_xticks(
+            range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor", parse_math=False
+        )
+        axes.set_yticks(range(len(classes)), classes, parse_math=False)
         for row, column in zip(*np.nonzero(counts), strict=True):
             axes.text(
                 column,
@@ -69,39 +73,68 @@ def confusion_matrix(evaluation: Evaluation) -> Figure:
     return figure
 
 
-def reliability(evaluation: Evaluation) -> Figure:
+def reliability(evaluation: Evaluation, champion: Evaluation | None = None) -> Figure:
     """Accuracy by confidence; a calibrated model lies on the diagonal. Dot areas show the images in a bin."""
-    figure = Figure(figsize=(5, 5), layout="constrained")
+    figure = Figure(figsize=_SIZE, layout="constrained")
     axes = figure.add_subplot()
-    counts, confidences, accuracies = zip(*evaluation.reliability, strict=True)
     axes.plot([0, 1], [0, 1], color="grey", lw=1, ls=":")
-    axes.plot(confidences, accuracies, color="tab:blue", lw=1)
-    axes.scatter(confidences, accuracies, s=[10 + 400 * count / evaluation.images for count in counts])
-    axes.set(
-        xlabel="confidence",
-        ylabel="accuracy",
-        xlim=(0, 1),
-        ylim=(0, 1.02),
-        title=f"Reliability (calibration error {evaluation.calibration_error:.3f})",
-    )
+    for label, evaluated, color in _sides(evaluation, champion):
+        # The accuracy of a handful of images tells nothing and draws the eye.
+        least = min(10, evaluated.images / 50)
+        bins = [part for part in evaluated.reliability if part[0] >= least]
+        counts, confidences, accuracies = zip(*bins, strict=True)
+        label = f"{label}: calibration error {evaluated.calibration_error:.3f}"
+        axes.plot(confidences, accuracies, color=color, lw=1, label=label)
+        areas = [10 + 300 * count / evaluated.images for count in counts]
+        axes.scatter(confidences, accuracies, s=areas, color=color, alpha=0.7, clip_on=False, zorder=3)
+    axes.set(xlabel="confidence", ylabel="accuracy", xlim=(0, 1), ylim=(0, 1.02), title="Reliability")
+    figure.legend(loc="outside lower center")
     return figure
 
 
-def worst_mistakes(
-    test: Part, evaluation: Evaluation, probabilities: Probabilities, most: int = 24
-) -> Figure:
-    """The wrong answers that were given with the highest confidence, as pictures."""
-    wrong = np.flatnonzero(~evaluation.right)
-    worst = wrong[np.argsort(-probabilities[wrong].max(axis=1))][:most]
-    columns = 6
-    rows = max(1, -(-len(worst) // columns))
-    figure = Figure(figsize=(1.6 * columns, 2.1 * rows + 0.5), layout="constrained")
-    figure.suptitle(f"Worst of {len(wrong):,} mistakes on {evaluation.images:,} test images")
-    for position, index in enumerate(worst):
-        axes = figure.add_subplot(rows, columns, position + 1)
-        axes.imshow(test.images[index])
-        axes.set_axis_off()
-        predicted = evaluation.classes[evaluation.predictions[index]]
-        true = evaluation.classes[evaluation.labels[index]]
-        axes.set_title(f"{predicted} {probabilities[index].max():.0%}\nis {true}", fontsize=8)
+def robustness(evaluation: Evaluation, champion: Evaluation | None = None) -> Figure:
+    """Accuracy on the test images as they are and under each corruption, with 95 % intervals."""
+    names = ["as they are", *evaluation.corruptions]
+    figure = Figure(figsize=(7, 0.8 + 0.36 * len(names)), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (label, evaluated, color) in enumerate(_sides(evaluation, champion)):
+        for position, name in enumerate(names):
+            if position and name not in evaluated.corruptions:
+                continue
+            right = evaluated.right_under(name) if position else evaluated.right
+            low, high = wilson_interval(int(right.sum()), len(right))
+            height = position + 0.22 * number
+            axes.plot([low, high], [height, height], color=color, lw=2, alpha=0.5)
+            axes.plot(right.mean(), height, "o", color=color, ms=5, label=None if position else label)
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.grid(axis="x", alpha=0.3)
+    axes.set(xlabel="accuracy", title="Accuracy under image trouble")
+    figure.legend(loc="outside lower center", ncols=2)
     return figure
+
+
+def coverage(evaluation: Evaluation, champion: Evaluation | None = None) -> Figure:
+    """The error of the answers that are given, when only the most confident are; and the threshold's place."""
+    figure = Figure(figsize=_SIZE, layout="constrained")
+    axes = figure.add_subplot()
+    for label, evaluated, color in _sides(evaluation, champion):
+        order = np.argsort(-np.array(evaluated.confidences), kind="stable")
+        given = np.arange(1, evaluated.images + 1)
+        # The first few answers' error jumps between 0 and 1 and tells nothing.
+        shown = given >= min(20, evaluated.images)
+        errors = np.cumsum(~evaluated.right[order]) / given
+        axes.plot(given[shown] / evaluated.images, errors[shown], color=color, label=label)
+    if evaluation.coverage and evaluation.abstention:
+        answered, wrong = evaluation.coverage
+        axes.plot(answered / evaluation.images, wrong / max(answered, 1), "D", color=_CANDIDATE, ms=8)
+        axes.axhline(evaluation.abstention.error, color="grey", lw=1, ls=":")
+    axes.set(xlabel="share of images that are answered", ylabel="error of the answers", xlim=(0, 1.02))
+    axes.set(title="Error by coverage", ylim=(0, None))
+    figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def _sides(evaluation: Evaluation, champion: Evaluation | None) -> list[tuple[str, Evaluation, str]]:
+    sides = [("candidate", evaluation, _CANDIDATE)]
+    return sides if champion is None else [*sides, ("champion", champion, _CHAMPION)]

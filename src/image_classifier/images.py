@@ -60,13 +60,13 @@ def decode(
     An image of more than 16 million pixels (4 million of WebP) takes up to 300 MiB while it is decoded; `large` is held
     meanwhile. A lock lets one of several threads do so at a time.
     """
-    return decode_with_extent(data, size, max_pixels, large)[0]
+    return decode_with_original(data, size, max_pixels, large)[0]
 
 
-def decode_with_extent(
+def decode_with_original(
     data: bytes, size: int, max_pixels: int, large: AbstractContextManager[object] = NO_TURN
-) -> tuple[NDArray[np.uint8], Extent]:
-    """Like `decode`, and also the size that the image had."""
+) -> tuple[NDArray[np.uint8], Extent, str]:
+    """Like `decode`, and also the size and the format (of `FORMATS`) that the image had."""
     with _refusals(max_pixels), _open(data, max_pixels) as image:
         extent = Extent(*image.size)
         is_large = extent.width * extent.height * _weight(image) > _LARGE_PIXELS
@@ -77,7 +77,7 @@ def decode_with_extent(
             image.load()
             # Pillow turns a TIFF image by itself.
             orientation = 1 if image.format == "TIFF" else _orientation(image.info.get("exif", b""))
-            return _pixels(_square(image, size), orientation), extent
+            return _pixels(_square(image, size), orientation), extent, str(image.format)
 
 
 def measure(data: bytes, max_pixels: int) -> Extent:

@@ -13,8 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from image_classifier import artifacts
+from image_classifier.artifacts import page_of_run
 from image_classifier.datasets.dataset import Dataset
-from image_classifier.errors import PackageError, RegistryError
+from image_classifier.errors import LostError, PackageError, RegistryError
 from image_classifier.files import folder_written_atomically
 from image_classifier.history import LONGEST_REASON, PREFIX, PROMOTED, REFUSED, Event, events_of
 from image_classifier.mlflow_model import SIZES, upload_package
@@ -96,6 +98,12 @@ class Registry:
             with tempfile.TemporaryDirectory() as folder:
                 return Path(self._store.client.download_artifacts(run_id, path, folder)).read_bytes()
 
+    def page_of(self, run_id: str, path: str = "") -> str:
+        """Where a browser shows a run, or one of its artifacts; "" where no server does."""
+        if not self._store.shown.startswith("http"):
+            return ""
+        return page_of_run(self._store.shown, self._store.experiment_id, run_id, path)
+
     # Versions
 
     def find(self, fingerprint: str) -> Version | None:
@@ -167,26 +175,39 @@ class Registry:
         return None if number is None else self.get(str(number))
 
     def download(self, version: Version, folder: Path) -> Path:
-        """Put the version's package and a version.json (name, version, uri) into `folder`.
+        """Put the version's package and a version.json (name, version, uri, address of the report) into `folder`.
 
-        Whole or not at all: every digest is verified before what `folder` held is replaced.
+        Whole or not at all: every digest is verified before what `folder` held is replaced. Raises LostError
+        where the registry has not, or not undamaged, what was registered.
         """
         what = f"{version.uri} cannot be fetched"
         with self._store.failures(what), folder_written_atomically(folder) as draft:
             with tempfile.TemporaryDirectory(dir=draft.parent, prefix=f".{folder.name}.") as name:
-                shutil.copytree(
-                    self._store.fetch_model(version.model_id, Path(name)), draft, dirs_exist_ok=True
-                )
+                shutil.copytree(self._fetched(version, Path(name), what), draft, dirs_exist_ok=True)
             try:
                 Package.read(draft)
             except PackageError as error:
                 damage = str(error).replace(f"{draft}/", "").replace(str(draft), "the folder")
-                raise RegistryError(
+                raise LostError(
                     f"{what}: its files in the registry are damaged ({damage}); train again with --retrain"
                 ) from error
             about = {"name": version.name, "version": version.number, "uri": version.uri}
+            if report := self.page_of(version.run_id, artifacts.REPORT):
+                about["report"] = report
             (draft / VERSION_FILE).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
         return folder
+
+    def _fetched(self, version: Version, folder: Path, what: str) -> Path:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._store.fetch_model(version.model_id, folder)
+        except (MlflowException, OSError) as error:
+            if self._is_complete(version):
+                raise
+            raise LostError(
+                f"{what}: its files are gone from the registry; train again with --retrain"
+            ) from error
 
     def set_tags(self, version: Version, tags: Mapping[str, str]) -> None:
         """Set tags of a version."""
@@ -277,8 +298,15 @@ class Registry:
             self._store.client.set_registered_model_alias(version.name, alias, str(version.number))
 
     def _is_complete(self, version: Version) -> bool:
+        from mlflow.exceptions import MlflowException
+
         expected = json.loads(version.tags.get(SIZES, "{}"))
-        return bool(expected) and self._store.model_files(version.model_id) == expected
+        try:
+            return bool(expected) and self._store.model_files(version.model_id) == expected
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
 
     def _checked_complete(self, version: Version) -> bool:
         with self._store.failures(f"the files of {version.uri} cannot be listed"):

@@ -104,15 +104,44 @@ class Settings:
     )
     retrain: str = _setting("", "Any new text forces a new training run.")
 
+    # Evaluation
+    abstain_error: float = _setting(
+        0.01,
+        "Share of wrong answers for which the evaluation finds a threshold of confidence.",
+        low=0,
+        high=1,
+    )
+
     # Gate
     min_accuracy: float = _setting(0.5, "Lowest test accuracy that is released.", low=0, high=1)
     min_recall: float = _setting(0.0, "Lowest test recall of any class that is released.", low=0, high=1)
+    min_robustness: float = _setting(
+        0.0, "Lowest test accuracy under any of the tried corruptions that is released.", low=0, high=1
+    )
     max_calibration_error: float = _setting(0.15, "Highest expected calibration error.", low=0, high=1)
     max_latency: Seconds = _setting(
         Seconds(0.25), "Highest 95th percentile of the time for one image.", low=0
     )
+    max_duplicates: float = _setting(
+        0.05,
+        "Highest share of test images that are duplicates, or nearly, of training images.",
+        low=0,
+        high=1,
+    )
     max_accuracy_drop: float = _setting(
         0.005, "How far below the champion's accuracy a candidate may be.", low=0, high=1
+    )
+    max_recall_drop: float = _setting(
+        0.05, "How far below the champion's recall a candidate's may be in any class.", low=0, high=1
+    )
+    max_robustness_drop: float = _setting(
+        0.05,
+        "How far below the champion's accuracy a candidate's may be under any corruption.",
+        low=0,
+        high=1,
+    )
+    max_latency_ratio: float = _setting(
+        3.0, "How many times as long as the champion a candidate may take for one image.", low=0.1
     )
 
     # Serving

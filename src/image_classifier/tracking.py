@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from image_classifier.datasets.dataset import Dataset
-from image_classifier.errors import RegistryError
+from image_classifier.errors import LostError, RegistryError
 from image_classifier.mlflow_store import Store
 from image_classifier.text import clip
 
@@ -166,9 +166,9 @@ def resume_run(store: Store, run_id: str) -> Run:
 
 
 def require_run(store: Store, run_id: str) -> None:
-    """Raise RegistryError where the store has no such run."""
+    """Raise LostError where the store has no such run."""
     if not _run_exists(store, run_id):
-        raise RegistryError(
+        raise LostError(
             f"the registry at {store.shown} has no run {run_id}: use the --tracking-uri and --home that the "
             "training used, or train again"
         )

@@ -1,4 +1,5 @@
 import io
+import json
 import subprocess
 import sys
 import tarfile
@@ -6,6 +7,7 @@ import tarfile
 import numpy as np
 import pytest
 
+from image_classifier.datasets.dataset import ORIGINAL_FORMATS
 from image_classifier.datasets.decoding import IN_PROCESS
 from image_classifier.errors import DataError
 from image_classifier.images import decode
@@ -71,7 +73,7 @@ def test_changed_files_are_noticed(tmp_path, pets):
     assert prepared(pets, tmp_path).digest != before.digest
 
 
-@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "names.json", "facts.json"])
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "names.json", "originals.npy", "facts.json"])
 @pytest.mark.parametrize(
     "damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])]
 )
@@ -89,9 +91,26 @@ def test_nothing_but_the_entry_is_left(tmp_path, pets):
     prepared(pets, tmp_path)
     left = left_in_cache(tmp_path)
     assert sorted(path.split("/")[-1] for path in left if path.startswith("data/")) == [
-        "facts.json", "images.npy", "labels.npy", "names.json",
+        "facts.json", "images.npy", "labels.npy", "names.json", "originals.npy",
     ]  # fmt: skip
-    assert len(left) == 5
+    assert len(left) == 6
+
+
+def test_what_each_image_was_stored_as_is_known_and_an_entry_of_before_that_is_still_read(tmp_path):
+    content = files("cat dog", 5, side=20) | {"cat/wide.jpg": encoded(99, 30, "JPEG")}
+    dataset = prepared(write(tmp_path / "pets", content), tmp_path, image_size=8)
+    originals = np.concatenate([dataset.train.originals, dataset.test.originals])
+    names = [*dataset.train.names, *dataset.test.names]
+    for name, (width, height, format) in zip(names, originals, strict=True):
+        jpeg = name.endswith(".jpg")
+        assert (width, height) == ((30, 30) if jpeg else (20, 20))
+        assert ORIGINAL_FORMATS[format] == ("JPEG" if jpeg else "PNG")
+    (facts,) = (tmp_path / HOME).rglob("facts.json")
+    stored = json.loads(facts.read_text())
+    del stored["sizes"]["originals.npy"]
+    facts.write_text(json.dumps(stored))
+    (facts.parent / "originals.npy").unlink()
+    assert prepared(tmp_path / "pets", tmp_path, image_size=8).test.originals is None
 
 
 def test_many_images_are_decoded_in_worker_processes_with_the_same_outcome(tmp_path, monkeypatch):
@@ -125,7 +144,7 @@ def test_two_processes_that_prepare_the_same_both_succeed(tmp_path, pets):
     answers = {run.communicate(timeout=60)[0] for run in runs}
     assert all(run.returncode == 0 for run in runs)
     assert len(answers) == 1
-    assert len(left_in_cache(tmp_path)) == 5
+    assert len(left_in_cache(tmp_path)) == 6
 
 
 def test_a_home_that_is_a_file_is_one_line(tmp_path, pets):

@@ -1,3 +1,5 @@
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,10 @@ def test_a_version_arrives_whole_with_its_number(tracking_server, registered, tm
     version, package = registered
     fetch(version.uri, tmp_path, tracking_server.address)
     assert Package.read(tmp_path).digest == package.digest
-    assert (tmp_path / "version.json").exists()
+    about = json.loads((tmp_path / "version.json").read_text())
+    assert (about["name"], about["version"]) == ("downloaded", version.number)
+    report = rf"{tracking_server.address}/#/experiments/\d+/runs/{version.run_id}/artifacts/report\.html"
+    assert re.fullmatch(report, about["report"])
 
 
 def test_the_address_may_name_another_server(tracking_server, registered, tmp_path):

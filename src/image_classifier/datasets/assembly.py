@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from image_classifier.datasets.cache import IMAGES, LABELS, NAMES, Facts
+from image_classifier.datasets.cache import IMAGES, LABELS, NAMES, ORIGINALS, Facts
 from image_classifier.datasets.shards import Decoded
 from image_classifier.datasets.source import Source, counted, listed
 from image_classifier.datasets.split import choose_test
@@ -59,13 +59,14 @@ def assemble(
     _refuse_single(rows, origin)
     rows.warnings += _untested(rows, in_test, made)
     rows.warnings += _duplicates(rows, in_test, decoded.hashes, source.names)
-    rows.warnings += _resized(decoded, size, int(rows.kept.sum()))
+    rows.warnings += _resized(decoded.originals[rows.kept, :2], size)
     order = _canonical_order(rows, in_test, decoded.hashes)
     train = int((~in_test[order]).sum())
     labels = rows.labels[order]
     digest = _digest(rows.classes, labels, decoded.hashes[order], train)
     _gather(pixels, order, folder / IMAGES, size)
     np.save(folder / LABELS, labels)
+    np.save(folder / ORIGINALS, decoded.originals[order])
     (folder / NAMES).write_text(json.dumps([source.names[row] for row in order]))
     mirror = decoded.colour if source.mirror is None else source.mirror
     return Facts(digest, rows.classes, size, not decoded.colour, mirror, train, tuple(rows.warnings))
@@ -162,20 +163,19 @@ def _duplicates(
     return warnings
 
 
-def _resized(decoded: Decoded, size: int, count: int) -> list[str]:
-    low, high = decoded.smallest, decoded.largest
-    if low == high == (size, size):
+def _resized(extents: NDArray[np.int32], size: int) -> list[str]:
+    """extents: int32 [N, 2], width and height of the images as they were stored."""
+    (width, height), (widest, highest) = extents.min(axis=0), extents.max(axis=0)
+    if (width, height, widest, highest) == (size,) * 4:
         return []
-    cut = (
-        f"; {counted(decoded.oblong, 'image')} not square, of which the middle is used"
-        if decoded.oblong
-        else ""
-    )
-    if low == high:
-        return [f"{counted(count, 'image')} resized from {low.width} x {low.height} to {size} x {size}{cut}"]
+    oblong = int((extents[:, 0] != extents[:, 1]).sum())
+    cut = f"; {counted(oblong, 'image')} not square, of which the middle is used" if oblong else ""
+    resized = counted(len(extents), "image")
+    if (width, height) == (widest, highest):
+        return [f"{resized} resized from {width} x {height} to {size} x {size}{cut}"]
     return [
-        f"{counted(count, 'image')} of mixed sizes, {low.width} to {high.width} wide and {low.height} to "
-        f"{high.height} high, brought to {size} x {size} (set image_size for another){cut}"
+        f"{resized} of mixed sizes, {width} to {widest} wide and {height} to {highest} high, brought to "
+        f"{size} x {size} (set image_size for another){cut}"
     ]
 
 

@@ -16,6 +16,7 @@ from image_classifier.datasets.dataset import Dataset, Part
 from image_classifier.files import write_atomically
 
 IMAGES, LABELS, NAMES, FACTS = "images.npy", "labels.npy", "names.json", "facts.json"
+ORIGINALS = "originals.npy"
 _LOCK, _DRAFT = "lock", ".draft-"
 
 
@@ -62,8 +63,8 @@ class Cache:
             shutil.rmtree(draft, ignore_errors=True)
 
     def publish(self, folder: Path, key: str, facts: Facts, signature: str, source: str) -> Dataset:
-        """Make a folder with images, labels and names the entry `key`; one that is there and whole stays."""
-        sizes = {name: (folder / name).stat().st_size for name in (IMAGES, LABELS, NAMES)}
+        """Make a folder with images, labels, names and originals the entry `key`; one that is there and whole stays."""
+        sizes = {name: (folder / name).stat().st_size for name in (IMAGES, LABELS, NAMES, ORIGINALS)}
         write_atomically(folder / FACTS, json.dumps({"sizes": sizes, **asdict(facts)}).encode())
         entry = self._entry(key)
         try:
@@ -115,7 +116,12 @@ def _open(entry: Path, source: str) -> Dataset:
     if images.shape != (len(labels), facts.image_size, facts.image_size, 3) or len(names) != len(labels):
         raise ValueError(entry)
     labels.setflags(write=False)
-    train, test = slice(facts.train), slice(facts.train, None)
+    # Entries of earlier versions of this program have no such file.
+    originals = np.load(entry / ORIGINALS) if (entry / ORIGINALS).exists() else None
+
+    def part(rows: slice) -> Part:
+        return Part(images[rows], labels[rows], names[rows], None if originals is None else originals[rows])
+
     return Dataset(
         source=source,
         digest=facts.digest,
@@ -123,7 +129,7 @@ def _open(entry: Path, source: str) -> Dataset:
         image_size=facts.image_size,
         grey=facts.grey,
         mirror=facts.mirror,
-        train=Part(images[train], labels[train], names[train]),
-        test=Part(images[test], labels[test], names[test]),
+        train=part(slice(facts.train)),
+        test=part(slice(facts.train, None)),
         warnings=tuple(facts.warnings),
     )

@@ -6,10 +6,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from image_classifier.images import FORMATS
+
+PIXELS = "pixels"
+ORIGINAL_FORMATS = (PIXELS, *FORMATS)
+"""What an image was stored as: plain pixels, or an encoded image."""
+
 
 @dataclass(frozen=True)
 class Part:
-    """Images of one part; row i of all three belongs together."""
+    """Images of one part; row i of all belongs together."""
 
     images: NDArray[np.uint8]
     """uint8 [N, S, S, 3] RGB, memory-mapped and read-only; grey images have three equal channels."""
@@ -17,6 +23,8 @@ class Part:
     """int64 [N], indices into the classes."""
     names: Sequence[str]
     """Where each image came from, for messages and reports."""
+    originals: NDArray[np.int32] | None = None
+    """int32 [N, 3]: width, height and index into ORIGINAL_FORMATS of each image as it was stored; None: not known."""
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from image_classifier.datasets.shards import NO_EXTENT, Decoded, decode_shard, extents_of
+from image_classifier.datasets.shards import Decoded, decode_shard, extents_of
 from image_classifier.datasets.source import Shard, Source
 from image_classifier.errors import DataError
-from image_classifier.images import Extent
 from image_classifier.progress import Progress
 
 IN_PROCESS = 2**22
@@ -65,8 +64,9 @@ def decode_source(source: Source, target: Path, size: int, max_pixels: int, pool
     ends = np.cumsum([shard.count for shard in source.shards]).tolist()
     total = ends[-1]
     hashes = np.zeros((total, 4), dtype=np.uint64)
+    originals = np.zeros((total, 3), dtype=np.int32)
     errors: dict[int, str] = {}
-    found = []
+    colour = False
     tasks = [
         (shard, target, end - shard.count, size, max_pixels)
         for shard, end in zip(source.shards, ends, strict=True)
@@ -76,17 +76,10 @@ def decode_source(source: Source, target: Path, size: int, max_pixels: int, pool
         for (shard, _, first, *_), decoded in _run(tasks, pool):
             hashes[first : first + shard.count] = decoded.hashes
             errors |= {first + row: reason for row, reason in decoded.errors.items()}
-            found.append(decoded)
+            originals[first : first + shard.count] = decoded.originals
+            colour = colour or decoded.colour
             progress.advance(shard.count)
-    good = [decoded for decoded in found if len(decoded.errors) < len(decoded.hashes)]
-    return Decoded(
-        hashes,
-        dict(sorted(errors.items())),
-        any(decoded.colour for decoded in good),
-        Extent(*np.min([decoded.smallest for decoded in good] or [NO_EXTENT], axis=0).tolist()),
-        Extent(*np.max([decoded.largest for decoded in good] or [NO_EXTENT], axis=0).tolist()),
-        sum(decoded.oblong for decoded in good),
-    )
+    return Decoded(hashes, dict(sorted(errors.items())), colour, originals)
 
 
 _Task = tuple[Shard, Path, int, int, int]

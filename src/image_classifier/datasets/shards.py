@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from image_classifier.datasets.dataset import ORIGINAL_FORMATS, PIXELS
 from image_classifier.datasets.source import Item, Shard
 from image_classifier.errors import ImageError
-from image_classifier.images import Extent, decode_with_extent, fit, measure
+from image_classifier.images import Extent, decode_with_original, fit, measure
 
-NO_EXTENT = Extent(0, 0)
 _BATCH = 256
 
 
@@ -28,17 +28,15 @@ class Decoded:
     """Why an image could not be decoded, by its row."""
     colour: bool
     """Whether an image has channels that differ."""
-    smallest: Extent
-    largest: Extent
-    oblong: int
-    """How many images are not square."""
+    originals: NDArray[np.int32]
+    """int32 [N, 3]: width, height and index into ORIGINAL_FORMATS of each image as it was stored; 0: it failed."""
 
 
 def decode_shard(shard: Shard, target: Path, first: int, size: int, max_pixels: int) -> Decoded:
     """Write the images of a shard into the file `target` from row `first` on; rows that fail get zeros."""
     digests = bytearray(32 * shard.count)
     errors: dict[int, str] = {}
-    extents = []
+    originals = np.zeros((shard.count, 3), np.int32)
     colour = False
     items = enumerate(shard.read())
     # A batch is written at once: touching a shared mapping row by row costs a page fault for each, and on a
@@ -49,24 +47,21 @@ def decode_shard(shard: Shard, target: Path, first: int, size: int, max_pixels: 
         while rows := list(islice(items, _BATCH)):
             for place, (index, item) in enumerate(rows):
                 try:
-                    batch[place], extent = _decode(item, size, max_pixels)
+                    batch[place], extent, format = _decode(item, size, max_pixels)
                 except ImageError as error:
                     errors[index] = str(error)
                     batch[place] = 0
                     continue
                 digests[32 * index : 32 * index + 32] = hashlib.sha256(_buffer(item)).digest()
-                extents.append(extent)
+                originals[index] = (*extent, ORIGINAL_FORMATS.index(format))
             done = batch[: len(rows)]
             colour = colour or not (done == done[..., :1]).all()
             file.write(done.data)
-    sides = np.array(extents or [NO_EXTENT])
     return Decoded(
         np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 4),
         errors,
         colour,
-        Extent(*sides.min(axis=0).tolist()),
-        Extent(*sides.max(axis=0).tolist()),
-        int((sides[:, 0] != sides[:, 1]).sum()),
+        originals,
     )
 
 
@@ -80,13 +75,13 @@ def extents_of(shard: Shard, most: int, max_pixels: int) -> Iterator[Extent]:
             continue
 
 
-def _decode(item: Item, size: int, max_pixels: int) -> tuple[NDArray[np.uint8], Extent]:
+def _decode(item: Item, size: int, max_pixels: int) -> tuple[NDArray[np.uint8], Extent, str]:
     if isinstance(item, ImageError):
         raise item
     if isinstance(item, bytes):
-        return decode_with_extent(item, size, max_pixels)
+        return decode_with_original(item, size, max_pixels)
     height, width = item.shape[:2]
-    return fit(Image.fromarray(item), size), Extent(width, height)
+    return fit(Image.fromarray(item), size), Extent(width, height), PIXELS
 
 
 def _extent(item: Item, max_pixels: int) -> Extent:

@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
+from image_classifier.artifacts import REPORT, page_of_run
 from image_classifier.errors import RegistryError
 from image_classifier.files import write_atomically
 
@@ -65,7 +66,7 @@ def download(
             "MLflow server; set MLFLOW_TRACKING_URI"
         )
     server = _Server(address, timeout, _authorization(credentials))
-    files = server.files_of(reference)
+    files, report = server.files_of(reference)
     manifest = server.get(f"{files}/manifest.json", reference)
     try:
         digests: dict[str, str] = json.loads(manifest)["files"]
@@ -83,7 +84,12 @@ def download(
                 "train again with a new text for retrain"
             )
         write_atomically(folder / name, content)
-    about = {"name": reference.name, "version": reference.number, "uri": reference.uri}
+    about = {
+        "name": reference.name,
+        "version": reference.number,
+        "uri": reference.uri,
+        "report": report,
+    }
     write_atomically(folder / "version.json", (json.dumps(about, indent=1) + "\n").encode())
     write_atomically(folder / "manifest.json", manifest)
 
@@ -94,8 +100,8 @@ class _Server:
     timeout: float
     authorization: Mapping[str, str]
 
-    def files_of(self, reference: Reference) -> str:
-        """The path, at the server, of the folder with the version's files."""
+    def files_of(self, reference: Reference) -> tuple[str, str]:
+        """The path, at the server, of the folder with the version's files, and the address of its report."""
         query = urlencode({"name": reference.name, "version": reference.number})
         version = self._json(f"api/2.0/mlflow/model-versions/get?{query}", reference)["model_version"]
         model_id = version["source"].removeprefix("models:/")
@@ -108,7 +114,8 @@ class _Server:
                 "with --artifacts-destination (its artifact proxy)"
             )
         path = urlsplit(location).path.lstrip("/")
-        return f"api/2.0/mlflow-artifacts/artifacts/{quote(path)}"
+        report = page_of_run(self.address, model["info"]["experiment_id"], version["run_id"], REPORT)
+        return f"api/2.0/mlflow-artifacts/artifacts/{quote(path)}", report
 
     def _json(self, path: str, reference: Reference) -> Any:
         content = self.get(path, reference)

@@ -9,7 +9,7 @@ from time import perf_counter
 import numpy as np
 
 from image_classifier.errors import ImageError
-from image_classifier.images import decode_with_extent
+from image_classifier.images import decode_with_original
 from image_classifier.package import Images, Model, Probabilities, likeliest
 from image_classifier.serving.admission import Admission
 from image_classifier.serving.bodies import Upload
@@ -64,7 +64,9 @@ class Turn:
         pixels, most = 0, _MOST_LARGEST * self._max_pixels
         for number, upload in enumerate(uploads):
             try:
-                images[number], extent = decode_with_extent(upload.data, size, self._max_pixels, self._large)
+                images[number], extent, _ = decode_with_original(
+                    upload.data, size, self._max_pixels, self._large
+                )
             except ImageError as error:
                 if upload.name is None:
                     raise
