@@ -13,9 +13,9 @@ from PIL import Image
 from image_classifier.errors import PackageError
 from image_classifier.package import Package
 from image_classifier.serving.application import create_app
+from image_classifier.serving.connection import SlowSenderError
 from image_classifier.serving.headers import SECURITY_HEADERS
 from image_classifier.serving.identity import Identity
-from image_classifier.serving.worker import SlowSenderError
 from image_classifier.settings import Settings
 from tests.conftest import COLOURS, write_colour_package
 

@@ -21,8 +21,8 @@ from werkzeug.test import Client
 
 from image_classifier.package import encode_png
 from image_classifier.serving.application import create_app
+from image_classifier.serving.connection import KEEP_ALIVE_SECONDS
 from image_classifier.serving.identity import Identity
-from image_classifier.serving.worker import KEEP_ALIVE_SECONDS
 from image_classifier.settings import Settings
 from tests.conftest import COLOURS, SIZE
 from tests.serving.server_process import Server, running
@@ -212,9 +212,9 @@ def test_a_hundred_clients_that_trickle_are_cut_off_and_hinder_nobody(package_fo
     """With deadlines of a second in place of ten."""
     hurried = """
 import sys
-from image_classifier.serving import worker
+from image_classifier.serving import connection, worker
 worker.FIRST_BYTE_SECONDS = 1.0
-worker.PacedSocket.__init__.__kwdefaults__["seconds"] = 1.0
+connection.PacedSocket.__init__.__kwdefaults__["seconds"] = 1.0
 from image_classifier.cli import main
 main(sys.argv[1:])
 """

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from image_classifier.package import write_package
+from image_classifier.serving.connection import PacedSocket, SlowSenderError
 from image_classifier.serving.log import line
-from image_classifier.serving.worker import PacedSocket, SlowSenderError
 from tests.conftest import COLOURS, SIZE, colour_images, colour_model, colour_probabilities
 from tests.serving.server_process import large_png, running, start
 
@@ -47,7 +47,21 @@ def test_one_connection_carries_many_requests(server, pngs):
         connection.request("POST", "/predict", pngs[colour])
         response = connection.getresponse()
         assert response.getheader("Connection") == "keep-alive"
-        assert f'"label": "{colour}"'.encode() in response.read()
+        assert f'"label":"{colour}"'.encode() in response.read()
+    connection.close()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 0.6])
+def test_a_request_that_comes_in_pieces_is_answered(server, pngs, seconds):
+    connection = server.connect()
+    for colour in COLOURS:
+        image = pngs[colour]
+        connection.putrequest("POST", "/predict")
+        connection.putheader("Content-Length", str(len(image)))
+        connection.endheaders(image[:40])
+        time.sleep(seconds)
+        connection.send(image[40:])
+        assert f'"label":"{colour}"'.encode() in connection.getresponse().read()
     connection.close()
 
 
@@ -208,7 +222,7 @@ def test_nothing_in_flight_is_lost_when_it_is_stopped_under_load(package_folder,
             time.sleep(2.5)  # beyond the second in which new connections are still taken
             connection.send(pngs["blue"][40:])
             response = connection.getresponse()
-            assert b'"label": "blue"' in response.read()
+            assert b'"label":"blue"' in response.read()
             return response.status
 
         with ThreadPoolExecutor(8) as pool:

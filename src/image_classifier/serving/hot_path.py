@@ -10,7 +10,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any, NamedTuple
 
 from gunicorn.util import http_date
@@ -36,7 +36,16 @@ _QUICK_PIXELS = 2**20
 _FIELD = rb"([A-Za-z0-9-]{1,100}): ?([\x21-\x7e](?:[ \x21-\x7e]{0,1000}[\x21-\x7e])?)\r\n"
 _FIELDS = re.compile(_FIELD)
 _HEAD = re.compile(rb"POST " + re.escape(PATH.encode()) + rb" HTTP/1\.1\r\n((?:" + _FIELD + rb"){1,50})\r\n")
+_NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _UNUSUAL = ("transfer-encoding", "expect", "upgrade", "te", "trailer", "content-encoding", "authorization")
+
+
+class _Head(NamedTuple):
+    """The header fields of a request, by their names in lower case, and the places of its body in its bytes."""
+
+    fields: dict[str, str]
+    start: int
+    end: int
 
 
 class WholeRequest(NamedTuple):
@@ -77,6 +86,8 @@ class HotPath:
         self._predictions, self._headers, self._metrics = predictions, headers, metrics
         self._memory, self._max_upload = memory, max_upload
         self._admission = admission
+        self._dated = 0, ""
+        """A second, and the text for it, which takes as long to write as a tenth of an answer."""
         self._probes: dict[str, Callable[[], dict[str, str]]] = {
             health.LIVE_PATH: health.live,
             health.READY_PATH: lambda: health.ready(draining),
@@ -106,28 +117,38 @@ class HotPath:
         """Whether no request is at work: the next one has its turn without waiting."""
         return self._admission.inside == 0
 
+    def length(self, data: bytes) -> int | None:
+        """The bytes of the request that begins with `data`, if it asks about an image and nothing about it is odd."""
+        head = self._usual_head(data)
+        return head and head.end
+
     def whole_request(self, data: bytes) -> WholeRequest | None:
         """The request, where the bytes are all of one for a small image, and nothing about it is unusual."""
+        head = self._usual_head(data)
+        if head is None or head.end != len(data):
+            return None
+        image = data[head.start :]
+        pixels = stated_pixels(image)
+        return None if pixels is None or pixels > _QUICK_PIXELS else WholeRequest(head.fields, image)
+
+    def _usual_head(self, data: bytes) -> "_Head | None":
         head = _HEAD.match(data)
         if head is None:
             return None
         given = _FIELDS.findall(head[1])
         fields = {name.decode().lower(): value.decode() for name, value in given}
-        image = data[head.end() :]
-        pixels = stated_pixels(image)
+        length = fields.get("content-length", "")
         if (
             len(fields) != len(given)
             or "host" not in fields
-            or fields.get("content-length") != str(len(image))
+            or _NUMBER.fullmatch(length) is None
+            or int(length) > self._max_upload
             or fields.get("connection", "keep-alive").lower() != "keep-alive"
             or not is_raw_image(fields.get("content-type", ""))
             or any(name in fields for name in _UNUSUAL)
-            or len(image) > self._max_upload
-            or pixels is None
-            or pixels > _QUICK_PIXELS
         ):
             return None
-        return WholeRequest(fields, image)
+        return _Head(fields, head.end(), head.end() + int(length))
 
     def answer(self, request: WholeRequest) -> Answer:
         """What is sent to a client that keeps its connection."""
@@ -135,10 +156,16 @@ class HotPath:
         status, headers, content = self._predict(lambda: request.image, name)
         lines = "".join(f"{field}: {value}\r\n" for field, value in headers)
         head = (
-            f"HTTP/1.1 {status.value} {status.phrase}\r\nServer: gunicorn\r\nDate: {http_date()}\r\n"
+            f"HTTP/1.1 {status.value} {status.phrase}\r\nServer: gunicorn\r\nDate: {self._date()}\r\n"
             f"Connection: keep-alive\r\n{lines}\r\n"
         )
         return Answer(PATH, status, name.id, content, head.encode("latin-1") + content)
+
+    def _date(self) -> str:
+        second = int(time())
+        if self._dated[0] != second:
+            self._dated = second, http_date(second)
+        return self._dated[1]
 
     def _predict(
         self, image: Callable[[], bytes], name: RequestName

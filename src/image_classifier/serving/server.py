@@ -23,9 +23,10 @@ from image_classifier.errors import PackageError, SettingError
 from image_classifier.memory import give_back_large_blocks, lasting
 from image_classifier.package import Model, Package, load_runtime
 from image_classifier.serving.balance import Balance
+from image_classifier.serving.connection import KEEP_ALIVE_SECONDS
 from image_classifier.serving.identity import Identity
 from image_classifier.serving.log import Log, line
-from image_classifier.serving.worker import KEEP_ALIVE_SECONDS, Worker
+from image_classifier.serving.worker import Worker
 from image_classifier.settings import Settings
 
 if TYPE_CHECKING:  # these bring prometheus_client

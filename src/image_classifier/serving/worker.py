@@ -1,6 +1,5 @@
-"""gunicorn's threaded worker, with deadlines for slow senders and a stop that loses nothing."""
+"""gunicorn's threaded worker, with a short way for small requests and a stop that loses nothing."""
 
-import errno
 import logging
 import math
 import socket
@@ -10,142 +9,33 @@ import time
 from functools import partial
 from selectors import EVENT_READ
 from types import FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 from gunicorn.http.errors import ParseException
-from gunicorn.http.parser import RequestParser
-from gunicorn.workers.gthread import TConn, ThreadWorker
+from gunicorn.workers.gthread import ThreadWorker
 
+from image_classifier.serving.connection import Connection
 from image_classifier.serving.errors import error_body, error_code
 from image_classifier.serving.log import line
 
 _log = logging.getLogger(__name__)
 
-KEEP_ALIVE_SECONDS = 120
-"""Longer than a proxy in front keeps an idle connection, which it would otherwise reuse as we close it: Knative's
-queue-proxy keeps it for 90 s, as Go does by default, and nginx for 60."""
 FIRST_BYTE_SECONDS = 10.0
-REQUEST_SECONDS = 10.0
-LOWEST_RATE = 32 * 1024
-"""Bytes a second. A request may take REQUEST_SECONDS and as long as its bytes take at this rate."""
-ANSWER_SECONDS = 30.0
-_CHUNK = 2**16
-"""Bytes received at a time."""
-_NEXT_REQUEST_SECONDS = 0.02
 _QUICK_BYTES = 2**17
 """A request that is answered in the loop is at most so long, and has arrived in full."""
 _QUICK_AT_ONCE = 64
 """Of the connections that are ready at the same time so many are answered in the loop; the others, which would wait
 too long, go to threads, where the queue's bound holds."""
+_REST_SECONDS, _TURN_SECONDS = 0.25, 0.025
+"""So long the rest of a small request may take, and a whole one waits for its turn, before it is given a thread. Longer
+turns would keep a client that the bounded queue refuses from hearing so at once."""
+_PARKED_TICK_SECONDS = 0.01
+"""So often it is looked whether one has waited for too long."""
 _OFFER_SECONDS, _OFFER_TICK_SECONDS = 0.1, 0.003
 """So long at most a new connection is left to a worker that has fewer, and so often it is looked whether it has."""
-_LINGER_SECONDS = 2.0
-_LINGER_GAP_SECONDS = 0.2
 _LAST_WORDS_SECONDS = 1.0
 """For who connected before the stop and has sent nothing yet."""
 _STOP_TICK_SECONDS = 0.1
-
-
-class SlowSenderError(TimeoutError):
-    """A client does not send its request fast enough."""
-
-    def __init__(self) -> None:
-        # gunicorn logs a traceback for any other errno.
-        super().__init__(errno.ECONNRESET, "the client sends too slowly")
-
-
-class PacedSocket:
-    """The reading side of a connection; a whole request has one deadline, which bytes received extend."""
-
-    def __init__(
-        self,
-        connection: socket.socket,
-        *,
-        seconds: float = REQUEST_SECONDS,
-        lowest_rate: float = LOWEST_RATE,
-    ) -> None:
-        self._connection = connection
-        self._seconds, self._lowest_rate = seconds, lowest_rate
-        self._deadline = 0.0
-
-    def begin_request(self) -> None:
-        self._deadline = time.monotonic() + self._seconds
-
-    def recv(self, size: int) -> bytes:
-        """Like a socket's; raises SlowSenderError when the deadline passes."""
-        left = self._deadline - time.monotonic()
-        if left <= 0:
-            raise SlowSenderError
-        self._connection.settimeout(left)
-        try:
-            data = self._connection.recv(size)
-        except TimeoutError:
-            raise SlowSenderError from None
-        finally:
-            self._connection.settimeout(ANSWER_SECONDS)
-        self._deadline += len(data) / self._lowest_rate
-        return data
-
-
-class Connection(TConn):  # type: ignore[misc]
-    """A client's connection."""
-
-    parser: Any
-
-    def init(self) -> None:
-        """Called at the start of each request."""
-        if self.parser is None:
-            self._paced = PacedSocket(self.sock)
-            self.parser = RequestParser(self.cfg, self._paced, self.client)
-            self.parser.unreader.mxchunk = _CHUNK
-        super().init()
-        self._paced.begin_request()
-
-    @property
-    def holds_bytes(self) -> bool:
-        """Whether bytes of the next request were received with those of the last one."""
-        return bool(self.parser.unreader.buf.getbuffer().nbytes)
-
-    def arrived(self, most: int) -> bytes:
-        """What waits to be received, which stays there; "" where it is more than `most` bytes."""
-        try:
-            data = self.sock.recv(most + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except OSError:  # the client is gone, which a thread finds out
-            return b""
-        return data if len(data) <= most else b""
-
-    def receives_soon(self) -> bool:
-        """Wait a moment for the next request: the way back through the poller takes longer than most answers."""
-        try:
-            self.sock.settimeout(_NEXT_REQUEST_SECONDS)
-            return bool(self.sock.recv(1, socket.MSG_PEEK))
-        except OSError:  # nothing came, or the client is gone, which the poller finds out
-            return False
-        finally:
-            self.sock.settimeout(ANSWER_SECONDS)
-
-    def set_timeout(self) -> None:
-        # Not gunicorn's setting, which a stop sets to 0: this client was told that it may go on.
-        self.timeout = time.monotonic() + KEEP_ALIVE_SECONDS
-
-    def close(self, graceful: bool = False) -> None:  # noqa: ARG002
-        # Called in the loop that all connections share, where gunicorn would wait up to 2 s for the client.
-        super().close(graceful=False)
-
-    def linger(self) -> None:
-        """Say that no more is sent, and read off what the client still sends.
-
-        To close on unread bytes would reset the connection, and the client would not see the answer: so it
-        learns that its upload is too large while it is still sending.
-        """
-        deadline = time.monotonic() + _LINGER_SECONDS
-        try:
-            self.sock.shutdown(socket.SHUT_WR)
-            self.sock.settimeout(_LINGER_GAP_SECONDS)
-            while time.monotonic() < deadline and self.sock.recv(2**16):
-                pass
-        except OSError:
-            return  # The client is gone, or sends no more: there is nothing left to wait for.
 
 
 class Worker(ThreadWorker):  # type: ignore[misc]
@@ -154,6 +44,9 @@ class Worker(ThreadWorker):  # type: ignore[misc]
     Its application has a `hot_path`, or None. While that is idle, the thread that polls the connections answers a
     request that has arrived whole and takes but a moment: to hand it to another thread and back takes longer than
     the answer, and threads wait for each other at each of their system calls.
+
+    While a part of such a request is missing, or threads are at work, it is parked in the poller for a moment: given
+    to a thread it would keep the next ones from being answered in the loop, and so on until all of them are in threads.
 
     Its `balance` tells whether new connections are better left to another worker.
 
@@ -164,6 +57,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     sockets: list[Any]
     _quick_left = 0
+    _parked: "dict[Connection, _Parked]"
     _offered = -math.inf
     """When a new connection was first left to another worker."""
 
@@ -187,7 +81,13 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         readable = partial(self.on_pending_socket_readable, connection)
         self.poller.register(connection.sock, EVENT_READ, readable)
 
+    def init_process(self) -> None:
+        self._parked = {}
+        super().init_process()
+
     def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
+        if self._is_parked(conn):
+            return
         kept = self._answered_at_once(conn)
         if not kept:
             self.poller.unregister(client)
@@ -239,6 +139,37 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         )
         return kept
 
+    def _is_parked(self, conn: Connection) -> bool:
+        """Whether this connection, which has something to receive, is left to the poller for now."""
+        if self._parked.pop(conn, None) is not None:
+            # All of it has come and it is its turn, or it has waited for long enough.
+            conn.wakes_at(1)
+            return False
+        hot_path = self.app.hot_path
+        if hot_path is None or not self.alive:
+            return False
+        arrived = conn.arrived(_QUICK_BYTES)
+        length = hot_path.length(arrived)
+        if length is None or not len(arrived) <= length <= _QUICK_BYTES:
+            return False
+        is_whole = len(arrived) == length
+        if is_whole and hot_path.is_idle():
+            return False
+        conn.wakes_at(length + is_whole)
+        self._parked[conn] = _Parked(
+            is_whole, time.monotonic() + (_TURN_SECONDS if is_whole else _REST_SECONDS)
+        )
+        return True
+
+    def _wake_parked(self) -> None:
+        """Let the poller tell of those whose turn it is, or who have waited for long enough."""
+        now, is_idle = time.monotonic(), self.app.hot_path.is_idle()
+        for conn, parked in [*self._parked.items()]:
+            if conn.sock.fileno() < 0:
+                del self._parked[conn]
+            elif parked.until <= now or (parked.is_whole and is_idle) or not self.alive:
+                conn.wakes_at(1)
+
     def _is_offering(self) -> bool:
         return time.monotonic() - self._offered < _OFFER_SECONDS
 
@@ -247,7 +178,8 @@ class Worker(ThreadWorker):  # type: ignore[misc]
 
     def _is_quick(self, conn: Connection) -> bool:
         hot_path = self.app.hot_path
-        return bool(hot_path and hot_path.whole_request(conn.arrived(_QUICK_BYTES)))
+        length = hot_path and hot_path.length(conn.arrived(_QUICK_BYTES))
+        return length is not None and length <= _QUICK_BYTES
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
         try:
@@ -312,6 +244,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             listener.close()
         # gunicorn asks a second time where the stop came before its loop began.
         self.sockets = []
+        self._wake_parked()
         self.wait_for_and_dispatch_events(0)
         now = time.monotonic()
         for connection in self.keepalived_conns:
@@ -328,7 +261,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         elif self._is_offering():
             # Only in its next turn does gunicorn's loop take connections again.
             timeout = min(timeout, _OFFER_TICK_SECONDS)
+        if self._parked:
+            self._wake_parked()
+            timeout = min(timeout, _PARKED_TICK_SECONDS)
         super().wait_for_and_dispatch_events(timeout)
+
+
+class _Parked(NamedTuple):
+    """A small request that waits for its turn, or for its rest if it is not whole."""
+
+    is_whole: bool
+    until: float
+    """As time.monotonic() tells it."""
 
 
 class _Answered:
