@@ -39,6 +39,7 @@ def trained(dataset: Dataset, settings: Settings, seed: int, folder: Path) -> tu
         budget=settings.budget,
         seed=seed,
         validation_fraction=settings.validation_fraction,
+        recipe=settings.recipe,
         checkpoint=None,
         on_epoch=lambda _: None,
         threads=available_cpus(),

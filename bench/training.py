@@ -24,6 +24,7 @@ import torch
 from image_classifier.datasets import prepare
 from image_classifier.datasets.dataset import Dataset, Part
 from image_classifier.network import Classifier
+from image_classifier.recipe import Recipe
 from image_classifier.settings import load_settings
 from image_classifier.training import fit
 
@@ -38,13 +39,16 @@ def accuracy(classifier: Classifier, part: Part) -> float:
     return float(np.concatenate(right).mean())
 
 
-def measure(dataset: Dataset, budget: float, seed: int) -> tuple[float, float, float, dict[str, object]]:
+def measure(
+    dataset: Dataset, budget: float, seed: int, recipe: Recipe
+) -> tuple[float, float, float, dict[str, object]]:
     """Validation accuracy, test accuracy, seconds used, and what the training chose."""
     trained = fit(
         dataset,
         budget=budget,
         seed=seed,
         validation_fraction=0.1,
+        recipe=recipe,
         checkpoint=None,
         on_epoch=lambda _: None,
         threads=available_cpus(),
@@ -59,6 +63,7 @@ def main() -> None:
     )
     parser.add_argument("data")
     parser.add_argument("--budget", action="append", required=True)
+    parser.add_argument("--recipe", default="", help="hyperparameters, as of the command train")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     arguments = parser.parse_args()
 
@@ -70,12 +75,14 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as home:
         for text in arguments.budget:
-            settings = load_settings({"data": arguments.data, "home": home, "budget": text}, {})
+            settings = load_settings(
+                {"data": arguments.data, "home": home, "budget": text, "recipe": arguments.recipe}, {}
+            )
             dataset = prepare(settings)
             name = Path(arguments.data).name
             tests = []
             for seed in arguments.seeds:
-                validated, tested, seconds, chosen = measure(dataset, settings.budget, seed)
+                validated, tested, seconds, chosen = measure(dataset, settings.budget, seed, settings.recipe)
                 tests.append(tested)
                 print(
                     f"| {name} | {text} | {seed} | {seconds:.1f} s | {chosen['width']} | {chosen['epochs_seen']} "

@@ -15,6 +15,7 @@ from image_classifier.gate import judge
 from image_classifier.measurement import evaluate
 from image_classifier.package import Model, write_package
 from image_classifier.pictures import Pictures, take_pictures
+from image_classifier.recipe import Recipe
 from image_classifier.settings import Settings
 from tests.conftest import COLOURS, SIZE, colour_model
 
@@ -215,6 +216,7 @@ def test_a_model_that_was_trained_on_shuffled_labels_is_refused(tmp_path):
         budget=1.0,
         seed=0,
         validation_fraction=0.1,
+        recipe=Recipe(),
         checkpoint=None,
         on_epoch=lambda _: None,
         threads=1,

@@ -54,3 +54,30 @@ print(int(line.split()[1]) // 1024)
         return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
     assert mebibytes("give") < 60 < 100 < mebibytes("keep")
+
+
+def test_large_blocks_that_are_kept_are_not_cleared_again():
+    code = """
+import resource, sys
+import numpy as np
+from image_classifier.memory import keep_large_blocks
+if sys.argv[1] == "keep":
+    keep_large_blocks()
+
+def work():
+    for size in (20, 24, 28):
+        blocks = [np.ones(size * 2**20, np.uint8) for _ in range(3)]
+        del blocks
+
+work()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(5):
+    work()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+    def faults(mode: str) -> int:
+        command = [sys.executable, "-c", code, mode]
+        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+    assert faults("keep") * 10 < faults("leave")

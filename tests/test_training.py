@@ -11,6 +11,7 @@ import torch
 
 from image_classifier.datasets.dataset import Dataset, Part
 from image_classifier.errors import TrainingError
+from image_classifier.recipe import Recipe
 from image_classifier.training import REPORTS, Epoch, Trained, fit, fitted_temperature
 
 
@@ -42,7 +43,13 @@ def stripes(size: int, *, images: int = 240, classes: int = 4, seed: int = 0, gr
 
 
 def train(dataset: Dataset, budget: float, **changes: object) -> Trained:
-    arguments = {"seed": 0, "validation_fraction": 0.2, "checkpoint": None, "on_epoch": lambda _: None}
+    arguments = {
+        "seed": 0,
+        "validation_fraction": 0.2,
+        "recipe": Recipe(),
+        "checkpoint": None,
+        "on_epoch": lambda _: None,
+    }
     return fit(dataset, budget=budget, threads=2, **{**arguments, **changes})  # type: ignore[arg-type]
 
 

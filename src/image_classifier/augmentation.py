@@ -6,32 +6,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-_SHIFT_SHARE = 1 / 16
 _SHIFT_GROUPS = 32
 _MOST_ROTATION = math.radians(10)
 _MOST_STRETCH = 0.1
 
 
-def augment(images: Tensor, *, flips: Tensor | None, distort: bool, generator: torch.Generator) -> Tensor:
+def augment(
+    images: Tensor, *, flips: Tensor | None, shift: float, distort: bool, generator: torch.Generator
+) -> Tensor:
     """Shifted, mirrored and distorted copies of normalised images, float32 [N, C, S, S].
 
-    `flips`, bool [N], says which images are mirrored; None where a mirrored image would be another class.
+    `flips`, bool [N], says which images are mirrored; None where a mirrored image would be another class. `shift` is
+    the most an image is shifted, as a share of its side.
     """
     if distort:
         images = _distorted(images, generator)
-    images = _shifted(images, generator)
+    images = _shifted(images, shift, generator)
     if flips is not None:
         images = torch.where(flips.view(-1, 1, 1, 1), images.flip(3), images)
     return images.contiguous(memory_format=torch.channels_last)
 
 
-def _shifted(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Shift by up to a sixteenth of the side, the border mirrored in.
+def _shifted(images: Tensor, share: float, generator: torch.Generator) -> Tensor:
+    """Shift by up to that share of the side, but at least a pixel if any, the border mirrored in.
 
     Images of a group share their shift: a batch is a random draw, and slices are much cheaper than gathers.
     """
     side = images.size(3)
-    most = max(1, round(side * _SHIFT_SHARE))
+    most = max(1, round(side * share)) if share else 0
     padded = F.pad(images, (most,) * 4, mode="reflect")
     groups = padded.chunk(_SHIFT_GROUPS)
     offsets = torch.randint(0, 2 * most + 1, (len(groups), 2), generator=generator).tolist()

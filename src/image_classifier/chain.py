@@ -190,6 +190,7 @@ def train(settings: Settings, report: Report) -> Package:
             budget=settings.budget,
             seed=settings.seed,
             validation_fraction=settings.validation_fraction,
+            recipe=settings.recipe,
             checkpoint=checkpoint,
             on_epoch=on_epoch,
             threads=available_cpus(),

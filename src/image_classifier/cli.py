@@ -29,7 +29,7 @@ DATA = (
     "validation_fraction",
     "fetch_timeout",
 )
-TRAINING = ("budget", "seed", "mirror", "precision", "retrain", "source_revision")
+TRAINING = ("budget", "seed", "mirror", "precision", "recipe", "retrain", "source_revision")
 GATE = (
     "min_accuracy",
     "min_recall",
@@ -105,7 +105,7 @@ def settings_options(*names: str) -> Callable[[Callable[..., Any]], Callable[...
         command.__name__ = function.__name__
         for name in reversed(dict.fromkeys(names)):
             setting = SETTINGS[name]
-            shown = "none" if setting.default == "" else setting.default
+            shown = str(setting.default) or "none"
             described = f"{setting.help}  [default: {shown}]"
             command = click.option(setting.option, name, default=None, metavar="VALUE", help=described)(
                 command

@@ -4,10 +4,8 @@ import torch
 from torch import Tensor
 
 from image_classifier.network import Network
+from image_classifier.recipe import Recipe
 
-CONVOLUTION_RATE = 0.2
-BIAS_RATE = 0.02
-HEAD_RATE = 0.3
 _CONVOLUTION_MOMENTUM = 0.6
 _MOMENTUM = 0.85
 _NEWTON_SCHULZ_STEPS = 3
@@ -22,14 +20,16 @@ class Optimizer:
     Nesterov momentum.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, network: Network, recipe: Recipe) -> None:
+        self._convolution_rate = recipe.convolution_rate
         parameters = dict(network.named_parameters())
         trained = {name: weight for name, weight in parameters.items() if weight.requires_grad}
         self._convolutions: list[Tensor] = [
             trained.pop(name) for name in list(trained) if name.startswith("convolutions.")
         ]
         self._others: list[tuple[Tensor, float]] = [
-            (weight, HEAD_RATE if name.startswith("head.") else BIAS_RATE) for name, weight in trained.items()
+            (weight, recipe.head_rate if name.startswith("head.") else recipe.bias_rate)
+            for name, weight in trained.items()
         ]
         self._momenta = [torch.zeros_like(weight) for weight in self._all()]
 
@@ -46,7 +46,7 @@ class Optimizer:
             update = _nesterov(weight, next(momenta), _CONVOLUTION_MOMENTUM)
             update = _orthogonalised(update.reshape(len(update), -1)).view_as(weight)
             weight.mul_(len(weight) ** 0.5 / weight.norm())
-            weight.add_(update, alpha=-CONVOLUTION_RATE * share)
+            weight.add_(update, alpha=-self._convolution_rate * share)
         for (weight, rate), momentum in zip(self._others, momenta, strict=True):
             weight.add_(_nesterov(weight, momentum, _MOMENTUM), alpha=-rate * share)
         for weight in self._all():

@@ -13,6 +13,7 @@ TRAINING_SETTINGS = (
     "seed",
     "mirror",
     "precision",
+    "recipe",
     "image_size",
     "validation_fraction",
     "test_fraction",
@@ -31,6 +32,7 @@ TRAINING_CODE = (
     "optimizer.py",
     "package.py",
     "quantization.py",
+    "recipe.py",
     "statistics.py",
     "training.py",
 )
@@ -66,7 +68,7 @@ def fingerprint(code_digest: str, data_digest: str, settings: Settings) -> str:
         "data": data_digest,
         **{name: getattr(settings, name) for name in TRAINING_SETTINGS},
     }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any, NewType
 
 from image_classifier.errors import SettingError
+from image_classifier.recipe import EXPECTED as EXPECTED_RECIPE
+from image_classifier.recipe import Recipe
 
 ENVIRONMENT_PREFIX = "IMAGE_CLASSIFIER_"
 
@@ -101,6 +103,10 @@ class Settings:
         "auto",
         "What the model calculates with; auto: int8 where it is faster and as accurate on the validation split.",
         choices=("auto", "float32", "int8"),
+    )
+    recipe: Recipe = _setting(
+        Recipe(),
+        "Hyperparameters that differ from the default, as `tune` prints them, e.g. 'head_rate=0.4 width=2'.",
     )
     retrain: str = _setting("", "Any new text forces a new training run.")
 
@@ -227,7 +233,7 @@ class Setting:
             raise SettingError(
                 f"{self.name} is {value!r} (from {origin}), but must be one of {', '.join(self.choices)}"
             )
-        if self.type not in (str, Path, bool) and not self.low <= parsed <= self.high:
+        if self.type not in (str, Path, Recipe) and not self.low <= parsed <= self.high:
             bounds = (
                 f"from {self.low:g} to {self.high:g}"
                 if math.isfinite(self.high)
@@ -262,12 +268,14 @@ _PARSERS: dict[Any, Callable[[object], Any]] = {
     Path: lambda value: Path(str(value)).expanduser(),
     int: _parse_int,
     float: _parse_float,
+    Recipe: Recipe.parse,
     Seconds: lambda value: Seconds(_parse_quantity(value, _SECONDS)),
     Bytes: lambda value: Bytes(int(_parse_quantity(value, _BYTES))),
 }
 _EXPECTED: dict[Any, str] = {
     int: "a whole number",
     float: "a number",
+    Recipe: EXPECTED_RECIPE,
     Seconds: "a time such as 90s, 3m or 1h",
     Bytes: "a size such as 20MiB",
 }

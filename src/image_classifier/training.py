@@ -29,12 +29,13 @@ from image_classifier.checkpoint import load_checkpoint, save_checkpoint
 from image_classifier.datasets.dataset import Dataset
 from image_classifier.datasets.split import split_validation
 from image_classifier.errors import TrainingError
+from image_classifier.memory import keep_large_blocks
 from image_classifier.network import Classifier, Network, channel_statistics
 from image_classifier.optimizer import Optimizer
 from image_classifier.progress import Progress
+from image_classifier.recipe import Recipe
 
 REPORTS = 12
-LABEL_SMOOTHING = 0.1
 WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0)
 IMAGES_PER_WIDTH_SQUARED = 110_000
 """How many images a network of width 1 wants to see before a wider one does better in the same time.
@@ -42,6 +43,8 @@ IMAGES_PER_WIDTH_SQUARED = 110_000
 Work for an image grows with the square of the width, and the best width with the fourth root of the budget;
 the constant was found on CIFAR-10's validation split at 30 and 60 seconds.
 """
+_WORTH_ROUNDING = 0.9
+"""Share of float32's time below which bfloat16 is taken: a machine that has no instructions for it is slower."""
 _SMALL_DATA = 10_000
 """Below so many training images each is seen so often that they are distorted, too."""
 _REPORT_IMAGES = 1_000
@@ -86,6 +89,7 @@ def fit(
     budget: float,
     seed: int,
     validation_fraction: float,
+    recipe: Recipe,
     checkpoint: Path | None,
     on_epoch: Callable[[Epoch], None],
     threads: int,
@@ -98,8 +102,9 @@ def fit(
     if len(dataset.classes) < 2:
         raise TrainingError(f"{dataset.source} has one class only; there is nothing to tell apart")
     torch.set_num_threads(threads)
+    keep_large_blocks()
     torch.manual_seed(seed)
-    run = _Run(dataset, budget, seed, validation_fraction, checkpoint)
+    run = _Run(dataset, budget, seed, validation_fraction, recipe, checkpoint)
     run.resume()
     with Progress("training", budget, "s") as progress:
         progress.advance(run.elapsed)
@@ -111,27 +116,42 @@ class _Run:
     """The state of one training."""
 
     def __init__(
-        self, dataset: Dataset, budget: float, seed: int, validation_fraction: float, checkpoint: Path | None
+        self,
+        dataset: Dataset,
+        budget: float,
+        seed: int,
+        validation_fraction: float,
+        recipe: Recipe,
+        checkpoint: Path | None,
     ) -> None:
         self.dataset, self.budget, self.seed, self.checkpoint = dataset, budget, seed, checkpoint
+        self.recipe = recipe
         train, self.validation = split_validation(dataset.train.labels, validation_fraction, seed)
         if len(self.validation) == 0:
             raise TrainingError(
                 f"{dataset.source} has too few images to keep some for validation; add images, at least two a class"
             )
         self.train_indices = train
-        self.batch = _batch_size(len(train))
+        self.batch = min(recipe.batch_size or _batch_size(len(train)), len(train))
         count = self._fitting(_STATISTICS_PIXELS)
         self.sample = np.sort(np.random.default_rng(seed).permutation(train)[:count])
         self.mean, self.deviation = channel_statistics(dataset.train.images[self.sample], grey=dataset.grey)
-        self.width, self.network = self._widest_that_pays(self._pixels(self.sample))
-        self.optimizer = Optimizer(self.network)
+        self.bfloat16, self.width, self.network = self._widest_that_pays(self._pixels(self.sample))
+        self.optimizer = Optimizer(self.network, recipe)
         self.step, self.elapsed = 0, 0.0
         self.history: list[Epoch] = []
         self.best_state: dict[str, Tensor] = {}
         self.best_loss = math.inf
         self.reported = np.sort(np.random.default_rng(seed).permutation(self.validation)[:_REPORT_IMAGES])
-        key = [dataset.digest, dataset.image_size, dataset.mirror, budget, seed, validation_fraction]
+        key = [
+            dataset.digest,
+            dataset.image_size,
+            dataset.mirror,
+            budget,
+            seed,
+            validation_fraction,
+            str(recipe),
+        ]
         self.key = hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
     def _fitting(self, pixels: int) -> int:
@@ -162,14 +182,24 @@ class _Run:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
 
-    def _widest_that_pays(self, sample: Tensor) -> tuple[float, Network]:
-        """The widest network that this machine can show enough images within the budget."""
+    def _widest_that_pays(self, sample: Tensor) -> tuple[bool, float, Network]:
+        """Whether bfloat16 is faster here, and the widest network that can be shown enough images within the budget."""
         images = sample[: min(self.batch, _TIMED_IMAGES)].contiguous(memory_format=torch.channels_last)
         labels = torch.zeros(len(images), dtype=torch.int64)
-        chosen = WIDTHS[0]
-        for width in WIDTHS:
+
+        def seconds_an_image(network: Network, *, bfloat16: bool) -> float:
+            return min(_timed_step(network, images, labels, bfloat16=bfloat16) for _ in range(3)) / len(
+                images
+            )
+
+        widths = (self.recipe.width,) if self.recipe.width else WIDTHS
+        network = self._network(widths[len(widths) // 2], sample)
+        plain, short = (seconds_an_image(network, bfloat16=bfloat16) for bfloat16 in (False, True))
+        bfloat16 = short < _WORTH_ROUNDING * plain
+        chosen = widths[0]
+        for width in widths:
             network = self._network(width, sample)
-            seconds = min(_timed_step(network, images, labels) for _ in range(3)) / len(images)
+            seconds = seconds_an_image(network, bfloat16=bfloat16)
             if width == chosen and seconds * self.batch > self.budget:
                 raise TrainingError(
                     f"a budget of {self.budget:g} s is too short: one step takes {seconds * self.batch:.2g} s "
@@ -178,7 +208,7 @@ class _Run:
             if self.budget / seconds < IMAGES_PER_WIDTH_SQUARED * width**2:
                 break
             chosen = width
-        return chosen, self._network(chosen, sample)
+        return bfloat16, chosen, self._network(chosen, sample)
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented batches from the current step on; each depends on seed and step alone."""
@@ -199,6 +229,7 @@ class _Run:
             images = augment(
                 self._pixels(indices),
                 flips=flips,
+                shift=self.recipe.shift,
                 distort=len(self.train_indices) < _SMALL_DATA,
                 generator=_generator(self.seed, "augmentation", self.step),
             )
@@ -223,7 +254,9 @@ class _Run:
                     self.elapsed = min(time.perf_counter() - started, math.nextafter(self.budget, 0))
 
     def _step(self, images: Tensor, labels: Tensor, learning_rate: float) -> float:
-        loss = F.cross_entropy(self.network(images), labels, label_smoothing=LABEL_SMOOTHING)
+        with _precision(bfloat16=self.bfloat16):
+            logits = self.network(images)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step(learning_rate)
         self.step += 1
@@ -257,6 +290,7 @@ class _Run:
         tensors |= {f"optimizer.{name}": tensor for name, tensor in self.optimizer.state.items()}
         progress = {
             "key": self.key,
+            "bfloat16": self.bfloat16,
             "width": self.width,
             "step": self.step,
             "elapsed": self.elapsed,
@@ -271,9 +305,9 @@ class _Run:
         if found is None or found[1].get("key") != self.key:
             return
         tensors, progress = found
-        self.width = progress["width"]
+        self.bfloat16, self.width = progress["bfloat16"], progress["width"]
         self.network = self._network(self.width, self._pixels(self.sample))
-        self.optimizer = Optimizer(self.network)
+        self.optimizer = Optimizer(self.network, self.recipe)
         self.network.load_state_dict(_under("network.", tensors))
         for name, tensor in _under("optimizer.", tensors).items():
             self.optimizer.state[name].copy_(tensor)
@@ -305,12 +339,13 @@ class _Run:
             validation_accuracy=accuracy,
             seconds=self.elapsed,
             parameters={
+                **asdict(self.recipe),
                 "width": self.width,
                 "batch_size": self.batch,
+                "bfloat16": self.bfloat16,
                 "steps": self.step,
                 "epochs_seen": round(self.step * self.batch / len(self.train_indices), 2),
                 "network_parameters": sum(weight.numel() for weight in self.network.parameters()),
-                "label_smoothing": LABEL_SMOOTHING,
                 "test_time_mirror": mirror,
                 "temperature": temperature,
             },
@@ -341,9 +376,16 @@ def fitted_temperature(logits: Tensor, labels: Tensor) -> float:
     return float(math.exp(found.x))
 
 
-def _timed_step(network: Network, images: Tensor, labels: Tensor) -> float:
+def _precision(*, bfloat16: bool) -> torch.autocast:
+    """Convolutions in bfloat16 or not; weights, sums and gradients of weights are float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
+
+
+def _timed_step(network: Network, images: Tensor, labels: Tensor, *, bfloat16: bool) -> float:
     started = time.perf_counter()
-    F.cross_entropy(network(images), labels).backward()  # type: ignore[no-untyped-call]
+    with _precision(bfloat16=bfloat16):
+        logits = network(images)
+    F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
     return time.perf_counter() - started
 
 
