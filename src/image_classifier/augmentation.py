@@ -23,7 +23,7 @@ def augment(
         images = _distorted(images, generator)
     images = _shifted(images, shift, generator)
     if flips is not None:
-        images = torch.where(flips.view(-1, 1, 1, 1), images.flip(3), images)
+        images = torch.where(flips.view(-1, 1, 1, 1).to(images.device), images.flip(3), images)
     return images.contiguous(memory_format=torch.channels_last)
 
 
@@ -48,12 +48,14 @@ def _shifted(images: Tensor, share: float, generator: torch.Generator) -> Tensor
 def _distorted(images: Tensor, generator: torch.Generator) -> Tensor:
     """Rotate by up to 10 degrees and stretch each axis by up to a tenth."""
     count = len(images)
-    draws = 2 * torch.rand(count, 3, generator=generator) - 1
+    # Drawn on the CPU, so that a seed gives the same everywhere.
+    draws = 2 * torch.rand(count, 3, generator=generator).to(images.device) - 1
     angle = draws[:, 0] * _MOST_ROTATION
     stretch = 1 + _MOST_STRETCH * draws[:, 1:]
+    none = torch.zeros_like(angle)
     rows = [
-        torch.stack([angle.cos() * stretch[:, 0], -angle.sin() * stretch[:, 1], torch.zeros(count)], 1),
-        torch.stack([angle.sin() * stretch[:, 0], angle.cos() * stretch[:, 1], torch.zeros(count)], 1),
+        torch.stack([angle.cos() * stretch[:, 0], -angle.sin() * stretch[:, 1], none], 1),
+        torch.stack([angle.sin() * stretch[:, 0], angle.cos() * stretch[:, 1], none], 1),
     ]
     grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
     return F.grid_sample(images, grid, padding_mode="reflection", align_corners=False)

@@ -23,6 +23,7 @@ from image_classifier.errors import (
     RegistryAwayError,
     RegistryError,
     SourceError,
+    TrainingError,
 )
 from image_classifier.files import write_atomically
 from image_classifier.images import decode
@@ -32,6 +33,7 @@ from image_classifier.settings import Settings
 
 if TYPE_CHECKING:  # these bring PyTorch, MLflow or SciPy, which most commands never need
     from image_classifier.datasets.dataset import Dataset
+    from image_classifier.distributed import Group
     from image_classifier.evaluation import Evaluation
     from image_classifier.gate import Verdict
     from image_classifier.registry import Registry, Version
@@ -130,24 +132,65 @@ def data(settings: Settings, report: Report) -> "Dataset":
     return dataset
 
 
-def train(settings: Settings, report: Report) -> Package:
+def train(settings: Settings, report: Report) -> Package | None:
     """Train within the budget and write the package.
 
-    The same training code, data and parameters are not trained twice: their registered version is fetched.
+    The same training code, data and parameters are not trained twice: their registered version is fetched. Of several
+    processes that torchrun started, the first does all but the training itself, and the others get None.
     """
     share_cpus()
+    from image_classifier.distributed import joined
+
+    with joined() as group:
+        if group.is_first:
+            return _train(settings, report, group)
+        _assist(settings, group)
+        return None
+
+
+def _assist(settings: Settings, group: "Group") -> None:
+    from image_classifier.datasets import prepare
+    from image_classifier.training import assist
+
+    # The first has it ready by then, in the cache where that is shared.
+    digest = group.of_first("")
+    dataset = prepare(settings)
+    if dataset.digest != digest:
+        raise TrainingError(
+            f"process {group.rank} read other data than the first: digest {dataset.digest[:12]}, not {digest[:12]}; "
+            "give all of them the same --data"
+        )
+    if group.of_first(False):
+        return
+    assist(
+        dataset,
+        budget=settings.budget,
+        seed=settings.seed,
+        validation_fraction=settings.validation_fraction,
+        recipe=settings.recipe,
+        threads=group.threads(available_cpus()),
+        device=settings.device,
+        group=group,
+    )
+
+
+def _train(settings: Settings, report: Report, group: "Group") -> Package:
     from image_classifier.export import export_package
     from image_classifier.figures import learning_curve
-    from image_classifier.training import Epoch, fit
+    from image_classifier.training import Epoch, device_named, fit
 
+    device_named(settings.device)
     registry = open_registry(settings, report)
     dataset = data(settings, report)
+    group.of_first(dataset.digest)
     source = Path(__file__).parent
     code_digest = provenance.training_code_digest(source)
     fingerprint = provenance.fingerprint(code_digest, dataset.digest, settings)
     work = work_folder(settings)
 
     known = registry.find(fingerprint)
+    package = None if known else _package_trained_here(work, fingerprint)
+    group.of_first(bool(known or package))
     if known is not None:
         registry.download(known, work.package)
         report(
@@ -155,8 +198,6 @@ def train(settings: Settings, report: Report) -> Package:
             "give --retrain any new text to train again"
         )
         return Package.read(work.package)
-
-    package = _package_trained_here(work, fingerprint)
     if package is not None:
         report("trained before: the package in the work folder is of this code, data and parameters")
         return package
@@ -193,7 +234,9 @@ def train(settings: Settings, report: Report) -> Package:
             recipe=settings.recipe,
             checkpoint=checkpoint,
             on_epoch=on_epoch,
-            threads=available_cpus(),
+            threads=group.threads(available_cpus()),
+            device=settings.device,
+            group=group,
         )
         best = trained.history[-1]
         run.log_parameters(trained.parameters)

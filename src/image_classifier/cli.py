@@ -29,7 +29,7 @@ DATA = (
     "validation_fraction",
     "fetch_timeout",
 )
-TRAINING = ("budget", "seed", "mirror", "precision", "recipe", "retrain", "source_revision")
+TRAINING = ("budget", "seed", "mirror", "precision", "recipe", "device", "retrain", "source_revision")
 GATE = (
     "min_accuracy",
     "min_recall",
@@ -182,6 +182,7 @@ def train(settings: Settings) -> None:
 
     \b
     image-classifier train --data ~/photos --budget 3m
+    torchrun --nproc-per-node 2 --no-python image-classifier train --data ~/photos --budget 3m
     """
     _chain().train(settings, click.echo)
 

@@ -108,6 +108,7 @@ class Settings:
         Recipe(),
         "Hyperparameters that differ from the default, as `tune` prints them, e.g. 'head_rate=0.4 width=2'.",
     )
+    device: str = _setting("cpu", "What trains: the CPUs, or a GPU by CUDA.", choices=("cpu", "cuda"))
     retrain: str = _setting("", "Any new text forces a new training run.")
 
     # Evaluation

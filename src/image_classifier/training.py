@@ -28,6 +28,7 @@ from image_classifier.augmentation import augment
 from image_classifier.checkpoint import load_checkpoint, save_checkpoint
 from image_classifier.datasets.dataset import Dataset
 from image_classifier.datasets.split import split_validation
+from image_classifier.distributed import ALONE, Group
 from image_classifier.errors import TrainingError
 from image_classifier.memory import keep_large_blocks
 from image_classifier.network import Classifier, Network, channel_statistics
@@ -93,23 +94,38 @@ def fit(
     checkpoint: Path | None,
     on_epoch: Callable[[Epoch], None],
     threads: int,
+    device: str = "cpu",
+    group: Group = ALONE,
 ) -> Trained:
     """Train on the training part within `budget` seconds; the validation split makes every choice.
 
-    With a `checkpoint` folder a killed run of the same data and parameters goes on where it was. Raises
-    TrainingError for data that nothing can be learnt from and for a budget too short for a single step.
+    With a `checkpoint` folder a killed run of the same data and parameters goes on where it was. The first process of
+    a `group` calls this, the others `assist`, with the same data and parameters. Raises TrainingError for data that
+    nothing can be learnt from and for a budget too short for a single step.
     """
-    if len(dataset.classes) < 2:
-        raise TrainingError(f"{dataset.source} has one class only; there is nothing to tell apart")
-    torch.set_num_threads(threads)
-    keep_large_blocks()
-    torch.manual_seed(seed)
-    run = _Run(dataset, budget, seed, validation_fraction, recipe, checkpoint)
+    run = _Run(dataset, budget, seed, validation_fraction, recipe, checkpoint, threads, device, group)
     run.resume()
     with Progress("training", budget, "s") as progress:
         progress.advance(run.elapsed)
         run.train(on_epoch, progress)
     return run.result()
+
+
+def assist(
+    dataset: Dataset,
+    *,
+    budget: float,
+    seed: int,
+    validation_fraction: float,
+    recipe: Recipe,
+    threads: int,
+    device: str,
+    group: Group,
+) -> None:
+    """Train with the first process of the group, which reports and keeps what comes of it."""
+    run = _Run(dataset, budget, seed, validation_fraction, recipe, None, threads, device, group)
+    run.resume()
+    run.train(lambda _: None, progress=None)
 
 
 class _Run:
@@ -123,7 +139,16 @@ class _Run:
         validation_fraction: float,
         recipe: Recipe,
         checkpoint: Path | None,
+        threads: int,
+        device: str,
+        group: Group,
     ) -> None:
+        if len(dataset.classes) < 2:
+            raise TrainingError(f"{dataset.source} has one class only; there is nothing to tell apart")
+        torch.set_num_threads(threads)
+        keep_large_blocks()
+        torch.manual_seed(seed)
+        self.device, self.group = device_named(device), group
         self.dataset, self.budget, self.seed, self.checkpoint = dataset, budget, seed, checkpoint
         self.recipe = recipe
         train, self.validation = split_validation(dataset.train.labels, validation_fraction, seed)
@@ -132,12 +157,20 @@ class _Run:
                 f"{dataset.source} has too few images to keep some for validation; add images, at least two a class"
             )
         self.train_indices = train
-        self.batch = min(recipe.batch_size or _batch_size(len(train)), len(train))
+        batch = min(recipe.batch_size or _batch_size(len(train)), len(train))
+        self.batch = batch // group.size * group.size
+        if self.batch == 0:
+            raise TrainingError(
+                f"{group.size} processes are more than the {batch} images of a step; start fewer"
+            )
         count = self._fitting(_STATISTICS_PIXELS)
         self.sample = np.sort(np.random.default_rng(seed).permutation(train)[:count])
         self.mean, self.deviation = channel_statistics(dataset.train.images[self.sample], grey=dataset.grey)
-        self.bfloat16, self.width, self.network = self._widest_that_pays(self._pixels(self.sample))
-        self.optimizer = Optimizer(self.network, recipe)
+        sample = self._pixels(self.sample)
+        self.bfloat16, self.width = group.of_first(
+            self._widest_that_pays(sample) if group.is_first else (False, 0.0)
+        )
+        self._begin(sample)
         self.step, self.elapsed = 0, 0.0
         self.history: list[Epoch] = []
         self.best_state: dict[str, Tensor] = {}
@@ -154,6 +187,11 @@ class _Run:
         ]
         self.key = hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
+    def _begin(self, sample: Tensor) -> None:
+        self.network = self._network(self.width, sample)
+        self.averaging = self.group.averaging(self.network)
+        self.optimizer = Optimizer(self.network, self.recipe)
+
     def _fitting(self, pixels: int) -> int:
         """How many images have `pixels` together, at least 64."""
         return max(64, pixels // self.dataset.image_size**2)
@@ -167,8 +205,11 @@ class _Run:
         images = self.dataset.train.images[indices]
         if self.dataset.grey:
             images = images[..., :1]
-        pixels = torch.from_numpy(np.ascontiguousarray(images)).permute(0, 3, 1, 2).float()
-        return (pixels - self.mean.view(1, -1, 1, 1)) / self.deviation.view(1, -1, 1, 1)
+        pixels = torch.from_numpy(np.ascontiguousarray(images)).to(self.device).permute(0, 3, 1, 2).float()
+        mean, deviation = (
+            figures.view(1, -1, 1, 1).to(self.device) for figures in (self.mean, self.deviation)
+        )
+        return (pixels - mean) / deviation
 
     def _network(self, width: float, sample: Tensor) -> Network:
         torch.manual_seed(self.seed)
@@ -179,16 +220,16 @@ class _Run:
             width=width,
         )
         network.whiten(sample)
-        network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
 
-    def _widest_that_pays(self, sample: Tensor) -> tuple[bool, float, Network]:
+    def _widest_that_pays(self, sample: Tensor) -> tuple[bool, float]:
         """Whether bfloat16 is faster here, and the widest network that can be shown enough images within the budget."""
         images = sample[: min(self.batch, _TIMED_IMAGES)].contiguous(memory_format=torch.channels_last)
-        labels = torch.zeros(len(images), dtype=torch.int64)
+        labels = torch.zeros(len(images), dtype=torch.int64, device=self.device)
 
         def seconds_an_image(network: Network, *, bfloat16: bool) -> float:
-            return min(_timed_step(network, images, labels, bfloat16=bfloat16) for _ in range(3)) / len(
+            return min(self._timed_step(network, images, labels, bfloat16=bfloat16) for _ in range(3)) / len(
                 images
             )
 
@@ -205,10 +246,10 @@ class _Run:
                     f"a budget of {self.budget:g} s is too short: one step takes {seconds * self.batch:.2g} s "
                     "here; give a larger --budget or a smaller --image-size"
                 )
-            if self.budget / seconds < IMAGES_PER_WIDTH_SQUARED * width**2:
+            if self.budget * self.group.size / seconds < IMAGES_PER_WIDTH_SQUARED * width**2:
                 break
             chosen = width
-        return bfloat16, chosen, self._network(chosen, sample)
+        return bfloat16, chosen
 
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented batches from the current step on; each depends on seed and step alone."""
@@ -222,7 +263,7 @@ class _Run:
                     len(self.train_indices), generator=_generator(self.seed, "order", epoch)
                 )
             start = self.step % per_epoch * self.batch
-            chosen = order[start : start + self.batch]
+            chosen = self.group.share(order[start : start + self.batch])
             indices = self.train_indices[chosen.numpy()]
             # Each image is seen as it is and mirrored in turn (airbench), instead of by chance.
             flips = first_flips[chosen] ^ bool(epoch % 2) if self.dataset.mirror else None
@@ -231,19 +272,26 @@ class _Run:
                 flips=flips,
                 shift=self.recipe.shift,
                 distort=len(self.train_indices) < _SMALL_DATA,
-                generator=_generator(self.seed, "augmentation", self.step),
+                generator=_generator(self.seed, f"augmentation {self.group.rank}", self.step),
             )
-            yield images, torch.from_numpy(self.dataset.train.labels[indices])
+            yield images, self._labels(indices)
 
-    def train(self, on_epoch: Callable[[Epoch], None], progress: Progress) -> None:
+    def _labels(self, indices: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(self.dataset.train.labels[indices]).to(self.device)
+
+    def train(self, on_epoch: Callable[[Epoch], None], progress: Progress | None) -> None:
         started = time.perf_counter() - self.elapsed
         losses: list[float] = []
         batches = self._batches()
         self.network.train()
-        while self.elapsed < self.budget:
+        # The first process's clock is everybody's.
+        while (now := self.group.number_of_first(self.elapsed)) < self.budget:
+            self.elapsed = now
             share_left = 1 - self.elapsed / self.budget
             losses.append(self._step(*next(batches), share_left))
             before, self.elapsed = self.elapsed, time.perf_counter() - started
+            if progress is None:
+                continue
             progress.advance(self.elapsed - before, f"loss {losses[-1]:.3f}")
             is_over = self.elapsed >= self.budget
             if is_over or self.elapsed / self.budget * REPORTS >= len(self.history) + 1:
@@ -254,8 +302,8 @@ class _Run:
                     self.elapsed = min(time.perf_counter() - started, math.nextafter(self.budget, 0))
 
     def _step(self, images: Tensor, labels: Tensor, learning_rate: float) -> float:
-        with _precision(bfloat16=self.bfloat16):
-            logits = self.network(images)
+        with self._precision(bfloat16=self.bfloat16):
+            logits = self.averaging(images)
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step(learning_rate)
@@ -264,12 +312,25 @@ class _Run:
             raise TrainingError(f"the loss became {loss.item()} at step {self.step}; try another --seed")
         return loss.item()
 
+    def _precision(self, *, bfloat16: bool) -> torch.autocast:
+        """Convolutions in bfloat16 or not; weights, sums and gradients of weights are float32."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=bfloat16)
+
+    def _timed_step(self, network: Network, images: Tensor, labels: Tensor, *, bfloat16: bool) -> float:
+        started = time.perf_counter()
+        with self._precision(bfloat16=bfloat16):
+            logits = network(images)
+        loss = F.cross_entropy(logits.float(), labels)
+        loss.backward()  # type: ignore[no-untyped-call]
+        loss.item()  # waits for the device
+        return time.perf_counter() - started
+
     def _report(self, learning_rate: float, train_loss: float, on_epoch: Callable[[Epoch], None]) -> None:
         self.network.eval()
         with torch.inference_mode():
             logits = torch.cat([self.network(self._pixels(part)) for part in self._in_parts(self.reported)])
         self.network.train()
-        labels = torch.from_numpy(self.dataset.train.labels[self.reported])
+        labels = self._labels(self.reported)
         loss = float(F.cross_entropy(logits, labels))
         accuracy = float((logits.argmax(1) == labels).float().mean())
         if not math.isfinite(loss):
@@ -301,13 +362,12 @@ class _Run:
 
     def resume(self) -> None:
         """Take up the checkpoint, if there is one of the same data and parameters."""
-        found = load_checkpoint(self.checkpoint) if self.checkpoint else None
+        found = self.group.of_first(load_checkpoint(self.checkpoint) if self.checkpoint else None)
         if found is None or found[1].get("key") != self.key:
             return
         tensors, progress = found
         self.bfloat16, self.width = progress["bfloat16"], progress["width"]
-        self.network = self._network(self.width, self._pixels(self.sample))
-        self.optimizer = Optimizer(self.network, self.recipe)
+        self._begin(self._pixels(self.sample))
         self.network.load_state_dict(_under("network.", tensors))
         for name, tensor in _under("optimizer.", tensors).items():
             self.optimizer.state[name].copy_(tensor)
@@ -318,8 +378,9 @@ class _Run:
 
     def result(self) -> Trained:
         """The best state, with the test-time mirror where it helps on the validation split."""
+        self.device = torch.device("cpu")
         self.network.load_state_dict(self.best_state)
-        self.network.eval()
+        self.network.to(self.device).eval()
         labels = torch.from_numpy(self.dataset.train.labels[self.validation])
         accuracy, mirror, logits = max(
             (
@@ -343,6 +404,7 @@ class _Run:
                 "width": self.width,
                 "batch_size": self.batch,
                 "bfloat16": self.bfloat16,
+                "processes": self.group.size,
                 "steps": self.step,
                 "epochs_seen": round(self.step * self.batch / len(self.train_indices), 2),
                 "network_parameters": sum(weight.numel() for weight in self.network.parameters()),
@@ -357,6 +419,13 @@ class _Run:
         images = self.dataset.train.images
         parts = self._in_parts(self.validation)
         return torch.cat([classifier.logits(torch.tensor(images[part])) for part in parts])
+
+
+def device_named(name: str) -> torch.device:
+    """The device "cpu" or "cuda"; raises TrainingError where there is none."""
+    if name == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("device is 'cuda', but PyTorch finds no GPU here; train with --device cpu")
+    return torch.device(name)
 
 
 def fitted_temperature(logits: Tensor, labels: Tensor) -> float:
@@ -374,19 +443,6 @@ def fitted_temperature(logits: Tensor, labels: Tensor) -> float:
 
     found = minimize_scalar(loss, bounds=_LOG_TEMPERATURES, method="bounded")
     return float(math.exp(found.x))
-
-
-def _precision(*, bfloat16: bool) -> torch.autocast:
-    """Convolutions in bfloat16 or not; weights, sums and gradients of weights are float32."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=bfloat16)
-
-
-def _timed_step(network: Network, images: Tensor, labels: Tensor, *, bfloat16: bool) -> float:
-    started = time.perf_counter()
-    with _precision(bfloat16=bfloat16):
-        logits = network(images)
-    F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
-    return time.perf_counter() - started
 
 
 def _batch_size(images: int) -> int:
