@@ -30,12 +30,13 @@ def test_a_process_that_nobody_started_with_others_is_alone():
 def test_two_processes_share_a_batch_and_average_its_gradient(tmp_path):
     script = tmp_path / "together.py"
     script.write_text("""
+import os
 import sys
 import torch
 from image_classifier.distributed import joined
 
 images = torch.arange(12.0).view(6, 2)
-with joined() as group:
+with joined(os.environ) as group:
     torch.manual_seed(group.rank)
     network = torch.nn.Linear(2, 1, bias=False)
     together = group.averaging(network)

@@ -7,7 +7,8 @@ import getpass
 import json
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -29,7 +30,7 @@ from image_classifier.files import write_atomically
 from image_classifier.images import decode
 from image_classifier.package import Model, Package, likeliest
 from image_classifier.platform.results import clipped, leave_results
-from image_classifier.settings import Settings
+from image_classifier.settings import SETTINGS, Settings
 
 if TYPE_CHECKING:  # these bring PyTorch, MLflow or SciPy, which most commands never need
     from image_classifier.datasets.dataset import Dataset
@@ -136,16 +137,29 @@ def train(settings: Settings, report: Report) -> Package | None:
     """Train within the budget and write the package.
 
     The same training code, data and parameters are not trained twice: their registered version is fetched. Of several
-    processes that torchrun started, the first does all but the training itself, and the others get None.
+    processes the first does all but the training itself, and the others get None.
     """
     share_cpus()
     from image_classifier.distributed import joined
 
-    with joined() as group:
+    with _helped(settings) as environment, joined({**os.environ, **environment}) as group:
         if group.is_first:
             return _train(settings, report, group)
         _assist(settings, group)
         return None
+
+
+def _helped(settings: Settings) -> AbstractContextManager[Mapping[str, str]]:
+    """Starts the other processes that the settings ask for; gives what tells this one of them."""
+    if settings.training_processes == 1 or "WORLD_SIZE" in os.environ:
+        return nullcontext({})
+    from image_classifier.local_processes import helping_processes
+    from image_classifier.platform.training_job import helping_pods, is_in_cluster
+
+    if is_in_cluster():
+        return helping_pods(os.environ, processes=settings.training_processes)
+    given = {setting.variables[0]: str(getattr(settings, setting.name)) for setting in SETTINGS.values()}
+    return helping_processes(given, processes=settings.training_processes)
 
 
 def _assist(settings: Settings, group: "Group") -> None:
@@ -260,9 +274,10 @@ def _train(settings: Settings, report: Report, group: "Group") -> Package:
             precision=settings.precision,
             threads=available_cpus(),
         )
+    together = f" in {group.size} processes" if group.size > 1 else ""
     report(
-        f"trained for {trained.seconds:.1f} s: {package.provenance['validation_accuracy']:.2%} of the validation "
-        f"images are right; the package is in {work.package}"
+        f"trained for {trained.seconds:.1f} s{together}: {package.provenance['validation_accuracy']:.2%} of the "
+        f"validation images are right; the package is in {work.package}"
     )
     return package
 

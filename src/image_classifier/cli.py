@@ -29,7 +29,17 @@ DATA = (
     "validation_fraction",
     "fetch_timeout",
 )
-TRAINING = ("budget", "seed", "mirror", "precision", "recipe", "device", "retrain", "source_revision")
+TRAINING = (
+    "budget",
+    "seed",
+    "mirror",
+    "precision",
+    "recipe",
+    "device",
+    "training_processes",
+    "retrain",
+    "source_revision",
+)
 GATE = (
     "min_accuracy",
     "min_recall",
@@ -182,7 +192,8 @@ def train(settings: Settings) -> None:
 
     \b
     image-classifier train --data ~/photos --budget 3m
-    torchrun --nproc-per-node 2 --no-python image-classifier train --data ~/photos --budget 3m
+    image-classifier train --data ~/photos --budget 3m --training-processes 2
+    torchrun --nnodes 2 --rdzv-endpoint HOST:29500 --no-python image-classifier train --data /shared/photos
     """
     _chain().train(settings, click.echo)
 

@@ -1,6 +1,5 @@
 """Several processes that train one network: those that torchrun started, or the pods of an indexed Job."""
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,22 +69,26 @@ ALONE = Group(rank=0, size=1, local_size=1)
 
 
 @contextmanager
-def joined(environment: Mapping[str, str] = os.environ) -> Iterator[Group]:
+def joined(environment: Mapping[str, str]) -> Iterator[Group]:
     """The group that the environment names, as torchrun does (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); else ALONE.
 
-    Raises TrainingError where the others do not come, or one of them ends before its time.
+    Pods of an indexed Job have their place in it instead of a RANK; the first process is not one of them. Raises
+    TrainingError where the others do not come, or one of them ends before its time.
     """
     if int(environment.get("WORLD_SIZE", "1")) == 1:
         yield ALONE
         return
-    group = Group(
-        int(environment["RANK"]),
-        int(environment["WORLD_SIZE"]),
-        int(environment.get("LOCAL_WORLD_SIZE", "1")),
-    )
-    others = f"the {group.size} processes of this training at {environment.get('MASTER_ADDR')}"
+    rank = environment.get("RANK") or str(int(environment["JOB_COMPLETION_INDEX"]) + 1)
+    group = Group(int(rank), int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_WORLD_SIZE", "1")))
+    others = f"the {group.size} processes of this training at {environment['MASTER_ADDR']}"
     try:
-        torch.distributed.init_process_group("gloo", timeout=timedelta(seconds=_JOIN_SECONDS))
+        torch.distributed.init_process_group(
+            "gloo",
+            init_method=f"tcp://{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}",
+            rank=group.rank,
+            world_size=group.size,
+            timeout=timedelta(seconds=_JOIN_SECONDS),
+        )
     except (RuntimeError, ValueError) as error:  # torch.distributed's own errors are RuntimeErrors
         raise TrainingError(f"{others} did not come together: {_first_line(error)}") from error
     try:

@@ -20,7 +20,9 @@ class Optimizer:
     Nesterov momentum.
     """
 
-    def __init__(self, network: Network, recipe: Recipe) -> None:
+    def __init__(self, network: Network, recipe: Recipe, *, bfloat16: bool) -> None:
+        """With `bfloat16` the momentum is orthogonalised in it, as Muon's author does: it need be so only roughly."""
+        self._precision = torch.bfloat16 if bfloat16 else torch.float32
         self._convolution_rate = recipe.convolution_rate
         parameters = dict(network.named_parameters())
         trained = {name: weight for name, weight in parameters.items() if weight.requires_grad}
@@ -44,7 +46,8 @@ class Optimizer:
         momenta = iter(self._momenta)
         for weight in self._convolutions:
             update = _nesterov(weight, next(momenta), _CONVOLUTION_MOMENTUM)
-            update = _orthogonalised(update.reshape(len(update), -1)).view_as(weight)
+            matrix = update.reshape(len(update), -1).to(self._precision)
+            update = _orthogonalised(matrix).to(weight.dtype).view_as(weight)
             weight.mul_(len(weight) ** 0.5 / weight.norm())
             weight.add_(update, alpha=-self._convolution_rate * share)
         for (weight, rate), momentum in zip(self._others, momenta, strict=True):

@@ -22,7 +22,7 @@ class Recipe:
     batch_size: int = _part(0, 0, 4096)
     """Images of a step; 0: by the number of images."""
     label_smoothing: float = _part(0.1, 0.0, 0.5)
-    convolution_rate: float = _part(0.2, 1e-4, 2.0)
+    convolution_rate: float = _part(0.08, 1e-4, 2.0)
     """Learning rate of the convolutions at the start, of Muon."""
     bias_rate: float = _part(0.02, 1e-5, 1.0)
     """Learning rate of the biases at the start, of SGD."""

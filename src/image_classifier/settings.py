@@ -109,6 +109,9 @@ class Settings:
         "Hyperparameters that differ from the default, as `tune` prints them, e.g. 'head_rate=0.4 width=2'.",
     )
     device: str = _setting("cpu", "What trains: the CPUs, or a GPU by CUDA.", choices=("cpu", "cuda"))
+    training_processes: int = _setting(
+        1, "Processes that train one model together; in a cluster each has a pod of its own.", low=1, high=64
+    )
     retrain: str = _setting("", "Any new text forces a new training run.")
 
     # Evaluation

@@ -127,6 +127,13 @@ class Cluster:
         self.kubectl("apply", "-f", "-", text=yaml.safe_dump(namespace))
         self.kubectl("apply", "-k", str(ROOT / "config" / "namespace"))
 
+    def allow_distributed_training(self) -> None:
+        """As config/README.md says it to the operator."""
+        self.kubectl("apply", "-k", str(ROOT / "config" / "distributed"))
+        name = "image-classifier-distributed"
+        account = f"--serviceaccount={self.namespace}:{name}"
+        self.kubectl("create", "rolebinding", name, f"--role={name}", account)
+
     # What a developer types
 
     def tanzu(self, *arguments: str, cwd: Path | None = None) -> str:

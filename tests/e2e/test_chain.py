@@ -151,6 +151,19 @@ def test_the_pod_of_a_step_may_be_lost(cluster: Cluster, flowers: str):
     settled(cluster, flowers)
 
 
+def test_two_pods_train_one_model_where_the_operator_allows_it(cluster: Cluster, flowers: str):
+    together = {**BETTER, "training_processes": "2"}
+    cluster.change(flowers, **together)
+    print(unwell(cluster, flowers, "train", "image-classifier-distributed"))
+    cluster.allow_distributed_training()
+    cluster.change(flowers, **together, retrain="allowed")
+    settled(cluster, flowers)
+    assert "in 2 processes" in cluster.log(cluster.runs(flowers, "train")[-1], "train")
+    assert not cluster.get("jobs")["items"]
+    cluster.change(flowers, **BETTER, training_processes=None, retrain=None)
+    settled(cluster, flowers)
+
+
 def test_a_folder_of_a_laptop_goes_the_same_way(cluster: Cluster, repository: Repository):
     registry = cluster.environment.get("E2E_REGISTRY")
     if not registry:

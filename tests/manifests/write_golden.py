@@ -37,6 +37,7 @@ FULL = {
     "max_latency": "100ms",
     "accept_timeout": "5m",
     "retrain": "2026-11-23",
+    "training_processes": 2,
     "training_timeout": "3h",
     "training_resources": {"requests": {"cpu": "4", "memory": "8Gi"}, "limits": {"memory": "8Gi"}},
     "min_scale": 1,
