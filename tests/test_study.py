@@ -6,7 +6,6 @@ import time
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 from optuna.trial import TrialState

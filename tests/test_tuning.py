@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -120,7 +121,7 @@ def test_two_workers_train_at_the_same_time(searched):
         for trial in searched.trials
         if "seconds" in trial.user_attrs
     )
-    assert any(second[0] < first[1] for first, second in zip(spans, spans[1:], strict=False))
+    assert any(second[0] < first[1] for first, second in pairwise(spans))
 
 
 def test_a_killed_and_an_interrupted_search_go_on_in_the_same_run(searched):

@@ -59,8 +59,10 @@ class Records:
         studies = list(studies)
         for study in studies:
             study.give_up_abandoned()
+        # First the runs: another machine makes a run after its trial.
+        runs = self.registry.running_children(self.parent)
         alive = {(study.name, str(trial.number)) for study in studies for trial in study.running()}
-        for run, tags in self.registry.running_children(self.parent):
+        for run, tags in runs:
             if (tags.get(_STUDY), tags.get(_TRIAL)) not in alive:
                 end_run(run, "KILLED", "abandoned")
 

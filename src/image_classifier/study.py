@@ -337,5 +337,7 @@ def _shown(address: str) -> str:
 def _in_words(error: BaseException) -> str:
     if isinstance(error, NoSuchModuleError):
         return "there is no such kind of database; sqlite, postgresql and mysql are known"
+    if isinstance(error, OSError):
+        return f"{error.strerror}: {error.filename}"
     text = str(getattr(error, "orig", None) or error)
     return clip(" ".join(text.split()), _LONGEST_MESSAGE)

@@ -135,7 +135,7 @@ class _Tuning:
             is_first = not any(trial.state.is_finished() for trial in self.trials.trials())
             if end - time.monotonic() < conductor.longest and not is_first:
                 return None
-            self._end_abandoned()
+            self.trials.give_up_abandoned()
             return self.trials.ask(self._settings.seed)
 
         conductor.keep_busy(self.trials, next_training)
