@@ -32,9 +32,11 @@ def next_message(trainer: Trainer) -> Message:
     return trainer.receive()
 
 
-def last_message(trainer: Trainer) -> Message:
+def outcome(trainer: Trainer) -> Message:
+    """What the training came to; afterwards the trainer is ready for the next."""
     while isinstance(message := next_message(trainer), Epoch):
         pass
+    assert next_message(trainer) == Ready()
     return message
 
 
@@ -49,7 +51,7 @@ def trainer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Trainer]:
 def test_a_training_reports_while_it_runs_and_gives_its_result(trainer):
     trainer.begin(Job(Recipe(width=0.5), 3))
     assert isinstance(next_message(trainer), Epoch)
-    result = last_message(trainer)
+    result = outcome(trainer)
     assert isinstance(result, Result)
     assert 0.1 < result.accuracy <= 1
     assert result.images == 144
@@ -60,16 +62,16 @@ def test_a_training_ends_early_when_asked_and_the_next_one_runs(trainer):
     trainer.begin(Job(Recipe(), 0))
     assert isinstance(next_message(trainer), Epoch)
     trainer.stop_training()
-    assert last_message(trainer) == Stopped()
+    assert outcome(trainer) == Stopped()
     trainer.stop_training()  # too late for one, and not for the next
     time.sleep(0.3)
     trainer.begin(Job(Recipe(width=0.5), 0))
-    assert isinstance(last_message(trainer), Result)
+    assert isinstance(outcome(trainer), Result)
 
 
 def test_a_training_that_cannot_be_says_why(trainer):
     trainer.begin(Job(Recipe(width=8.0, batch_size=4096), 0))
-    failure = last_message(trainer)
+    failure = outcome(trainer)
     assert isinstance(failure, Failure)
     assert "too short: one step takes" in failure.reason
 
@@ -79,8 +81,7 @@ def test_a_process_that_is_killed_is_said_and_replaced(trainer):
     assert isinstance(next_message(trainer), Epoch)
     before = trainer.process_id
     os.kill(before, signal.SIGKILL)
-    assert last_message(trainer) == Failure("the process that trained it was ended by signal 9")
-    assert next_message(trainer) == Ready()
+    assert outcome(trainer) == Failure("the process that trained it was ended by signal 9")
     assert trainer.process_id != before
 
 

@@ -91,11 +91,11 @@ class Conductor:
         """Give the trainers work until there is no more and all of it is done."""
         while True:
             while self._idle and (training := next_training()) is not None:
-                trainer = self._idle.pop()
+                trainer = self._idle.pop(0)
                 # The process begins while the run is made.
                 trainer.begin(Job(training.recipe, training.seed))
                 self._under_way[trainer] = study, training, self._records.start_run(study, training)
-            if not self._under_way:
+            if self._idle and not self._under_way:
                 return
             self._hear()
             self._show_progress()
@@ -115,6 +115,9 @@ class Conductor:
     def _take(self, trainer: Trainer, message: Message) -> None:
         if isinstance(message, Ready):
             self._idle.append(trainer)
+        elif trainer in self._idle:
+            # It died without work; the process in its place says when it is ready.
+            self._idle.remove(trainer)
         elif trainer not in self._under_way:
             raise TuningError(f"no training can be started: {message}")
         elif isinstance(message, Epoch):

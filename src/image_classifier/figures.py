@@ -192,7 +192,7 @@ def tuning_course(
         color = "tab:blue" if position else "tab:orange"
         fresh.plot([position] * len(finalist.accuracies), finalist.accuracies, "o", color=color, alpha=0.4)
         fresh.plot(position, finalist.mean, "_", color=color, ms=24, mew=2)
-    fresh.set_xticks(range(len(finalists)), ["default", *"ABCDEFGH"][: len(finalists)])
+    fresh.set_xticks(range(len(finalists)), [finalist.label for finalist in finalists])
     fresh.set(title="On fresh seeds", ylabel="validation accuracy")
     if not finalists:
         fresh.text(0.5, 0.5, "not tried yet", ha="center", transform=fresh.transAxes)

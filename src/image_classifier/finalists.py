@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 
 import numpy as np
 from scipy.stats import t as student
@@ -18,6 +19,8 @@ LEAST_SEEDS = 2
 class Finalist:
     """A recipe that was trained on several seeds."""
 
+    label: str
+    """A letter, for a picture and its legend; "default" for the default."""
     recipe: Recipe
     accuracies: tuple[float, ...]
     """On the validation split, by seed."""
@@ -50,9 +53,10 @@ def compare_with_default(
     variance = max(float((noise**2).sum()) / freedom, 1 / (12 * images**2))
     margin = float(student.isf(SIGNIFICANCE / (count - 1), freedom)) * math.sqrt(2 * variance / seeds)
     gains = table.mean(axis=0) - table[:, 0].mean()
+    labels = ["default", *ascii_uppercase[: count - 1]]
     return [
-        Finalist(recipe, tuple(column), float(gain), float(gain - margin))
-        for recipe, column, gain in zip(recipes, table.T.tolist(), gains, strict=True)
+        Finalist(label, recipe, tuple(column), float(gain), float(gain - margin))
+        for label, recipe, column, gain in zip(labels, recipes, table.T.tolist(), gains, strict=True)
     ]
 
 

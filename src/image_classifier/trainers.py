@@ -11,6 +11,7 @@ from multiprocessing.connection import Connection, wait
 
 from image_classifier.cpus import available_cpus
 from image_classifier.datasets import prepare
+from image_classifier.datasets.dataset import Dataset
 from image_classifier.recipe import Recipe
 from image_classifier.settings import Settings
 from image_classifier.training import Epoch, fit
@@ -48,7 +49,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class Ready:
-    """The process waits for work."""
+    """The process waits for work: at first, and after each training."""
 
 
 @dataclass(frozen=True)
@@ -144,40 +145,41 @@ def _work(connection: Connection, settings: Settings, threads: int) -> None:
     # Several bars would write over each other; whoever sends the work shows how far all of it is.
     with contextlib.suppress(EOFError, OSError), contextlib.redirect_stderr(io.StringIO()):
         dataset = prepare(settings)
-        connection.send(Ready())
         while True:
-            job = connection.recv()
-            if job == _STOP:  # it came too late
-                continue
+            connection.send(Ready())
+            while (job := connection.recv()) == _STOP:
+                pass  # it came too late for the training before
+            connection.send(_outcome(connection, dataset, job, settings, threads))
 
-            def on_epoch(epoch: Epoch) -> None:
-                connection.send(epoch)
-                # An answer is not waited for: training time is for training.
-                if connection.poll() and connection.recv() == _STOP:
-                    raise _StoppedError
 
-            try:
-                trained = fit(
-                    dataset,
-                    budget=settings.budget,
-                    seed=job.seed,
-                    validation_fraction=settings.validation_fraction,
-                    recipe=job.recipe,
-                    checkpoint=None,
-                    on_epoch=on_epoch,
-                    threads=threads,
-                )
-            except _StoppedError:
-                connection.send(Stopped())
-            except (EOFError, OSError):
-                raise
-            except Exception as error:  # whatever a recipe leads to is a result of its trial
-                connection.send(Failure(" ".join(str(error).split()) or type(error).__name__))
-            else:
-                loss = min(epoch.validation_loss for epoch in trained.history)
-                connection.send(
-                    Result(trained.validation_accuracy, loss, len(trained.validation), trained.parameters)
-                )
+def _outcome(
+    connection: Connection, dataset: Dataset, job: Job, settings: Settings, threads: int
+) -> Result | Failure | Stopped:
+    def on_epoch(epoch: Epoch) -> None:
+        connection.send(epoch)
+        # An answer is not waited for: training time is for training.
+        if connection.poll() and connection.recv() == _STOP:
+            raise _StoppedError
+
+    try:
+        trained = fit(
+            dataset,
+            budget=settings.budget,
+            seed=job.seed,
+            validation_fraction=settings.validation_fraction,
+            recipe=job.recipe,
+            checkpoint=None,
+            on_epoch=on_epoch,
+            threads=threads,
+        )
+    except _StoppedError:
+        return Stopped()
+    except (EOFError, OSError):
+        raise
+    except Exception as error:  # whatever a recipe leads to is a result of its trial
+        return Failure(" ".join(str(error).split()) or type(error).__name__)
+    loss = min(epoch.validation_loss for epoch in trained.history)
+    return Result(trained.validation_accuracy, loss, len(trained.validation), trained.parameters)
 
 
 @contextmanager

@@ -242,9 +242,11 @@ def _conclude(settings: Settings, tuning: _Tuning, run: Run, report: Report) -> 
 
 
 def _in_a_line(finalist: Finalist) -> str:
+    line = f"{finalist.label:7}  {finalist.mean:7.2%}"
+    if finalist.recipe == Recipe():
+        return line
     gain, least = 100 * finalist.gain, 100 * finalist.least_gain
-    compared = "" if finalist.recipe == Recipe() else f"{gain:+.2f} points (at least {least:+.2f})"
-    return f"{finalist.mean:7.2%}  {compared:32}  {str(finalist.recipe) or 'the default'}"
+    return f"{line}  {gain:+.2f} points (at least {least:+.2f})  {finalist.recipe}"
 
 
 def _recommendation(settings: Settings, chosen: Finalist) -> list[str]:
