@@ -41,7 +41,8 @@ from image_classifier.trainers import started_trainers
 SEARCH_SHARE = 2 / 3
 """Of the time, for the search; the rest is for fresh seeds."""
 FINALISTS = 3
-"""How many recipes are tried on fresh seeds beside the default."""
+"""Most recipes that are tried on fresh seeds beside the default: fewer where there is not time for SEEDS seeds."""
+SEEDS = 3
 LEAST_TRAININGS = 6
 """Two to search with, and two recipes on two fresh seeds."""
 _PAUSE = 1.0
@@ -104,6 +105,7 @@ class _Tuning:
         self._settings, self._records = settings, records
         # With more time the search goes on, and others may be the best.
         self._key = f"finalists after {settings.tune_budget:g} s"
+        self._over = f"over after {settings.tune_budget:g} s"
 
     def work(self) -> None:
         """Search, then try the best on fresh seeds, for as long as there is time."""
@@ -111,7 +113,7 @@ class _Tuning:
         self._end_abandoned()
         searched = seconds_spent(self.trials.trials())
         spent = seconds_spent([*self.trials.trials(), *self.fresh.trials()])
-        if settings.tune_budget - spent < settings.budget:
+        if self.fresh.attribute(self._over):
             return
         if searched:
             self._records.say(f"going on after {spent:.0f} s: {_in_words(self.trials)}")
@@ -123,12 +125,15 @@ class _Tuning:
             conductor = Conductor(trainers, self._records, progress, settings.budget)
             progress.advance(spent)
             now = time.monotonic()
+            end = now + settings.tune_budget - spent
             try:
                 if self._chosen is None:
                     self._search(conductor, now + settings.tune_budget * SEARCH_SHARE - searched)
-                self._try_on_fresh_seeds(conductor, now + settings.tune_budget - spent)
+                    self._choose((end - time.monotonic()) / conductor.longest * settings.tune_workers)
+                self._try_on_fresh_seeds(conductor, end)
             finally:
                 conductor.abandon()
+        self.fresh.note(self._over, True)
 
     def _search(self, conductor: Conductor, end: float) -> None:
         def next_training() -> Training | None:
@@ -140,8 +145,12 @@ class _Tuning:
 
         conductor.keep_busy(self.trials, next_training)
         self._settle()
+
+    def _choose(self, trainings: float) -> None:
+        """Choose the finalists for as many trainings as there is time for, unless another machine has."""
         if self._chosen is None:
-            best = best_recipes(self.trials.trials(), FINALISTS)
+            most = min(FINALISTS, max(1, int(trainings / SEEDS) - 1))
+            best = best_recipes(self.trials.trials(), most)
             self.fresh.note(self._key, [str(recipe) for recipe in best])
 
     def _try_on_fresh_seeds(self, conductor: Conductor, end: float) -> None:
