@@ -159,7 +159,7 @@ class Study:
         self._study.sampler = TPESampler(seed=int(drawn), constant_liar=True)
         trial = self._study.ask(SPACE)
         values = {name: _rounded(value) for name, value in trial.params.items()}
-        return self._begun(trial, Recipe(**values), seed)
+        return self._begun(trial, Recipe(**values), seed)  # type: ignore[arg-type]
 
     def ask_for(self, recipe: Recipe, seed: int) -> Training:
         """A trial of that recipe and seed; or of those that someone else queued a moment before."""
