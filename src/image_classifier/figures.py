@@ -5,6 +5,7 @@ Figures are made without pyplot, which keeps global state and would look for a d
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -172,7 +173,7 @@ def tuning_course(
             **style,
         )
     minutes = [item.minutes for item in complete]
-    best = np.maximum.accumulate([item.accuracy for item in complete]) if complete else []
+    best = list(accumulate((item.accuracy for item in complete), max))
     course.step(minutes, best, where="post", color="tab:blue", lw=1, label="best so far")
     if complete:
         # A trial that learnt nothing would press all others together.
@@ -181,7 +182,7 @@ def tuning_course(
     course.set(xlabel="minutes of search", ylabel="validation accuracy", title="Trials")
     course.legend(loc="lower right", fontsize=8)
 
-    names = list(reversed(importances))
+    names = list(importances)[::-1]
     shares.barh(names, [importances[name] for name in names], color="tab:blue")
     shares.set(title="What decided", xlabel="share of the importance", xlim=(0, 1))
     if not names:

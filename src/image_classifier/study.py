@@ -4,6 +4,7 @@ Trials are asked for and told one by one, so Optuna's own heartbeat, which belon
 shows by an attribute that it is alive, and one that has not done so for a while is given up and tried again.
 """
 
+import contextlib
 import hashlib
 import time
 from collections.abc import Iterator
@@ -87,8 +88,8 @@ class Study:
     def __init__(self, storage: RDBStorage, name: str, *, prunes: bool) -> None:
         self.name = name
         self.prunes = prunes
-        # A trial ends early when it is below the median of the others at the same point; not in its first third,
-        # where a high learning rate looks worse than it is.
+        # A trial ends early when it is below the median of the others at the same point; not before a third,
+        # when a high learning rate looks worse than it is.
         pruner: BasePruner = (
             MedianPruner(n_startup_trials=5, n_warmup_steps=REPORTS // 3, n_min_trials=5)
             if prunes
@@ -177,12 +178,16 @@ class Study:
 
     def show_life(self, training: Training) -> None:
         """To be called for every trial under way several times in GRACE_SECONDS."""
-        training.trial.set_user_attr("alive", time.time())
+        with contextlib.suppress(UpdateFinishedTrialError):  # another machine has given it up
+            training.trial.set_user_attr("alive", time.time())
 
     def report(self, training: Training, value: float, step: int) -> bool:
-        """Report an intermediate value; gives whether the trial is to end early."""
-        training.trial.report(value, step)
-        return self.prunes and step < REPORTS and training.trial.should_prune()
+        """Report an intermediate value; gives whether the trial is to end early, as one that was given up has to."""
+        try:
+            training.trial.report(value, step)
+        except UpdateFinishedTrialError:
+            return True
+        return self.prunes and step < REPORTS and bool(training.trial.should_prune())
 
     def complete(self, training: Training, value: float, **attributes: object) -> None:
         self._end(training, TrialState.COMPLETE, value, **attributes)
@@ -196,10 +201,11 @@ class Study:
     def _end(
         self, training: Training, state: TrialState, value: float | None = None, **attributes: object
     ) -> None:
-        for name, content in {**attributes, "seconds": training.seconds}.items():
-            training.trial.set_user_attr(name, content)
         # Another machine may have given it up while this one was held up; then its word stands.
-        self._study.tell(training.trial, value, state, skip_if_finished=True)
+        with contextlib.suppress(UpdateFinishedTrialError):
+            for name, content in {**attributes, "seconds": training.seconds}.items():
+                training.trial.set_user_attr(name, content)
+            self._study.tell(training.trial, value, state)
 
     # Trials that nobody works on any more
 

@@ -198,6 +198,7 @@ class _Tuning:
     def _settle(self) -> None:
         """Wait for what others have under way, until it is done or given up."""
         deadline = time.monotonic() + 2 * GRACE_SECONDS
+        self._end_abandoned()
         while time.monotonic() < deadline and (self.trials.running() or self.fresh.running()):
             time.sleep(_PAUSE)
             self._end_abandoned()
