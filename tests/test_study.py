@@ -73,7 +73,7 @@ def test_a_search_that_goes_on_does_not_draw_the_same_again(storage, study):
     assert len(drawn) == 6
 
 
-def test_a_trial_below_the_median_ends_early_but_not_before_a_third(study):
+def test_a_trial_below_the_lowest_quarter_ends_early_but_not_before_a_third(study):
     for _ in range(5):
         training = study.ask(0)
         assert not any(study.report(training, 0.9, step) for step in range(1, REPORTS + 1))

@@ -22,7 +22,7 @@ from optuna.distributions import (
     distribution_to_json,
 )
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
-from optuna.pruners import BasePruner, MedianPruner, NopPruner
+from optuna.pruners import BasePruner, PercentilePruner, NopPruner
 from optuna.samplers import TPESampler
 from optuna.storages import RDBStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -88,10 +88,11 @@ class Study:
     def __init__(self, storage: RDBStorage, name: str, *, prunes: bool) -> None:
         self.name = name
         self.prunes = prunes
-        # A trial ends early when it is below the median of the others at the same point; not before a third,
-        # when a high learning rate looks worse than it is.
+        # A trial ends early when at the same point it is below the lowest quarter of those that came to their end; not
+        # before a third, when a high learning rate looks worse than it is. Their median would be too strict: it rises
+        # with each that is ended, and of the digits it left one in seven to its end.
         pruner: BasePruner = (
-            MedianPruner(n_startup_trials=5, n_warmup_steps=REPORTS // 3, n_min_trials=5)
+            PercentilePruner(75.0, n_startup_trials=5, n_warmup_steps=REPORTS // 3, n_min_trials=5)
             if prunes
             else NopPruner()
         )
