@@ -74,12 +74,14 @@ def test_a_search_that_goes_on_does_not_draw_the_same_again(storage, study):
 
 
 def test_a_trial_below_the_lowest_quarter_ends_early_but_not_before_a_third(study):
-    for _ in range(5):
+    for value in (0.6, 0.7, 0.8, 0.9, 1.0):
         training = study.ask(0)
-        assert not any(study.report(training, 0.9, step) for step in range(1, REPORTS + 1))
-        study.complete(training, 0.9, loss=1.0, images=100)
+        assert not any(study.report(training, value, step) for step in range(1, REPORTS + 1))
+        study.complete(training, value, loss=1.0, images=100)
+    middling = study.ask(0)
+    assert not any(study.report(middling, 0.75, step) for step in range(1, REPORTS + 1))
     bad = study.ask(0)
-    early = [study.report(bad, 0.2, step) for step in range(1, REPORTS + 1)]
+    early = [study.report(bad, 0.65, step) for step in range(1, REPORTS + 1)]
     assert not any(early[: REPORTS // 3 - 1])
     assert early[REPORTS // 3 - 1]
     assert not early[-1]
