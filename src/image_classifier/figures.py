@@ -194,6 +194,7 @@ def tuning_course(
         fresh.plot([position] * len(finalist.accuracies), finalist.accuracies, "o", color=color, alpha=0.4)
         fresh.plot(position, finalist.mean, "_", color=color, ms=24, mew=2)
     fresh.set_xticks(range(len(finalists)), [finalist.label for finalist in finalists])
+    fresh.margins(x=0.2)
     fresh.set(title="On fresh seeds", ylabel="validation accuracy")
     if not finalists:
         fresh.text(0.5, 0.5, "not tried yet", ha="center", transform=fresh.transAxes)
