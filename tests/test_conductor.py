@@ -92,11 +92,11 @@ def test_a_training_is_a_complete_trial_and_a_finished_nested_run_with_its_curve
 
 
 def test_a_training_that_fails_is_a_failed_run_that_says_why(search):
-    run = search.train(Recipe(width=-1.0))
+    run = search.train(Recipe(label_smoothing=2.0))
     assert search.study.trials()[-1].state == TrialState.FAIL
     assert (run.info.status, run.data.tags["state"]) == ("FAILED", "failed")
-    assert "negative" in run.data.tags["reason"]
-    assert "negative" in search.lines[-1]
+    assert "label_smoothing must be between" in run.data.tags["reason"]
+    assert "label_smoothing must be between" in search.lines[-1]
 
 
 def test_a_training_whose_process_is_killed_fails_and_the_next_one_runs(search):

@@ -70,10 +70,10 @@ def test_a_training_ends_early_when_asked_and_the_next_one_runs(trainer):
 
 
 def test_a_training_that_cannot_be_says_why(trainer):
-    trainer.begin(Job(Recipe(width=-1.0), 0))
+    trainer.begin(Job(Recipe(label_smoothing=2.0), 0))
     failure = outcome(trainer)
     assert isinstance(failure, Failure)
-    assert "negative" in failure.reason
+    assert "label_smoothing must be between" in failure.reason
 
 
 def test_a_process_that_is_killed_is_said_and_replaced(trainer):
