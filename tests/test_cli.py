@@ -12,7 +12,19 @@ from click.testing import CliRunner
 
 from image_classifier.cli import main
 
-STEPS = ("data", "train", "evaluate", "register", "gate", "promote", "serve", "predict", "history", "run")
+STEPS = (
+    "data",
+    "train",
+    "tune",
+    "evaluate",
+    "register",
+    "gate",
+    "promote",
+    "serve",
+    "predict",
+    "history",
+    "run",
+)
 
 
 def image_classifier(*arguments: str, home: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -67,6 +79,11 @@ def test_fetch_which_every_pod_waits_for_needs_no_numpy():
     [
         (["train", "--budget", "abc"], "error: budget is 'abc' (from --budget), but must be a time"),
         (["data", "--data", "/no/such/folder"], "/no/such/folder"),
+        (
+            ["tune", "--budget", "3s", "--tune-budget", "10s"],
+            "a tune_budget of 10 s is too short for trainings of 3 s",
+        ),
+        (["tune", "--tune-storage", "tuning"], "the tune_storage is no address of a database"),
         (["evaluate"], "run `image-classifier train` first"),
         (["register"], "run `image-classifier train` first"),
         (["gate"], "candidate"),

@@ -1,4 +1,5 @@
 import io
+import sys
 
 from image_classifier.progress import Progress
 
@@ -35,3 +36,13 @@ def test_a_terminal_gets_a_bar():
         progress.advance(10)
     assert "decoding" in stream.getvalue()
     assert "\r" in stream.getvalue()
+
+
+def test_a_bar_makes_room_for_a_line(capsys, monkeypatch):
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    with Progress("tuning", 10, "s") as progress:
+        progress.advance(1)
+        with progress.aside():
+            print("a line", file=sys.stderr)
+    *_, before, after = capsys.readouterr().err.partition("a line")[0].rpartition("\r")
+    assert (before, after) == ("\r", "")

@@ -168,3 +168,21 @@ def test_an_experiment_that_was_deleted_is_named(tmp_path, empty_database):
     client.delete_experiment(client.create_experiment("colours"))
     with pytest.raises(RegistryError, match="experiment colours was deleted"):
         registry_at(tmp_path).start_run(**START)
+
+
+def test_a_run_is_nested_under_another_and_found_until_it_is_over(registry, client):
+    with registry.start_run(**START, name="a search") as parent:
+        children = [
+            registry.start_run(**START, name=f"trial {number}", parent=parent.id) for number in (1, 2)
+        ]
+        children[0].set_tags({"state": "pruned", "reason": "x" * 20_000})
+        children[0].end("KILLED")
+        found = registry.running_children(parent.id)
+        assert [(run.id, tags["mlflow.runName"]) for run, tags in found] == [(children[1].id, "trial 2")]
+        children[1].end("FINISHED")
+        assert registry.running_children(parent.id) == []
+    stored = client.get_run(children[0].id)
+    assert stored.info.status == "KILLED"
+    assert stored.data.tags["mlflow.parentRunId"] == parent.id
+    assert stored.data.tags["state"] == "pruned"
+    assert len(stored.data.tags["reason"]) < 20_000

@@ -6,6 +6,8 @@ EVALUATION = "evaluation/evaluation.json"
 HELD_OUT = "evaluation/held-out.json"
 PICTURES = "evaluation/pictures.json"
 LEARNING_CURVE = "learning-curve.png"
+TUNING_COURSE = "tuning.png"
+TUNING_SUMMARY = "tuning.txt"
 VERDICT = "gate/verdict.json"
 REPORT = "report.html"
 

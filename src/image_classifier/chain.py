@@ -30,6 +30,7 @@ from image_classifier.files import write_atomically
 from image_classifier.images import decode
 from image_classifier.package import Model, Package, likeliest
 from image_classifier.platform.results import clipped, leave_results
+from image_classifier.recipe import Recipe
 from image_classifier.settings import SETTINGS, Settings
 
 if TYPE_CHECKING:  # these bring PyTorch, MLflow or SciPy, which most commands never need
@@ -229,16 +230,7 @@ def _train(settings: Settings, report: Report, group: "Group") -> Package:
         write_atomically(checkpoint / "run_id", run.id.encode())
 
         def on_epoch(epoch: Epoch) -> None:
-            run.log_epoch(
-                {
-                    "train_loss": epoch.train_loss,
-                    "validation_loss": epoch.validation_loss,
-                    "validation_accuracy": epoch.validation_accuracy,
-                    "learning_rate": epoch.learning_rate,
-                    "seconds": epoch.seconds,
-                },
-                step=epoch.number,
-            )
+            run.log_epoch(epoch.figures, step=epoch.number)
 
         trained = fit(
             dataset,
@@ -280,6 +272,25 @@ def _train(settings: Settings, report: Report, group: "Group") -> Package:
         f"validation images are right; the package is in {work.package}"
     )
     return package
+
+
+def tune(settings: Settings, report: Report) -> Recipe:
+    """Search for a better recipe within `tune_budget`; gives the recommended one. A killed search goes on."""
+    share_cpus()
+    from image_classifier.tuning import check_time, search
+
+    check_time(settings)
+    registry = open_registry(settings, report)
+    dataset = data(settings, report)
+    source = Path(__file__).parent
+    code_digest = provenance.training_code_digest(source)
+    # The trainings differ by their recipe alone, whatever recipe the environment names.
+    fingerprint = provenance.fingerprint(code_digest, dataset.digest, replace(settings, recipe=Recipe()))
+    tags = {
+        "code_digest": code_digest,
+        "source_revision": provenance.source_revision(settings.source_revision, source),
+    }
+    return search(settings, dataset, registry, fingerprint=fingerprint, tags=tags, report=report)
 
 
 def evaluate(settings: Settings, report: Report) -> "Evaluation":

@@ -40,6 +40,16 @@ TRAINING = (
     "retrain",
     "source_revision",
 )
+TUNING = (
+    "tune_budget",
+    "tune_workers",
+    "tune_storage",
+    "budget",
+    "seed",
+    "mirror",
+    "retrain",
+    "source_revision",
+)
 GATE = (
     "min_accuracy",
     "min_recall",
@@ -196,6 +206,20 @@ def train(settings: Settings) -> None:
     torchrun --nnodes 2 --rdzv-endpoint HOST:29500 --no-python image-classifier train --data /shared/photos
     """
     _chain().train(settings, click.echo)
+
+
+@main.command()
+@settings_options(*WHERE, *DATA, *TUNING)
+def tune(settings: Settings) -> None:
+    """Search for better hyperparameters within a time budget, by trainings of --budget each.
+
+    Judged by the validation split alone, against the default, and at the end on fresh seeds. A search that was
+    killed goes on where it was, and several machines share one by --tune-storage.
+
+    \b
+    image-classifier tune --data ~/photos --budget 1m --tune-budget 2h
+    """
+    _chain().tune(settings, click.echo)
 
 
 @main.command()

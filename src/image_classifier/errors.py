@@ -25,6 +25,10 @@ class TrainingError(ImageClassifierError):
     """Training cannot start or came to no usable model."""
 
 
+class TuningError(ImageClassifierError):
+    """A search for hyperparameters cannot start or go on, or its storage cannot be used."""
+
+
 class PackageError(ImageClassifierError):
     """A model package is missing, incomplete, altered, or answers otherwise than it must."""
 

@@ -1,19 +1,35 @@
-"""The plots of a run and of a report: learning curve, confusion, reliability, robustness, coverage.
+"""The plots of a run, a report and a search: learning curve, confusion, reliability, robustness, coverage, course.
 
 Figures are made without pyplot, which keeps global state and would look for a display.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from image_classifier.evaluation import Evaluation, wilson_interval
+from image_classifier.finalists import Finalist
 from image_classifier.training import Epoch
 
 _SIZE = (6.0, 5.0)
 _MOST_LABELLED_CLASSES = 30
 _CANDIDATE, _CHAMPION = "tab:blue", "tab:gray"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A trial of a search."""
+
+    minutes: float
+    """When it was over, since the search began."""
+    accuracy: float
+    """On the validation split; of one that was pruned, as far as it came."""
+    pruned: bool
+    default: bool
+    """Whether its recipe is the default."""
 
 
 def learning_curve(history: Sequence[Epoch]) -> Figure:
@@ -132,6 +148,57 @@ def coverage(evaluation: Evaluation, champion: Evaluation | None = None) -> Figu
     axes.set(xlabel="share of images that are answered", ylabel="error of the answers", xlim=(0, 1.02))
     axes.set(title="Error by coverage", ylim=(0, None))
     figure.legend(loc="outside lower center", ncols=2)
+    return figure
+
+
+def tuning_course(
+    attempts: Sequence[Attempt], importances: Mapping[str, float], finalists: Sequence[Finalist]
+) -> Figure:
+    """The trials over time, which hyperparameters decided, and how the best did on fresh seeds."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    course, shares, fresh = figure.subplots(1, 3, width_ratios=(5, 3, 3))
+    complete = sorted((item for item in attempts if not item.pruned), key=lambda item: item.minutes)
+    pruned = [item for item in attempts if item.pruned]
+    for label, items, style in (
+        ("to its end", complete, {"marker": "o", "color": "tab:blue"}),
+        ("pruned", pruned, {"marker": "x", "color": "tab:gray"}),
+        ("the default", [item for item in complete if item.default], {"marker": "D", "color": "tab:orange"}),
+    ):
+        course.scatter(
+            [item.minutes for item in items],
+            [item.accuracy for item in items],
+            s=24,
+            label=label,
+            zorder=3,
+            **style,
+        )
+    minutes = [item.minutes for item in complete]
+    best = list(accumulate((item.accuracy for item in complete), max))
+    course.step(minutes, best, where="post", color="tab:blue", lw=1, label="best so far")
+    if complete:
+        # A trial that learnt nothing would press all others together.
+        lowest = float(np.quantile([item.accuracy for item in complete], 0.1))
+        course.set_ylim(lowest - 0.5 * (max(best) - lowest) - 0.01, None)
+    course.set(xlabel="minutes of search", ylabel="validation accuracy", title="Trials")
+    course.legend(loc="lower right", fontsize=8)
+
+    names = list(importances)[::-1]
+    shares.barh(names, [importances[name] for name in names], color="tab:blue")
+    shares.set(title="What decided", xlabel="share of the importance", xlim=(0, 1))
+    if not names:
+        shares.text(0.5, 0.5, "too few trials to tell", ha="center", transform=shares.transAxes)
+        shares.set_yticks([])
+
+    for position, finalist in enumerate(finalists):
+        color = "tab:blue" if position else "tab:orange"
+        fresh.plot([position] * len(finalist.accuracies), finalist.accuracies, "o", color=color, alpha=0.4)
+        fresh.plot(position, finalist.mean, "_", color=color, ms=24, mew=2)
+    fresh.set_xticks(range(len(finalists)), [finalist.label for finalist in finalists])
+    fresh.margins(x=0.2)
+    fresh.set(title="On fresh seeds", ylabel="validation accuracy")
+    if not finalists:
+        fresh.text(0.5, 0.5, "not tried yet", ha="center", transform=fresh.transAxes)
+        fresh.set_yticks([])
     return figure
 
 

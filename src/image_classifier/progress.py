@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -52,6 +53,12 @@ class Progress:
         if now - self._last_line >= PLAIN_LINE_SECONDS:
             self._last_line = now
             print(self._line(now, note), file=self._stream, flush=True)
+
+    @contextmanager
+    def aside(self) -> Iterator[None]:
+        """Lines may be printed meanwhile: a bar makes room for them."""
+        with tqdm.external_write_mode(file=sys.stdout):
+            yield
 
     def _line(self, now: float, note: str) -> str:
         line = f"{self._title}: {self._done:,.0f} {self._unit}"

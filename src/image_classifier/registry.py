@@ -24,7 +24,7 @@ from image_classifier.mlflow_store import Store, environment
 from image_classifier.package import Package
 from image_classifier.settings import Settings
 from image_classifier.text import clip
-from image_classifier.tracking import Run, require_run, resume_run, start_run
+from image_classifier.tracking import Run, require_run, resume_run, running_children, start_run
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 VERSION_FILE = "version.json"
@@ -81,9 +81,23 @@ class Registry:
         tags: Mapping[str, str],
         dataset: Dataset,
         run_id: str | None = None,
+        name: str | None = None,
+        parent: str = "",
     ) -> Run:
-        """Start a training run, or go on with `run_id` where the store has it."""
-        return start_run(self._store, parameters=parameters, tags=tags, dataset=dataset, run_id=run_id)
+        """Start a training run, nested under `parent` if given, or go on with `run_id` where the store has it."""
+        return start_run(
+            self._store,
+            parameters=parameters,
+            tags=tags,
+            dataset=dataset,
+            run_id=run_id,
+            name=name,
+            parent=parent,
+        )
+
+    def running_children(self, parent: str) -> list[tuple[Run, Mapping[str, str]]]:
+        """The runs nested under a run that are not over, and their tags."""
+        return running_children(self._store, parent)
 
     def resume_run(self, run_id: str) -> Run:
         """A run whose training is over, to add records to it."""

@@ -114,6 +114,23 @@ class Settings:
     )
     retrain: str = _setting("", "Any new text forces a new training run.")
 
+    # Search for hyperparameters
+    tune_budget: Seconds = _setting(
+        Seconds(1800.0),
+        "Time of the whole search for a recipe, of which a third tries the best again on fresh seeds.",
+    )
+    tune_workers: int = _setting(
+        1,
+        "Trainings at a time in a search, which share the CPUs; `train` gives all of them to one.",
+        low=1,
+        high=64,
+    )
+    tune_storage: str = _setting(
+        "",
+        "Database of the search, e.g. postgresql://user@host/tuning, which several machines may share; "
+        "empty: a sqlite file in the home folder.",
+    )
+
     # Evaluation
     abstain_error: float = _setting(
         0.01,

@@ -23,6 +23,8 @@ _LONGEST_DATASET_NAME = 500
 _LONGEST_DATASET_DIGEST = 36
 _SYSTEM_METRICS_SECONDS = 5
 _BATCH = 100
+_PARENT = "mlflow.parentRunId"
+"""The tag that nests a run in another."""
 
 Item = TypeVar("Item")
 
@@ -63,14 +65,15 @@ class Run:
         if self._monitor is not None:
             self._monitor.finish()
         if error is None:
-            self._end("FINISHED")
+            self.end("FINISHED")
         elif self._trains:
             try:
-                self._end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+                self.end("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             except RegistryError as also:
                 error.add_note(str(also))
 
-    def _end(self, status: str) -> None:
+    def end(self, status: str) -> None:
+        """Record that the run is over: FINISHED, FAILED or KILLED. Without a call where it is a context manager."""
         with self._store.failures(f"the end of run {self.id} was not recorded"):
             self._store.client.set_terminated(self.id, status)
 
@@ -90,6 +93,14 @@ class Run:
             changed = [name for name in given if known.get(name, given[name]) != given[name]]
             for tags in _batches(RunTag(f"parameter.{name}", given[name]) for name in changed):
                 self._store.client.log_batch(self.id, tags=tags)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Set tags, cut to the length that MLflow stores."""
+        from mlflow.entities import RunTag
+
+        with self._store.failures(f"run {self.id} was not tagged"):
+            for batch in _batches(RunTag(name, clip(value, LONGEST_RUN_TAG)) for name, value in tags.items()):
+                self._store.client.log_batch(self.id, tags=batch)
 
     def log_epoch(self, values: Mapping[str, float], step: int) -> None:
         """Log the metrics of an epoch; NaN and infinity are stored as they are."""
@@ -138,17 +149,24 @@ def start_run(
     parameters: Mapping[str, object],
     tags: Mapping[str, str],
     dataset: Dataset,
-    run_id: str | None,
+    run_id: str | None = None,
+    name: str | None = None,
+    parent: str = "",
 ) -> Run:
-    """Start a run, or go on with `run_id` where the store has it."""
+    """Start a run, or go on with `run_id` where the store has it.
+
+    It has a name of MLflow's own unless one is given, and is nested under the run `parent` if there is one.
+    """
     run_tags = {name: clip(str(value), LONGEST_RUN_TAG) for name, value in tags.items()}
     if tags.get("source_revision", "unknown") not in ("", "unknown"):
         # What MLflow's pages show as the version of the source.
         run_tags["mlflow.source.git.commit"] = tags["source_revision"].removesuffix("-changed")
+    if parent:
+        run_tags[_PARENT] = parent
     experiment = store.experiment_id
     with store.failures("no run can be started"):
         if run_id is None or not _run_exists(store, run_id):
-            run_id = str(store.client.create_run(experiment, tags=run_tags).info.run_id)
+            run_id = str(store.client.create_run(experiment, tags=run_tags, run_name=name).info.run_id)
             run = Run(store, run_id, trains=True)
             run.log_dataset(dataset)
         else:
@@ -156,6 +174,20 @@ def start_run(
             run = Run(store, run_id, trains=True)
     run.log_parameters(parameters)
     return run
+
+
+def running_children(store: Store, parent: str) -> list[tuple[Run, Mapping[str, str]]]:
+    """The runs nested under a run that are not over, and their tags."""
+    condition = f"tags.`{_PARENT}` = '{parent}' and attributes.status = 'RUNNING'"
+    found: list[tuple[Run, Mapping[str, str]]] = []
+    token = None
+    with store.failures(f"the runs nested under {parent} cannot be listed"):
+        while True:
+            page = store.client.search_runs([store.experiment_id], condition, page_token=token)
+            found += [(Run(store, run.info.run_id, trains=False), run.data.tags) for run in page]
+            token = page.token
+            if not token:
+                return found
 
 
 def resume_run(store: Store, run_id: str) -> Run:

@@ -73,6 +73,11 @@ class Epoch:
     validation_loss: float
     validation_accuracy: float
 
+    @property
+    def figures(self) -> dict[str, float]:
+        """By name, as they are tracked."""
+        return {name: value for name, value in asdict(self).items() if name != "number"}
+
 
 @dataclass(frozen=True)
 class Trained:
