@@ -9,11 +9,12 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-from flask import Blueprint, Flask, current_app, jsonify, render_template
+from flask import Blueprint, Flask, current_app, jsonify, render_template, request
 
 from image_classifier.package import INPUT, OUTPUT, Package
 from image_classifier.serving.hot_path import PATH
 from image_classifier.serving.identity import Identity
+from image_classifier.serving.public_address import UNKNOWN, public_address
 from image_classifier.serving.tensors import LENGTH_HEADER
 from image_classifier.settings import Settings
 
@@ -348,7 +349,7 @@ def build_document(app: Flask, settings: Settings, package: Package, identity: I
             f"{identity.version}. Every answer says who gave it, in the headers X-Model-Name and X-Model-Version.",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
-        "servers": [{"url": "/"}],
+        "servers": [{"url": UNKNOWN}],
         "paths": dict(sorted(paths.items())),
         "components": {"schemas": _schemas(identity)},
     }
@@ -373,13 +374,17 @@ def openapi_routes(settings: Settings, package: Package, identity: Identity) -> 
     def described() -> dict[str, Any]:
         return build_document(current_app, settings, package, identity)
 
+    def described_here() -> dict[str, Any]:
+        # Absolute, for whoever copies the document: a portal shows it under an address of its own.
+        return {**described(), "servers": [{"url": public_address(request.headers, request.scheme)}]}
+
     @routes.get("/openapi.json")
     def document() -> Any:
-        return jsonify(described())
+        return jsonify(described_here())
 
     @routes.get("/docs")
     def docs() -> str:
-        return render_template("docs.html", document=described(), tags=_by_tag(described()))
+        return render_template("docs.html", document=described_here(), tags=_by_tag(described()))
 
     return routes
 
