@@ -63,7 +63,9 @@ def _stamped(resource: Any) -> str:
     """The kinds of object that the resource's templates make, in the order of its options."""
     reference = resource["templateRef"]
     names = [option["name"] for option in reference.get("options", [reference]) if "name" in option]
-    texts = [_read(name.removeprefix("image-classifier-") + "-template.yaml")["spec"]["ytt"] for name in names]
+    texts = [
+        _read(name.removeprefix("image-classifier-") + "-template.yaml")["spec"]["ytt"] for name in names
+    ]
     kinds = [kind for text in texts for kind in re.findall(r"^kind: (\w+)", text, flags=re.MULTILINE)]
     return ", ".join(dict.fromkeys(kinds))
 

@@ -94,6 +94,8 @@ def test_the_label_that_the_portal_selects_by_is_on_everything_that_is_stamped(c
     workload = yaml.safe_load((ROOT / "workload.yaml").read_text(encoding="utf-8"))
     assert workload["metadata"]["labels"][key] == value
     # The cases are of a workload of another application, whose name is passed on in the same way.
-    labels = yaml.safe_load((GOLDEN / case / "workload.yaml").read_text(encoding="utf-8"))["metadata"]["labels"]
+    labels = yaml.safe_load((GOLDEN / case / "workload.yaml").read_text(encoding="utf-8"))["metadata"][
+        "labels"
+    ]
     stamped = yaml.safe_load((GOLDEN / case / "expected.yaml").read_text(encoding="utf-8"))
     assert stamped["metadata"]["labels"][key] == labels[key]

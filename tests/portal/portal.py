@@ -49,7 +49,9 @@ class Portal:
         self._address, self._token, self._process, self.log = f"http://127.0.0.1:{port}", token, process, log
 
     def get(self, path: str) -> Any:
-        request = urllib.request.Request(self._address + path, headers={"Authorization": f"Bearer {self._token}"})
+        request = urllib.request.Request(
+            self._address + path, headers={"Authorization": f"Bearer {self._token}"}
+        )
         with urllib.request.urlopen(request, timeout=30) as response:
             return json.load(response)
 
@@ -67,7 +69,9 @@ class Portal:
         """The entity, as soon as it has so many relations; fails after a while."""
         return self._wait(
             f"{reference} with {relations} relations",
-            lambda: (found := self.entity(reference)) and len(found.get("relations", [])) >= relations and found,
+            lambda: (
+                (found := self.entity(reference)) and len(found.get("relations", [])) >= relations and found
+            ),
         )
 
     def locations_with_errors(self) -> dict[str, list[str]]:
@@ -107,7 +111,9 @@ def portal(folder: Path, work: Path) -> Iterator[Portal]:
     with files_served(folder) as files, log.open("wb") as output:
         variables = {"PORTAL_PORT": str(port), "PORTAL_TOKEN": token, "FILES_PORT": str(files)}
         command = [shutil.which("node") or "node", HERE / "portal.mjs", "--config", HERE / "app-config.yaml"]
-        process = subprocess.Popen(command, cwd=HERE, env={**os.environ, **variables}, stdout=output, stderr=output)
+        process = subprocess.Popen(
+            command, cwd=HERE, env={**os.environ, **variables}, stdout=output, stderr=output
+        )
         try:
             running = Portal(port, token, process, log)
             running.wait_until_ready()

@@ -5,7 +5,6 @@ import json
 import shutil
 import subprocess
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,7 +73,9 @@ def test_both_the_newest_model_and_that_of_tap_take_every_entity():
     given = entities()
     for entity in given:
         if entity["kind"] == "API":
-            entity["spec"]["definition"] = (ROOT / entity["spec"]["definition"]["$text"]).read_text(encoding="utf-8")
+            entity["spec"]["definition"] = (ROOT / entity["spec"]["definition"]["$text"]).read_text(
+                encoding="utf-8"
+            )
     assert validated(*given) == [{"current": "", "TAP 1.9": ""}] * len(given)
 
 
@@ -148,7 +149,9 @@ def test_the_portal_has_the_apis_text(running: Portal):
 def test_the_portal_has_all_entities_of_the_file_and_no_error_of_it(running: Portal):
     for entity in entities():
         running.stitched(reference(entity), 1)
-    assert [place for place in running.locations_with_errors() if not place.endswith("/bad/catalog-info.yaml")] == []
+    assert [
+        place for place in running.locations_with_errors() if not place.endswith("/bad/catalog-info.yaml")
+    ] == []
 
 
 def test_a_file_with_a_bad_name_is_an_error_of_its_location(running: Portal):
@@ -163,5 +166,7 @@ def test_a_file_with_a_bad_name_is_an_error_of_its_location(running: Portal):
 
 def test_an_owner_that_does_not_exist_is_taken_and_leads_nowhere(running: Portal):
     found = running.stitched(OWNERLESS, 1)
-    assert ("ownedBy", "group:default/nobody") in {(item["type"], item["targetRef"]) for item in found["relations"]}
+    assert ("ownedBy", "group:default/nobody") in {
+        (item["type"], item["targetRef"]) for item in found["relations"]
+    }
     assert running.entity("group:default/nobody") is None
