@@ -1,4 +1,4 @@
-"""What TAP's accelerator engine does with accelerator.yaml: the transforms that it uses, as TAP's documentation has them.
+"""What TAP's accelerator engine makes of accelerator.yaml: the transforms used there, as TAP's documentation has them.
 
 Include, Exclude, Merge and Chain in a Combo; ReplaceText with texts or a regular expression; RewritePath; conditions.
 Of SpEL: texts in quotes, #names, and + between them. All else is refused, so that nothing is passed over in silence.
@@ -43,9 +43,6 @@ def render(accelerator: Any, files: Files, given: Values) -> Files:
 
 
 def _transform(transform: Any, files: Files, values: Values) -> Files:
-    if "condition" in transform and _evaluate(transform["condition"], values) is not True:
-        # In a chain a transform whose condition does not hold is none.
-        return files
     kinds = {"Combo": _combo, "ReplaceText": _replace_text, "RewritePath": _rewrite_path}
     kind = transform.get("type", "Combo")
     if kind not in kinds:
@@ -59,12 +56,21 @@ def _combo(transform: Any, files: Files, values: Values) -> Files:
     files = {path: text for path, text in files.items() if not _matches(path, transform.get("exclude", []))}
     if "merge" in transform:
         merged: Files = {}
-        for child in transform["merge"]:
+        for child in _enabled(transform["merge"], values):
             merged |= _transform(child, files, values)
         files = merged
-    for child in transform.get("chain", []):
+    for child in _enabled(transform.get("chain", []), values):
         files = _transform(child, files, values)
     return files
+
+
+def _enabled(transforms: Sequence[Any], values: Values) -> list[Any]:
+    """Those whose condition holds; the others are as if they were not there."""
+    return [
+        item
+        for item in transforms
+        if _evaluate(item.get("condition", "#always"), {**values, "always": True}) is True
+    ]
 
 
 def _replace_text(transform: Any, files: Files, values: Values) -> Files:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
+from click.testing import CliRunner
 
 from image_classifier.cli import main
 from tests.accelerator import AcceleratorError, Files, options_of, render
@@ -66,12 +67,9 @@ def test_the_workload_is_what_was_filled_in(project):
     assert params == {"data": FILLED_IN["dataSet"], "budget": "10m", "min_accuracy": 0.85}
 
 
-def test_the_command_line_takes_the_workload(project, monkeypatch, tmp_path):
-    from click.testing import CliRunner
-
-    monkeypatch.chdir(tmp_path)
-    asked = CliRunner().invoke(main, ["--workload", str(project / "workload.yaml"), "history"])
-    assert (asked.exit_code, asked.output) == (0, "nothing was promoted or refused of image-classifier yet\n")
+def test_the_command_line_takes_the_workload(project):
+    asked = CliRunner().invoke(main, ["--workload", str(project / "workload.yaml"), "source"])
+    assert (asked.exit_code, asked.output) == (0, "no source was named; the installed code is used\n")
 
 
 def test_the_catalog_entry_is_whole_and_its_own(project):
@@ -101,7 +99,8 @@ def test_no_answer_is_taken_for_a_word_to_replace(repository):
     }
     text = render(ACCELERATOR, repository, words)["catalog-info.yaml"].decode()
     assert "https://group-predictor.team.example.org/" in text
-    assert "OF-IT" not in text.replace("group:default/DOMAIN-OF-IT", "")
+    assert "group:default/DOMAIN-OF-IT" in text
+    assert "OF-IT" not in text.replace("default/DOMAIN-OF-IT", "")
 
 
 def test_what_the_operator_has_is_left_out_and_what_a_build_needs_is_there(project):
