@@ -74,17 +74,14 @@ class Portal:
             ),
         )
 
-    def locations_with_errors(self) -> dict[str, list[str]]:
-        """What the catalog could not read or take, by address."""
-        found = {}
-        for entity in self.get("/api/catalog/entities?filter=kind=location"):
-            problems = [item["error"]["message"] for item in entity.get("status", {}).get("items", [])]
-            if problems:
-                found[entity["spec"]["target"]] = problems
-        return found
+    def failures(self) -> dict[str, str]:
+        """What the catalog could not take or finish, by the entity's name, and why."""
+        found = self.get("/api/catalog/entities/unprocessed/failed")["entities"]
+        return {item["entity_ref"]: json.dumps(item["errors"]) for item in found}
 
-    def wait_for_error(self, target: str) -> list[str]:
-        return self._wait(f"an error of {target}", lambda: self.locations_with_errors().get(target))
+    def failure(self, reference: str) -> str:
+        """Why the catalog does not take the entity; fails where it does take it."""
+        return str(self._wait(f"a failure of {reference}", lambda: self.failures().get(reference)))
 
     def wait_until_ready(self) -> None:
         def ready() -> bool:

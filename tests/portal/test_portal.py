@@ -46,6 +46,7 @@ RELATIONS = {
     },
 }
 BAD_NAME = {"apiVersion": "backstage.io/v1alpha1", "kind": "System", "metadata": {"name": "my photos"}}
+BAD_REFERENCE = "system:default/my photos"
 OWNERLESS = "component:default/ownerless"
 
 
@@ -146,22 +147,16 @@ def test_the_portal_has_the_apis_text(running: Portal):
     assert found["spec"]["definition"] == (ROOT / "docs/openapi.json").read_text(encoding="utf-8")
 
 
-def test_the_portal_has_all_entities_of_the_file_and_no_error_of_it(running: Portal):
+def test_nothing_of_the_file_failed(running: Portal):
     for entity in entities():
         running.stitched(reference(entity), 1)
-    assert [
-        place for place in running.locations_with_errors() if not place.endswith("/bad/catalog-info.yaml")
-    ] == []
+    running.failure(BAD_REFERENCE)
+    assert set(running.failures()) == {BAD_REFERENCE}
 
 
-def test_a_file_with_a_bad_name_is_an_error_of_its_location(running: Portal):
-    (target,) = [
-        entity["spec"]["target"]
-        for entity in running.get("/api/catalog/entities?filter=kind=location")
-        if entity["spec"]["target"].endswith("/bad/catalog-info.yaml")
-    ]
-    problems = running.wait_for_error(target)
-    assert any("my photos" in problem and "is not valid" in problem for problem in problems)
+def test_a_name_that_backstage_refuses_makes_no_entity_and_the_reason_is_kept(running: Portal):
+    assert "is not valid" in running.failure(BAD_REFERENCE)
+    assert running.entity("system:default/my%20photos") is None
 
 
 def test_an_owner_that_does_not_exist_is_taken_and_leads_nowhere(running: Portal):
