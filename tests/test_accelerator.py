@@ -139,6 +139,11 @@ def test_the_api_is_not_registered_where_that_is_not_asked_for(repository):
     assert b"register-api" not in rendered["workload.yaml"]
 
 
+def test_the_form_takes_the_longest_name_that_the_chain_takes():
+    """The chain's limit: tests/manifests/test_golden.py."""
+    assert options_of(ACCELERATOR, {"projectName": "a" * 43})["projectName"] == "a" * 43
+
+
 def test_every_option_is_used_and_has_a_default_that_it_takes():
     values = options_of(ACCELERATOR, {})
     engine = yaml.safe_dump(ACCELERATOR["engine"], width=10_000)
