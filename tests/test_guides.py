@@ -248,6 +248,28 @@ def test_every_file_that_a_page_names_is_there(page):
         assert (ROOT / prefix / name).exists() or "NAME" in name, name
 
 
+def test_the_guide_names_the_reports_sections_in_their_order():
+    guide = (DOCS / "ml-engineer.md").read_text(encoding="utf-8")
+    part = guide.split("## Read the report")[1].split("\n## ")[0]
+    template = (ROOT / "src/image_classifier/templates/report.html").read_text(encoding="utf-8")
+    sections = [re.findall(r'"([^"]+)"', text) or [text] for text in re.findall(r"<h2>(.+)</h2>", template)]
+    assert re.findall(r"\*\*(.+?)\*\*", part) == [name for names in sections for name in names]
+
+
+def test_the_guide_tells_of_every_code_that_an_error_has():
+    guide = (DOCS / "api-consumer.md").read_text(encoding="utf-8")
+    told = set(re.findall(r"`([a-z]+(?:_[a-z]+)*)`", guide.split("## Errors")[1].split("\n## ")[0]))
+    sources = (ROOT / "src/image_classifier/serving").glob("*.py")
+    text = "".join(path.read_text(encoding="utf-8") for path in sources)
+    given = set(
+        re.findall(
+            r'(?:bad_request|unavailable|RequestError|error_response)\(\s*(?:[\w.]+,\s*)?"([a-z_]+)"', text
+        )
+    )
+    assert given
+    assert given - told == set()
+
+
 def test_the_json_and_yaml_that_pages_show_can_be_read():
     for page in PAGES:
         for block in blocks(page):
