@@ -82,7 +82,11 @@ class Portal:
             for kind in ("pending", "failed")
             for item in self.get(f"/api/catalog/entities/unprocessed/{kind}")["entities"]
         ]
-        return {item["entity_ref"]: json.dumps(item["errors"]) for item in found if item.get("errors")}
+        given = [(item["unprocessed_entity"], item["errors"]) for item in found if item.get("errors")]
+        return {
+            f"{entity['kind'].lower()}:default/{entity['metadata']['name']}": json.dumps(errors)
+            for entity, errors in given
+        }
 
     def failure(self, reference: str) -> str:
         """Why the catalog does not take the entity; fails where it does take it."""
