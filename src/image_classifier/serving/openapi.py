@@ -376,7 +376,7 @@ def openapi_routes(settings: Settings, package: Package, identity: Identity) -> 
 
     def described_here() -> dict[str, Any]:
         # Absolute, for whoever copies the document: a portal shows it under an address of its own.
-        return {**described(), "servers": [{"url": public_address(request.headers, request.scheme)}]}
+        return {**described(), "servers": [{"url": public_address(dict(request.headers), request.scheme)}]}
 
     @routes.get("/openapi.json")
     def document() -> Any:
