@@ -1,6 +1,6 @@
 # Everything a person or CI does here. Each target makes the environment it needs in .venv.
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e lint lock clean
+.PHONY: help run test e2e portal docs lint lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
@@ -20,6 +20,12 @@ test: $(VENV)/.test  ## the tests
 e2e: $(VENV)/.test  ## the chain's cases, on the cluster that the environment names (tests/e2e/cluster.py)
 	$(BIN)/pytest tests/e2e -m e2e --capture=no --verbose --exitfirst
 
+portal: $(VENV)/.test tests/portal/node_modules/.installed  ## the catalog entry, in a real Backstage (needs Node 20)
+	$(BIN)/pytest tests/portal -m portal --capture=no --verbose
+
+docs: $(VENV)/.docs  ## the documentation as pages in site/, as TAP's portal builds it
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 lint: $(VENV)/.test  ## ruff and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -34,9 +40,10 @@ lock: $(VENV)/.test  ## resolve requirements/*.in anew into the pinned requireme
 	sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements/train.txt
 	$(UV_COMPILE) requirements/serve.in --constraint requirements/test.txt --output-file requirements/serve.txt
 	$(UV_COMPILE) requirements/mlflow.in --output-file requirements/mlflow.txt
+	$(UV_COMPILE) requirements/docs.in --constraint requirements/test.txt --output-file requirements/docs.txt
 
 clean:  ## forget the environment and everything that was made
-	rm -rf $(VENV) .image-classifier .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .image-classifier .pytest_cache .mypy_cache .ruff_cache site tests/portal/node_modules
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -50,4 +57,14 @@ $(VENV)/.train: $(BIN)/python requirements/train.txt pyproject.toml
 
 $(VENV)/.test: $(VENV)/.train requirements/test.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements/test.txt
+	touch $@
+
+$(VENV)/.docs: $(BIN)/python requirements/docs.txt
+	$(BIN)/pip install --quiet --disable-pip-version-check --requirement requirements/docs.txt
+	touch $@
+
+# Of all packages only the database is compiled, with the headers that lie beside node where they are there.
+tests/portal/node_modules/.installed: tests/portal/package-lock.json
+	cd tests/portal && npm ci --no-audit --no-fund --ignore-scripts
+	cd tests/portal && npm_config_nodedir=$$(node -p 'path.resolve(process.execPath, "../..")') npm rebuild better-sqlite3
 	touch $@

@@ -53,30 +53,38 @@ def colour_model(size: int = SIZE, colours_by_class: Mapping[str, tuple[int, ...
     return model.SerializeToString()
 
 
-def colour_images(size: int = SIZE) -> Images:
-    """One plain image of each colour, uint8 [4, size, size, 3]."""
-    images = np.zeros((len(COLOURS), size, size, 3), dtype=np.uint8)
-    images[:] = np.array(list(COLOURS.values()), dtype=np.uint8)[:, np.newaxis, np.newaxis]
+def colour_images(size: int = SIZE, colours_by_class: Mapping[str, tuple[int, ...]] = COLOURS) -> Images:
+    """One plain image of each of K colours, uint8 [K, size, size, 3]."""
+    images = np.zeros((len(colours_by_class), size, size, 3), dtype=np.uint8)
+    images[:] = np.array(list(colours_by_class.values()), dtype=np.uint8)[:, np.newaxis, np.newaxis]
     return images
 
 
-def colour_probabilities() -> Probabilities:
-    """What the colour model answers to `colour_images`, computed without ONNX; float32 [4, 4]."""
-    colours = np.array(list(COLOURS.values()), dtype=np.float64) / 255
+def colour_probabilities(colours_by_class: Mapping[str, tuple[int, ...]] = COLOURS) -> Probabilities:
+    """What the colour model answers to `colour_images` of K colours, computed without ONNX; float32 [K, K]."""
+    colours = np.array(list(colours_by_class.values()), dtype=np.float64) / 255
     logits = 20 * colours @ colours.T - 10 * (colours**2).sum(axis=1)
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def write_colour_package(folder: Path, **provenance: str) -> None:
+def write_colour_package(
+    folder: Path,
+    *,
+    size: int = SIZE,
+    colours_by_class: Mapping[str, tuple[int, ...]] = COLOURS,
+    **provenance: str,
+) -> None:
+    classes = list(colours_by_class)
+    images, probabilities = colour_images(size, colours_by_class), colour_probabilities(colours_by_class)
     write_package(
         folder,
-        model=colour_model(),
-        classes=list(COLOURS),
-        image_size=SIZE,
+        model=colour_model(size, colours_by_class),
+        classes=classes,
+        image_size=size,
         provenance={"source_revision": "abc123", "data_digest": "d" * 64, "run_id": "r" * 32, **provenance},
-        golden=(colour_images(), list(COLOURS), colour_probabilities()),
-        reference={"images": len(COLOURS)},
+        golden=(images, classes, probabilities),
+        reference={"images": len(classes)},
     )
 
 

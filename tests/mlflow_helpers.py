@@ -28,7 +28,7 @@ class TrackingServer:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self._port = free.getsockname()[1]
         self._folder = folder
-        shutil.copy(database, folder / "server.db")
+        shutil.copy(database, folder / "mlflow.db")
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -37,7 +37,7 @@ class TrackingServer:
             self._process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "mlflow", "server", "--port", str(self._port), "--workers", "1"),
-                    *("--backend-store-uri", f"sqlite:///{self._folder / 'server.db'}"),
+                    *("--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}"),
                     *("--artifacts-destination", str(self._folder / "artifacts")),
                 ],
                 cwd=self._folder,

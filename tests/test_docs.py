@@ -1,13 +1,24 @@
-"""What the documents say is what the code does. `python -m tests.test_docs` writes docs/settings.md anew."""
+"""What the documents say is what the code does. `python -m tests.test_docs` writes the generated ones anew."""
 
+import json
 import re
+import tempfile
 from pathlib import Path
 
+import pytest
+
 from image_classifier.cli import main
-from image_classifier.settings import CHAIN_PARAMS, SETTINGS
+from image_classifier.package import Model, Package
+from image_classifier.serving.application import create_app
+from image_classifier.serving.identity import VERSION_FILE, Identity
+from image_classifier.settings import CHAIN_PARAMS, SETTINGS, Settings
+from tests.chain_diagram import chain_diagram
+from tests.conftest import write_colour_package
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+SERVED_AT = "image-classifier-predictor.team.example.org"
+"""The host of catalog-info.yaml's links."""
 
 
 def settings_page() -> str:
@@ -37,8 +48,29 @@ def settings_page() -> str:
     return "\n".join(lines) + "\n"
 
 
-def test_the_settings_page_is_the_settings():
-    assert (ROOT / "docs/settings.md").read_text(encoding="utf-8") == settings_page()
+def openapi_document() -> str:
+    """What a server of the embedded digits answers to /openapi.json, but for its model, which tells colours."""
+    digits = {str(digit): (digit, digit, digit) for digit in range(10)}
+    with tempfile.TemporaryDirectory() as folder:
+        package = Path(folder)
+        write_colour_package(package, size=8, colours_by_class=digits)
+        (package / VERSION_FILE).write_text('{"name": "image-classifier", "version": "1"}', encoding="utf-8")
+        model = Model.load(Package.read(package), threads=1)
+        client = create_app(Settings(), model, Identity.read(model.package, "")).test_client()
+        document = client.get("/openapi.json", headers={"Host": SERVED_AT, "X-Forwarded-Proto": "https"}).json
+    return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
+
+
+GENERATED = {
+    "docs/settings.md": settings_page,
+    "docs/openapi.json": openapi_document,
+    "docs/chain.svg": chain_diagram,
+}
+
+
+@pytest.mark.parametrize("name", GENERATED)
+def test_a_generated_document_is_what_the_code_makes(name):
+    assert (ROOT / name).read_text(encoding="utf-8") == GENERATED[name](), "python -m tests.test_docs"
 
 
 def test_every_command_in_the_readme_exists_with_its_options():
@@ -62,4 +94,5 @@ def test_every_file_that_the_readme_names_is_there():
 
 
 if __name__ == "__main__":
-    (ROOT / "docs/settings.md").write_text(settings_page(), encoding="utf-8")
+    for path, make in GENERATED.items():
+        (ROOT / path).write_text(make(), encoding="utf-8")

@@ -15,6 +15,8 @@ NEEDS = pytest.mark.skipif(
 )
 PINNED = {"sources": {"source": {"url": "u", "revision": "r"}}}
 SOURCES = {"sources": {"source": {"url": "u", "revision": "r"}}, "images": {"trainer": "t"}}
+SERVED = {"configs": {"address": "http://flowers-predictor.team.example.org"}}
+AS_TAP_HAS_IT = {"type": "openapi", "location": {"path": "/openapi.json"}, "owner": "default/botany"}
 
 
 def test_every_template_has_a_case():
@@ -55,12 +57,46 @@ def test_cartographer_stamps_what_is_expected():
             case("source-image", {}, {"source": {"image": "registry/src:latest"}}),
             "the source image registry/src:latest has no digest",
         ),
+        (
+            case("test", GIVEN, **SOURCES, name="a" * 63),
+            f"the workload's name has 63 characters, but may have 43: its candidate is served at the host {'a' * 63}-",
+        ),
+        (case("test", GIVEN, **SOURCES, name="2d-shapes"), "must begin with a letter and have no dot"),
+        (case("test", GIVEN, **SOURCES, name="shapes.v2"), "must begin with a letter and have no dot"),
+        (
+            case("api", {"api_descriptor": {"ower": "default/botany"}}, **SERVED),
+            'the param api_descriptor has "ower"; it may have: type, location, description, system, owner',
+        ),
+        (
+            case("api", {"api_descriptor": {"type": "grpc"}}, **SERVED),
+            'api_descriptor.type is "grpc", but the server describes itself as openapi',
+        ),
+        (
+            case("api", {"api_descriptor": {"location": {"path": "/v3/api-docs"}}}, **SERVED),
+            'api_descriptor.location has path "/v3/api-docs", but the description is at /openapi.json',
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_a_wrong_workload_is_refused_in_words(item, said):
     with pytest.raises(ValueError, match=re.escape(said)):
         render(item)
+
+
+@NEEDS
+def test_the_longest_name_that_fits_is_taken():
+    stamped = render(case("test", GIVEN, **SOURCES, name="a" * 43))
+    assert stamped["metadata"]["generateName"] == "a" * 43 + "-test-"
+
+
+@NEEDS
+def test_the_api_descriptor_may_be_written_as_for_taps_own_chains():
+    spec = render(case("api", {"api_descriptor": AS_TAP_HAS_IT}, **SERVED))["spec"]
+    assert spec["owner"] == "default/botany"
+    assert spec["location"] == {
+        "apiSpec": {"path": "/openapi.json"},
+        "server": {"url": "http://flowers-predictor.team.example.org"},
+    }
 
 
 @NEEDS

@@ -112,7 +112,7 @@ def workload_of(item: dict[str, Any]) -> dict[str, Any]:
         "apiVersion": "carto.run/v1alpha1",
         "kind": "Workload",
         "metadata": {
-            "name": "flowers",
+            "name": item.get("name", "flowers"),
             "namespace": "team",
             "labels": {
                 "apps.tanzu.vmware.com/workload-type": "ml-image",

@@ -42,6 +42,19 @@ def test_every_route_is_described_and_named_once(app, document):
     assert len(names) == len(set(names))
 
 
+def test_what_a_reader_looks_for_comes_first(document):
+    assert next(iter(document["paths"])) == "/predict"
+    used = {
+        tag
+        for methods in document["paths"].values()
+        for operation in methods.values()
+        for tag in operation["tags"]
+    }
+    tags = [tag["name"] for tag in document["tags"]]
+    assert tags[0] == "Ask"
+    assert set(tags) == used
+
+
 def test_the_page_for_people_tells_the_same_and_loads_nothing_from_elsewhere(app, document):
     page = app.test_client().get("/docs").text
     for path in document["paths"]:

@@ -9,11 +9,13 @@ from functools import cache
 from importlib import metadata
 from typing import Any
 
-from flask import Blueprint, Flask, current_app, jsonify, render_template
+import orjson
+from flask import Blueprint, Flask, Response, current_app, render_template, request
 
 from image_classifier.package import INPUT, OUTPUT, Package
 from image_classifier.serving.hot_path import PATH
 from image_classifier.serving.identity import Identity
+from image_classifier.serving.public_address import UNKNOWN, public_address
 from image_classifier.serving.tensors import LENGTH_HEADER
 from image_classifier.settings import Settings
 
@@ -25,6 +27,8 @@ _COUNT: Schema = {"type": "integer", "minimum": 0}
 _PROBABILITY: Schema = {"type": "number", "minimum": 0, "maximum": 1}
 _BINARY: Schema = {"type": "string", "format": "binary"}
 _PARAMETERS: Schema = {"type": "object", "additionalProperties": True}
+_TAGS = ("Ask", "KServe V1", "Open Inference Protocol", "For people", "Operation")
+"""In the order of what a reader looks for."""
 
 
 def _object(required: Mapping[str, Schema], **optional: Schema) -> Schema:
@@ -348,8 +352,9 @@ def build_document(app: Flask, settings: Settings, package: Package, identity: I
             f"{identity.version}. Every answer says who gave it, in the headers X-Model-Name and X-Model-Version.",
             "license": {"name": "Apache-2.0", "url": "https://www.apache.org/licenses/LICENSE-2.0"},
         },
-        "servers": [{"url": "/"}],
-        "paths": dict(sorted(paths.items())),
+        "servers": [{"url": UNKNOWN}],
+        "tags": [{"name": tag} for tag in _TAGS],
+        "paths": dict(sorted(paths.items(), key=lambda described: (described[0] != PATH, described[0]))),
         "components": {"schemas": _schemas(identity)},
     }
     if settings.token:
@@ -373,13 +378,18 @@ def openapi_routes(settings: Settings, package: Package, identity: Identity) -> 
     def described() -> dict[str, Any]:
         return build_document(current_app, settings, package, identity)
 
+    def described_here() -> dict[str, Any]:
+        # Absolute, for whoever copies the document: a portal shows it under an address of its own.
+        return {**described(), "servers": [{"url": public_address(dict(request.headers), request.scheme)}]}
+
     @routes.get("/openapi.json")
-    def document() -> Any:
-        return jsonify(described())
+    def document() -> Response:
+        # Not with jsonify, which sorts the keys: a portal shows the paths in the order that they have.
+        return Response(orjson.dumps(described_here()), mimetype="application/json")
 
     @routes.get("/docs")
     def docs() -> str:
-        return render_template("docs.html", document=described(), tags=_by_tag(described()))
+        return render_template("docs.html", document=described_here(), tags=_by_tag(described()))
 
     return routes
 
@@ -389,6 +399,4 @@ def _by_tag(document: Mapping[str, Any]) -> dict[str, list[tuple[str, str, Schem
     for path, methods in document["paths"].items():
         for method, operation in methods.items():
             found.setdefault(operation["tags"][0], []).append((method.upper(), path, operation))
-    found["Ask"].sort(key=lambda operation: operation[1] != PATH)
-    order = ["Ask", "KServe V1", "Open Inference Protocol", "For people", "Operation"]
-    return {tag: found[tag] for tag in order}
+    return {tag: found[tag] for tag in _TAGS}

@@ -1,0 +1,8 @@
+// Backstage's backend with its catalog, as an installation runs it: `node portal.mjs --config app-config.yaml`.
+// The module beside it tells which entities could not be processed, and why.
+import { createBackend } from '@backstage/backend-defaults';
+
+const backend = createBackend();
+backend.add(import('@backstage/plugin-catalog-backend'));
+backend.add(import('@backstage/plugin-catalog-backend-module-unprocessed'));
+backend.start();
