@@ -179,17 +179,19 @@ def test_the_tanzu_plug_in_has_the_flags(words, flags):
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
 @pytest.mark.parametrize(("words", "flags"), commands("kubectl"), ids=lambda value: str(value)[:60])
 def test_kubectl_has_the_flags(words, flags):
-    verb = words.split()[0]
+    verb, kind = words.split()[:2]
+    # `create` has its flags by kind.
+    described = (verb, kind, "--help") if verb == "create" else (verb, "--help")
     texts = [
         subprocess.run(["kubectl", *asked], capture_output=True, text=True, check=True).stdout
-        for asked in ((verb, "--help"), ("options",))
+        for asked in (described, ("options",))
     ]
     assert [flag for flag in flags if not any(re.search(rf"{flag}\b", text) for text in texts)] == []
 
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
 def test_the_folders_that_an_operator_applies_can_be_built():
-    for folder in ("config", "config/namespace", "config/mlflow-postgresql-s3"):
+    for folder in ("config", "config/namespace", "config/distributed", "config/mlflow-postgresql-s3"):
         done = subprocess.run(["kubectl", "kustomize", ROOT / folder], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "kind:" in done.stdout
