@@ -32,14 +32,12 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from environments import PEERS, PeerError, make_environment
 from image_classifier.images import decode
 from image_classifier.local_server import free_port
 from image_classifier.mlflow_model import write_mlflow_model
 from image_classifier.package import Model, Package
 
-ROOT = Path(__file__).parent.parent
-PEERS = Path(__file__).parent / "peers"
-ENVIRONMENTS = ROOT / ".venv-peers"
 WORKERS = 2
 MAX_PIXELS = 50_000_000
 START_SECONDS = 120
@@ -81,29 +79,6 @@ def images() -> dict[str, bytes]:
         "640 x 480": photograph(640, 480, 1),
         "12 megapixels": photograph(4000, 3000, 2),
     }
-
-
-class PeerError(Exception):
-    """A peer cannot be measured; the text is why."""
-
-
-def make_environment(name: str) -> Path:
-    """The Python of a peer, with what peers/requirements names for it."""
-    folder = ENVIRONMENTS / name
-    python = folder / "bin" / "python"
-    install = [str(python), "-m", "pip", "install", "--quiet"]
-    if not (folder / ".made").exists():
-        print(f"installing {name}", file=sys.stderr)
-        for command in (
-            [sys.executable, "-m", "venv", str(folder)],
-            [*install, "--requirement", str(PEERS / "requirements" / f"{name}.txt")],
-            [*install, "--no-deps", "--editable", str(ROOT)],
-        ):
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise PeerError(f"{' '.join(command)}: {done.stderr[-2000:]}")
-        (folder / ".made").touch()
-    return python
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,20 @@
 """Test accuracy by training budget, mean over seeds; prints a Markdown table.
 
     python bench/training.py digits --budget 20s --seeds 0 1 2
-    python bench/training.py path/to/cifar10 --budget 60s --budget 180s
+    python bench/training.py path/to/cifar10 --budget 60s --budget 180s --keras
 
 The test part is read for the report alone: every choice was made on the validation split. Run it on a machine
 that does nothing else: the budget is time, and other work takes a part of it.
 """
 
 import argparse
+import json
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 from image_classifier.cpus import available_cpus, share_cpus
@@ -20,13 +23,15 @@ share_cpus()
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from environments import PEERS, make_environment
 from image_classifier.datasets import prepare
 from image_classifier.datasets.dataset import Dataset, Part
 from image_classifier.network import Classifier
 from image_classifier.recipe import Recipe
 from image_classifier.settings import load_settings
-from image_classifier.training import fit
+from image_classifier.training import Trained, fit
 
 
 def accuracy(classifier: Classifier, part: Part) -> float:
@@ -39,11 +44,8 @@ def accuracy(classifier: Classifier, part: Part) -> float:
     return float(np.concatenate(right).mean())
 
 
-def measure(
-    dataset: Dataset, budget: float, seed: int, recipe: Recipe
-) -> tuple[float, float, float, dict[str, object]]:
-    """Validation accuracy, test accuracy, seconds used, and what the training chose."""
-    trained = fit(
+def train(dataset: Dataset, budget: float, seed: int, recipe: Recipe) -> Trained:
+    return fit(
         dataset,
         budget=budget,
         seed=seed,
@@ -53,8 +55,50 @@ def measure(
         on_epoch=lambda _: None,
         threads=available_cpus(),
     )
-    tested = accuracy(trained.classifier, dataset.test)
-    return trained.validation_accuracy, tested, trained.seconds, dict(trained.parameters)
+
+
+def rate(trained: Trained, dataset: Dataset) -> float:
+    """Arithmetic of the training, in GFLOP/s: a step takes three times that of the forward pass."""
+    images = int(trained.parameters["steps"]) * int(trained.parameters["batch_size"])
+    sides = 2 if trained.classifier.mirror else 1
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        trained.classifier(torch.tensor(dataset.test.images[:1]))
+    return 3 * counter.get_total_flops() / sides * images / trained.seconds / 1e9
+
+
+def product_rate(dtype: torch.dtype) -> float:
+    """What the machine reaches in the product of two matrices of 2048 x 2048, in GFLOP/s."""
+    matrix = torch.rand(2048, 2048).to(dtype)
+    seconds = []
+    for _ in range(8):
+        started = time.perf_counter()
+        torch.mm(matrix, matrix)
+        seconds.append(time.perf_counter() - started)
+    return float(2 * 2048**3 / min(seconds) / 1e9)
+
+
+def measure_keras(dataset: Dataset, seed: int, folder: Path) -> tuple[float, float]:
+    """Test accuracy of a beginner's network in Keras, trained for ten epochs, and seconds used."""
+    arrays = folder / "images.npz"
+    if not arrays.exists():
+        parts = {"train": dataset.train, "test": dataset.test}
+        np.savez(
+            arrays,
+            **{f"{name}_images": part.images for name, part in parts.items()},
+            **{f"{name}_labels": part.labels for name, part in parts.items()},
+        )
+    command = [make_environment("keras"), PEERS / "keras_network.py", arrays, str(seed)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    return found["accuracy"], found["seconds"]
+
+
+def say_mean(name: str, budget: str, tests: list[float]) -> None:
+    spread = statistics.stdev(tests) if len(tests) > 1 else 0.0
+    print(
+        f"| {name} | {budget} | mean | | | | | | **{statistics.mean(tests):.2%}** ± {spread:.2%} |",
+        flush=True,
+    )
 
 
 def main() -> None:
@@ -65,14 +109,16 @@ def main() -> None:
     parser.add_argument("--budget", action="append", required=True)
     parser.add_argument("--recipe", default="", help="hyperparameters, as of the command train")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--keras", action="store_true", help="train a beginner's network in Keras, too")
     arguments = parser.parse_args()
 
     print(f"`{' '.join(['python', *sys.argv])}`")
     print(
-        f"{platform.processor() or platform.machine()}, {available_cpus()} CPUs, torch {torch.__version__}\n"
+        f"{platform.processor() or platform.machine()}, {available_cpus()} CPUs, torch {torch.__version__}; product of "
+        f"matrices: {product_rate(torch.float32):.0f} GFLOP/s in float32, {product_rate(torch.bfloat16):.0f} in bfloat16\n"
     )
-    print("| data | budget | seed | used | width | epochs | validation | test |")
-    print("|---|---|---|---|---|---|---|---|", flush=True)
+    print("| data | budget | seed | used | width | epochs | GFLOP/s | validation | test |")
+    print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as home:
         for text in arguments.budget:
             settings = load_settings(
@@ -82,18 +128,22 @@ def main() -> None:
             name = Path(arguments.data).name
             tests = []
             for seed in arguments.seeds:
-                validated, tested, seconds, chosen = measure(dataset, settings.budget, seed, settings.recipe)
-                tests.append(tested)
+                trained = train(dataset, settings.budget, seed, settings.recipe)
+                tests.append(accuracy(trained.classifier, dataset.test))
+                chosen = trained.parameters
                 print(
-                    f"| {name} | {text} | {seed} | {seconds:.1f} s | {chosen['width']} | {chosen['epochs_seen']} "
-                    f"| {validated:.2%} | {tested:.2%} |",
+                    f"| {name} | {text} | {seed} | {trained.seconds:.1f} s | {chosen['width']} | {chosen['epochs_seen']} "
+                    f"| {rate(trained, dataset):.0f} | {trained.validation_accuracy:.2%} | {tests[-1]:.2%} |",
                     flush=True,
                 )
-            spread = statistics.stdev(tests) if len(tests) > 1 else 0.0
-            print(
-                f"| {name} | {text} | mean | | | | | **{statistics.mean(tests):.2%}** ± {spread:.2%} |",
-                flush=True,
-            )
+            say_mean(name, text, tests)
+        if arguments.keras:
+            tests = []
+            for seed in arguments.seeds:
+                tested, seconds = measure_keras(dataset, seed, Path(home))
+                tests.append(tested)
+                print(f"| {name} | Keras | {seed} | {seconds:.1f} s | | 10 | | | {tested:.2%} |", flush=True)
+            say_mean(name, "Keras", tests)
 
 
 if __name__ == "__main__":
