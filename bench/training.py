@@ -114,8 +114,8 @@ def main() -> None:
 
     print(f"`{' '.join(['python', *sys.argv])}`")
     print(
-        f"{platform.processor() or platform.machine()}, {available_cpus()} CPUs, torch {torch.__version__}; product of "
-        f"matrices: {product_rate(torch.float32):.0f} GFLOP/s in float32, {product_rate(torch.bfloat16):.0f} in bfloat16\n"
+        f"{platform.processor() or platform.machine()}, {available_cpus()} CPUs, torch {torch.__version__}; matrices: "
+        f"{product_rate(torch.float32):.0f} GFLOP/s in float32, {product_rate(torch.bfloat16):.0f} in bfloat16\n"
     )
     print("| data | budget | seed | used | width | epochs | GFLOP/s | validation | test |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
@@ -132,8 +132,9 @@ def main() -> None:
                 tests.append(accuracy(trained.classifier, dataset.test))
                 chosen = trained.parameters
                 print(
-                    f"| {name} | {text} | {seed} | {trained.seconds:.1f} s | {chosen['width']} | {chosen['epochs_seen']} "
-                    f"| {rate(trained, dataset):.0f} | {trained.validation_accuracy:.2%} | {tests[-1]:.2%} |",
+                    f"| {name} | {text} | {seed} | {trained.seconds:.1f} s | {chosen['width']} "
+                    f"| {chosen['epochs_seen']} | {rate(trained, dataset):.0f} "
+                    f"| {trained.validation_accuracy:.2%} | {tests[-1]:.2%} |",
                     flush=True,
                 )
             say_mean(name, text, tests)
