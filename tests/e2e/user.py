@@ -4,6 +4,7 @@ import io
 import json
 import threading
 import time
+import urllib.error
 import urllib.request
 from types import TracebackType
 
@@ -27,9 +28,14 @@ def image_of_a_digit() -> bytes:
 def ask(url: str, seconds: float = 60) -> str:
     """The version of the model that says what it sees; trained for seconds, it may be wrong."""
     request = urllib.request.Request(f"{url}/predict", image_of_a_digit(), {"Content-Type": "image/png"})
-    with urllib.request.urlopen(request, timeout=seconds) as response:
-        assert json.load(response)["predictions"][0]["label"] in set("0123456789")
-        return str(response.headers["X-Model-Version"])
+    try:
+        with urllib.request.urlopen(request, timeout=seconds) as response:
+            assert json.load(response)["predictions"][0]["label"] in set("0123456789")
+            return str(response.headers["X-Model-Version"])
+    except urllib.error.HTTPError as error:
+        # Its text tells whether the server, Knative's proxy or the ingress said it.
+        said = f"{error.code} of {error.headers['Server']}: {error.read(300)!r}"
+        raise AssertionError(f"{url} answered {said} at {time.strftime('%H:%M:%S')}") from error
 
 
 def settled(cluster: Cluster, name: str, revision: str = "", seconds: float = 400) -> str:
