@@ -40,7 +40,7 @@ _NUMBER = re.compile(r"0|[1-9][0-9]{0,8}")
 _UNUSUAL = ("transfer-encoding", "expect", "upgrade", "te", "trailer", "content-encoding", "authorization")
 
 
-class _Head(NamedTuple):
+class Head(NamedTuple):
     """The header fields of a request, by their names in lower case, and the places of its body in its bytes."""
 
     fields: dict[str, str]
@@ -117,21 +117,16 @@ class HotPath:
         """Whether no request is at work: the next one has its turn without waiting."""
         return self._admission.inside == 0
 
-    def length(self, data: bytes) -> int | None:
-        """The bytes of the request that begins with `data`, if it asks about an image and nothing about it is odd."""
-        head = self._usual_head(data)
-        return head and head.end
-
-    def whole_request(self, data: bytes) -> WholeRequest | None:
-        """The request, where the bytes are all of one for a small image, and nothing about it is unusual."""
-        head = self._usual_head(data)
-        if head is None or head.end != len(data):
+    def whole_request(self, head: Head, data: bytes) -> WholeRequest | None:
+        """The request that begins with that head, where the bytes are all of one for a small image."""
+        if head.end != len(data):
             return None
         image = data[head.start :]
         pixels = stated_pixels(image)
         return None if pixels is None or pixels > _QUICK_PIXELS else WholeRequest(head.fields, image)
 
-    def _usual_head(self, data: bytes) -> "_Head | None":
+    def usual_head(self, data: bytes) -> Head | None:
+        """The head that `data` begins with, if it asks about an image and nothing about it is unusual."""
         head = _HEAD.match(data)
         if head is None:
             return None
@@ -148,7 +143,7 @@ class HotPath:
             or any(name in fields for name in _UNUSUAL)
         ):
             return None
-        return _Head(fields, head.end(), head.end() + int(length))
+        return Head(fields, head.end(), head.end() + int(length))
 
     def answer(self, request: WholeRequest) -> Answer:
         """What is sent to a client that keeps its connection."""

@@ -9,7 +9,7 @@ import time
 from functools import partial
 from selectors import EVENT_READ
 from types import FrameType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from gunicorn.http.errors import ParseException
 from gunicorn.workers.gthread import ThreadWorker
@@ -17,6 +17,9 @@ from gunicorn.workers.gthread import ThreadWorker
 from image_classifier.serving.connection import Connection
 from image_classifier.serving.errors import error_body, error_code
 from image_classifier.serving.log import line
+
+if TYPE_CHECKING:  # gunicorn loads this before it is known where the workers' counts are added up
+    from image_classifier.serving.hot_path import Head
 
 _log = logging.getLogger(__name__)
 
@@ -86,9 +89,10 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         super().init_process()
 
     def on_client_socket_readable(self, conn: Connection, client: socket.socket) -> None:
-        if self._is_parked(conn):
+        arrived, head = self._small_request(conn)
+        if self._is_parked(conn, arrived, head):
             return
-        kept = self._answered_at_once(conn)
+        kept = self._answered_at_once(conn, arrived, head)
         if not kept:
             self.poller.unregister(client)
         self.keepalived_conns.remove(conn)
@@ -102,20 +106,28 @@ class Worker(ThreadWorker):  # type: ignore[misc]
             self.finish_request(conn, _Answered(kept))
 
     def enqueue_req(self, conn: Connection) -> None:
-        kept = self._answered_at_once(conn)
+        kept = self._answered_at_once(conn, *self._small_request(conn))
         if kept is None:
             super().enqueue_req(conn)
         else:
             self.finish_request(conn, _Answered(kept))
 
-    def _answered_at_once(self, conn: Connection) -> bool | None:
+    def _small_request(self, conn: Connection) -> "tuple[bytes, Head | None]":
+        """What has arrived of a request, and its head; None unless all of it is small and nothing about it unusual."""
+        hot_path = self.app.hot_path
+        if hot_path is None:
+            return b"", None
+        arrived = conn.arrived(_QUICK_BYTES)
+        head = hot_path.usual_head(arrived)
+        return arrived, head if head and head.end <= _QUICK_BYTES else None
+
+    def _answered_at_once(self, conn: Connection, arrived: bytes, head: "Head | None") -> bool | None:
         """Answer in the loop and say whether the connection is kept; None where a thread has to."""
         hot_path = self.app.hot_path
         may_keep = self.cfg.keepalive and len(self.keepalived_conns) < self.max_keepalived
-        if hot_path is None or self._quick_left == 0 or not may_keep or not hot_path.is_idle():
+        if head is None or self._quick_left == 0 or not may_keep or not hot_path.is_idle():
             return None
-        arrived = conn.arrived(_QUICK_BYTES)
-        request = hot_path.whole_request(arrived)
+        request = hot_path.whole_request(head, arrived)
         if request is None:
             return None
         started = time.monotonic()
@@ -139,23 +151,18 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         )
         return kept
 
-    def _is_parked(self, conn: Connection) -> bool:
+    def _is_parked(self, conn: Connection, arrived: bytes, head: "Head | None") -> bool:
         """Whether this connection, which has something to receive, is left to the poller for now."""
         if self._parked.pop(conn, None) is not None:
             # All of it has come and it is its turn, or it has waited for long enough.
             conn.wakes_at(1)
             return False
-        hot_path = self.app.hot_path
-        if hot_path is None or not self.alive:
+        if head is None or not self.alive or len(arrived) > head.end:
             return False
-        arrived = conn.arrived(_QUICK_BYTES)
-        length = hot_path.length(arrived)
-        if length is None or not len(arrived) <= length <= _QUICK_BYTES:
+        is_whole = len(arrived) == head.end
+        if is_whole and self.app.hot_path.is_idle():
             return False
-        is_whole = len(arrived) == length
-        if is_whole and hot_path.is_idle():
-            return False
-        conn.wakes_at(length + is_whole)
+        conn.wakes_at(head.end + is_whole)
         self._parked[conn] = _Parked(
             is_whole, time.monotonic() + (_TURN_SECONDS if is_whole else _REST_SECONDS)
         )
@@ -177,9 +184,7 @@ class Worker(ThreadWorker):  # type: ignore[misc]
         return bool(self.app.balance.has_share(self.age, self.nr_conns))
 
     def _is_quick(self, conn: Connection) -> bool:
-        hot_path = self.app.hot_path
-        length = hot_path and hot_path.length(conn.arrived(_QUICK_BYTES))
-        return length is not None and length <= _QUICK_BYTES
+        return self._small_request(conn)[1] is not None
 
     def _keepalive_after(self, conn: Connection, keepalive: bool) -> bool:
         try:
