@@ -33,7 +33,7 @@ def settings_page() -> str:
     ]
     for setting in SETTINGS.values():
         also = "".join(f" Also read from `{name}`." for name in setting.environment)
-        default = f"`{setting.default}`" if setting.default != "" else ""
+        default = f"`{setting.default}`" if str(setting.default) else ""
         lines.append(f"| `{setting.name}` | {default} | {setting.help}{also} |")
     lines += [
         "",

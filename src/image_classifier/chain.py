@@ -31,7 +31,7 @@ from image_classifier.images import decode
 from image_classifier.package import Model, Package, likeliest
 from image_classifier.platform.results import clipped, leave_results
 from image_classifier.recipe import Recipe
-from image_classifier.settings import SETTINGS, Settings
+from image_classifier.settings import SETTINGS, Settings, as_environment
 
 if TYPE_CHECKING:  # these bring PyTorch, MLflow or SciPy, which most commands never need
     from image_classifier.datasets.dataset import Dataset
@@ -159,8 +159,7 @@ def _helped(settings: Settings) -> AbstractContextManager[Mapping[str, str]]:
 
     if is_in_cluster():
         return helping_pods(os.environ, processes=settings.training_processes)
-    given = {setting.variables[0]: str(getattr(settings, setting.name)) for setting in SETTINGS.values()}
-    return helping_processes(given, processes=settings.training_processes)
+    return helping_processes(as_environment(settings, SETTINGS), processes=settings.training_processes)
 
 
 def _assist(settings: Settings, group: "Group") -> None:

@@ -17,7 +17,7 @@ from image_classifier.cpus import need_no_blas
 from image_classifier.errors import ImageClassifierError, SettingError
 from image_classifier.memory import lasting
 from image_classifier.platform.results import leave_failure
-from image_classifier.settings import SETTINGS, Settings, load_settings
+from image_classifier.settings import SETTINGS, Settings, as_environment, load_settings
 
 WHERE = ("home", "name", "tracking_uri", "registry_timeout", "registry_wait")
 DATA = (
@@ -381,9 +381,8 @@ def run(settings: Settings, keep: bool | None) -> None:
         return
     package = _chain().fetch_model(settings, click.echo)
     command = [sys.executable, "-m", "image_classifier.cli", "serve", "--model", str(package.folder)]
-    # Not as options, which everyone on the machine may read, for one is a token.
-    given = {SETTINGS[name].variables[0]: str(getattr(settings, name)) for name in SERVING}
-    server = subprocess.Popen(command, env={**os.environ, **given})
+    # Not as options, for one is a token.
+    server = subprocess.Popen(command, env={**os.environ, **as_environment(settings, SERVING)})
     try:
         from image_classifier.local_server import ask
 

@@ -351,6 +351,11 @@ def load_settings(
     return Settings(**values)
 
 
+def as_environment(settings: Settings, names: Iterable[str]) -> dict[str, str]:
+    """The variables that give those settings to another process; as options everyone on the machine may read them."""
+    return {SETTINGS[name].variables[0]: str(getattr(settings, name)) for name in names}
+
+
 def _given(
     setting: Setting,
     options: Mapping[str, object],
