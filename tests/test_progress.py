@@ -17,6 +17,15 @@ def test_plain_lines_say_what_is_done_and_how_long_it_will_take():
     ]
 
 
+def test_a_last_piece_that_took_too_long_leaves_no_negative_time():
+    now = [0.0]
+    stream = io.StringIO()
+    with Progress("training", 10, "s", stream=stream, clock=lambda: now[0]) as progress:
+        now[0] = 12
+        progress.advance(12)
+    assert stream.getvalue() == "training: 12 of 10 s, 0 s left\n"
+
+
 def test_an_unknown_total_is_counted_without_a_time_left():
     now = [0.0]
     stream = io.StringIO()

@@ -64,6 +64,7 @@ class Progress:
         line = f"{self._title}: {self._done:,.0f} {self._unit}"
         if self._total:
             elapsed = now - self._started
-            left = elapsed * (self._total - self._done) / self._done if self._done else float("nan")
+            # More than the total is done where the total is a time and the last piece took longer.
+            left = elapsed * max(0.0, self._total - self._done) / self._done if self._done else float("nan")
             line = f"{self._title}: {self._done:,.0f} of {self._total:,.0f} {self._unit}, {left:.0f} s left"
         return f"{line}, {note}" if note else line

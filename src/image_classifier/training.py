@@ -163,7 +163,8 @@ class _Run:
         train, self.validation = split_validation(dataset.train.labels, validation_fraction, seed)
         if len(self.validation) == 0:
             raise TrainingError(
-                f"{dataset.source} has too few images to keep some for validation; add images, at least two a class"
+                f"{dataset.source} has one image a class to train with, and validation needs another; "
+                "add images: a class wants three, one of them for the test part"
             )
         self.train_indices = train
         batch = min(recipe.batch_size or _batch_size(len(train)), len(train))
