@@ -1,6 +1,6 @@
 # Everything a person or CI does here. Each target makes the environment it needs in .venv.
 .DEFAULT_GOAL := help
-.PHONY: help run test e2e portal docs lint lock clean
+.PHONY: help run test e2e chaos portal docs lint lock clean
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
@@ -19,6 +19,9 @@ test: $(VENV)/.test  ## the tests
 
 e2e: $(VENV)/.test  ## the chain's cases, on the cluster that the environment names (tests/e2e/cluster.py)
 	$(BIN)/pytest tests/e2e -m e2e --capture=no --verbose --exitfirst
+
+chaos: $(VENV)/.test  ## things break while the chain runs and serves; wants the cluster to itself, and its node's processes
+	$(BIN)/pytest tests/e2e -m chaos --capture=no --verbose
 
 portal: $(VENV)/.test tests/portal/node_modules/.installed  ## the catalog entry, in a real Backstage (needs Node 20)
 	$(BIN)/pytest tests/portal -m portal --capture=no --verbose

@@ -1,0 +1,212 @@
+"""Things break while the chain runs and while it serves: `make chaos`, on a cluster that nobody else uses.
+
+After each: the registry is consistent, what served serves, the chain comes to its end without a hand. A request that
+a killed server was answering is lost, as nothing could save it; no other is, where a second server is there.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.cluster import Cluster, CommandError, Repository, new_name, run, wait
+from tests.e2e.node import Node
+from tests.e2e.registry_check import inconsistencies
+from tests.e2e.user import Load, answers, ask, settled, unwell
+
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
+
+QUICK = {"budget": "2s", "min_accuracy": "0.3", "max_accuracy_drop": "0.5", "max_recall_drop": "1"}
+"""A training that any seed passes: what is tried here is the chain."""
+SERVER = r"image-classifier serve|image_classifier.*serve"
+SHIM = r"containerd-shim-runc-v2"
+STEPS = ("train", "evaluate", "register", "gate")
+CONTROLLERS = {
+    "Cartographer": r"cartographer",
+    "Flux": r"/source-controller",
+    "Tekton": r"/ko-app/controller -entrypoint-image",
+    "KServe": r"/ko-app/manager|kserve",
+    "Knative": r"/ko-app/controller$",
+}
+
+
+@pytest.fixture(scope="module")
+def node(cluster: Cluster) -> Iterator[Node]:
+    repair = cluster.environment.get("CHAOS_REPAIR")
+    if not repair:
+        pytest.fail("set CHAOS_REPAIR (command that starts again what was killed of the node, as systemd would)")
+    node = Node(repair)
+    yield node
+    node.repair()
+
+
+@pytest.fixture(scope="module")
+def served(cluster: Cluster, repository: Repository) -> str:
+    """A workload that serves, with two servers."""
+    name = new_name("chaos")
+    cluster.create(name, "--git-repo", repository.address, "--git-branch", "main", min_scale="2", **QUICK)
+    settled(cluster, name)
+    return name
+
+
+@pytest.fixture
+def train_again(cluster: Cluster, served: str) -> Callable[[], set[str]]:
+    """Ask for a new model; gives the names of the runs of `train` before it."""
+
+    def begin() -> set[str]:
+        before = {item["metadata"]["name"] for item in cluster.runs(served, "train")}
+        cluster.change(served, min_scale="2", **QUICK, retrain=new_name("again"))
+        return before
+
+    return begin
+
+
+def pods_that_serve(cluster: Cluster, name: str) -> list[dict[str, str]]:
+    chosen = ("-l", f"serving.kserve.io/inferenceservice={name}")
+    return [
+        item["metadata"]
+        for item in cluster.get("pods", *chosen)["items"]
+        if item["status"]["phase"] == "Running" and "deletionTimestamp" not in item["metadata"]
+    ]
+
+
+def step_runs(cluster: Cluster, name: str, before: set[str], step: str) -> bool:
+    """Whether a step of the newest training is at work, or was."""
+    new = [item for item in cluster.runs(name, "train") if item["metadata"]["name"] not in before]
+    states = {state["name"]: state for item in new for state in item.get("status", {}).get("steps", [])}
+    return bool({"running", "terminated"} & states.get(step, {}).keys())
+
+
+def all_is_well(cluster: Cluster, name: str) -> str:
+    """Wait until the workload is ready, then look whether everything fits; the version that serves."""
+    settled(cluster, name, seconds=600)
+    assert inconsistencies(cluster, name) == []
+    version = cluster.outputs(name, "train")["revision"]
+    answers(cluster.url(name), version)
+    return version
+
+
+@pytest.mark.parametrize(
+    ("what", "pattern", "which"),
+    [
+        ("a worker of the server", SERVER, slice(1, 2)),
+        ("the server", SERVER, slice(0, 1)),
+    ],
+)
+def test_a_killed_server_loses_at_most_what_it_was_answering(
+    cluster: Cluster, served: str, node: Node, what: str, pattern: str, which: slice
+):
+    url = cluster.url(served)
+    with Load(url) as load:
+        for _ in range(3):
+            node.kill(pattern, pods_that_serve(cluster, served)[0]["uid"], which=which)
+            time.sleep(8)
+    print(f"{what} killed 3 times: {load.answered} answered, {len(load.lost)} lost: {load.lost}")
+    assert load.answered > 50
+    assert len(load.lost) <= 3
+    all_is_well(cluster, served)
+
+
+def test_a_pod_whose_shim_was_killed_is_replaced(cluster: Cluster, served: str, node: Node):
+    pod = pods_that_serve(cluster, served)[0]
+    sandbox = run(
+        "kubectl", "get", "pod", "-n", cluster.namespace, pod["name"], "-o",
+        "jsonpath={.status.containerStatuses[0].containerID}",
+    )  # fmt: skip
+    assert sandbox
+    with Load(cluster.url(served)) as load:
+        killed = node.kill(SHIM, pod["uid"]) if node.processes(SHIM, pod["uid"]) else _kill_shim_of(node, pod["uid"])
+        time.sleep(30)
+    print(f"{killed} shim killed: {load.answered} answered, {len(load.lost)} lost: {load.lost[:5]}")
+    all_is_well(cluster, served)
+
+
+def _kill_shim_of(node: Node, pod_uid: str) -> int:
+    """A shim stands outside of its pod's control group; it is the parent of the pod's first process."""
+    first = node.processes("", pod_uid)[0]
+    parent = Path(f"/proc/{first}/stat").read_text().rpartition(")")[2].split()[1]
+    command = Path(f"/proc/{parent}/cmdline").read_bytes().decode(errors="replace")
+    return node.kill(command.split("\0")[4])
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_mlflow_may_be_killed_in_any_step(
+    cluster: Cluster, served: str, node: Node, train_again: Callable[[], set[str]], step: str
+):
+    before = train_again()
+    wait(f"step {step}", lambda: step_runs(cluster, served, before, step), every=0.2)
+    # Thrice within the step and after it, so that one hits a write.
+    for _ in range(3):
+        node.kill(r"mlflow server|uvicorn.*mlflow")
+        wait("MLflow's new process", lambda: node.processes(r"mlflow server"), 120)
+        time.sleep(1.5)
+    print(f"MLflow killed in {step}; version {all_is_well(cluster, served)} serves")
+
+
+@pytest.mark.parametrize("controller", CONTROLLERS)
+def test_a_controller_may_be_killed_in_each_step(
+    cluster: Cluster, served: str, node: Node, train_again: Callable[[], set[str]], controller: str
+):
+    before = train_again()
+    with Load(cluster.url(served)) as load:
+        for moment in ("train", "register"):
+            wait(moment, lambda moment=moment: step_runs(cluster, served, before, moment), every=0.2)
+            node.kill(CONTROLLERS[controller])
+        version = all_is_well(cluster, served)
+    print(f"{controller} killed twice; version {version}; {load.answered} answered, {len(load.lost)} lost")
+    assert load.lost == []
+
+
+@pytest.mark.parametrize("process", ["kubelet", "kube-apiserver", "kube-controller-manager", "etcd"])
+def test_a_process_of_the_node_may_be_killed_in_a_training(
+    cluster: Cluster, served: str, node: Node, train_again: Callable[[], set[str]], process: str
+):
+    before = train_again()
+    wait("train", lambda: step_runs(cluster, served, before, "train"), every=0.2)
+    with Load(cluster.url(served)) as load:
+        node.kill(rf"platform/bin/{process} ")
+        time.sleep(10)
+        node.repair()
+        version = all_is_well(cluster, served)
+    print(f"{process} gone for 10 s; version {version}; {load.answered} answered, {len(load.lost)} lost")
+    assert load.lost == []
+
+
+def test_a_full_disk_of_mlflow_is_named_and_the_chain_goes_on_when_there_is_room(
+    cluster: Cluster, served: str, train_again: Callable[[], set[str]]
+):
+    volume = Path(cluster.environment["E2E_VOLUME"])
+    version = ask(cluster.url(served))
+    filler = volume / "filler"
+    with filler.open("wb") as file:
+        try:
+            while True:
+                file.write(bytes(1 << 20))
+        except OSError:
+            pass
+    try:
+        train_again()
+        print(unwell(cluster, served, "train", "space"))
+        assert ask(cluster.url(served)) == version
+    finally:
+        filler.unlink()
+    train_again()
+    all_is_well(cluster, served)
+
+
+def test_nothing_is_left_of_what_was_deleted_while_the_api_server_went(
+    cluster: Cluster, served: str, node: Node
+):
+    run("tanzu", "apps", "workload", "delete", served, "-n", cluster.namespace, "--yes")
+    node.kill(r"platform/bin/kube-apiserver ")
+    node.repair()
+    chosen = ("-l", f"carto.run/workload-name={served}")
+
+    def gone() -> bool:
+        try:
+            return not cluster.get("gitrepository,configmap,taskrun,inferenceservice,ksvc,pod", *chosen)["items"]
+        except CommandError:
+            return False
+
+    wait("all of it gone", gone, 180)
