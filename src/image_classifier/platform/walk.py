@@ -1,0 +1,333 @@
+"""Walk from a workload down to the pods and collect, in the order of the chain, what is not as it should be.
+
+Workload → what each resource stamped → TaskRun → its pod and the failed step's log; or InferenceService →
+Revision → pods → logs and events. Only resources that are not well are looked into.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeVar
+
+from image_classifier.errors import ClusterError, ForbiddenError
+from image_classifier.platform import evidence as of
+from image_classifier.platform.cluster import (
+    EVENT,
+    INFERENCE_SERVICE,
+    POD,
+    REVISION,
+    TASK_RUN,
+    WORKLOAD,
+    Cluster,
+    Kind,
+    Object,
+)
+from image_classifier.platform.evidence import Evidence, Resource, Serving, Share, Sign, State
+from image_classifier.text import shortened
+
+LOG_LINES = 20
+LONG_START_SECONDS = 60.0
+"""A server that has run for longer and is not ready has some trouble; starting takes a few seconds."""
+_SERVE = "serve"
+_MOST_EVENTS = 5
+_OF_WORKLOAD, _OF_RESOURCE = "carto.run/workload-name", "carto.run/resource-name"
+_OF_REVISION = "serving.knative.dev/revision"
+
+Found = TypeVar("Found")
+
+
+def collect(cluster: Cluster, name: str, now: datetime) -> Evidence:
+    """All that speaks against a workload, and what it serves.
+
+    Raises ClusterError where the cluster cannot be asked or has no such workload. What this user may not read
+    below the workload is left out and named.
+    """
+    workload = cluster.get(WORKLOAD, name)
+    if workload is None:
+        others = [item["metadata"]["name"] for item in cluster.list(WORKLOAD)]
+        there = f"there are: {shortened(others)}" if others else "it has none; --namespace names another"
+        raise ClusterError(f"there is no workload {name} in namespace {cluster.namespace}; {there}")
+    walk = _Walk(cluster, name, now)
+    status = workload.get("status", {})
+    listed = status.get("resources", [])
+    without_output = {item["name"] for item in listed if not item.get("outputs")}
+    return Evidence(
+        workload=name,
+        namespace=cluster.namespace,
+        params={param["name"]: param.get("value") for param in workload["spec"].get("params", [])},
+        seen=status.get("observedGeneration") == workload["metadata"].get("generation"),
+        signs=tuple(_conditions(workload, only=("SupplyChainReady",))),
+        resources=tuple(walk.resource(item, without_output) for item in listed),
+        serving=walk.allowed(walk.serving, None),
+        unread=tuple(dict.fromkeys(walk.unread)),
+    )
+
+
+@dataclass
+class _Walk:
+    cluster: Cluster
+    workload: str
+    now: datetime
+    unread: list[str] = field(default_factory=list)
+
+    def allowed(self, look: Callable[[], Found], otherwise: Found) -> Found:
+        """What `look` gives, or `otherwise` where this user may not read it."""
+        try:
+            return look()
+        except ForbiddenError as error:
+            self.unread.append(str(error))
+            return otherwise
+
+    def resource(self, item: Object, without_output: set[str]) -> Resource:
+        """A resource of the workload's status, and what it stamped."""
+        state = _state(item, without_output)
+        reference = item.get("stampedRef")
+        stamped = f"{reference['kind']} {reference['name']}" if reference else ""
+        signs: list[Sign] = []
+        retried = False
+        if state in (State.RUNNING, State.FAILED):
+            if reference:
+                look = {"TaskRun": self.runs, "PipelineRun": self.runs, "InferenceService": self.service}
+                found = look.get(reference["kind"], self.other)
+                signs += self.allowed(lambda: list(found(item["name"], reference)), [])
+            retried = any(sign.of.endswith(_FIRST_TRY) for sign in signs)
+            signs += _conditions(item, of_what=f"Workload {self.workload}, resource {item['name']}")
+        return Resource(
+            item["name"], state, stamped, _since(item, "Ready"), tuple(dict.fromkeys(signs)), retried
+        )
+
+    def other(self, _: str, reference: Mapping[str, Any]) -> Iterator[Sign]:
+        """Of an object that has nothing below it, its conditions."""
+        stamped = self.cluster.get(_kind(reference), reference["name"])
+        if stamped is not None:
+            yield from _conditions(stamped)
+
+    def runs(self, resource: str, _: Mapping[str, Any]) -> Iterator[Sign]:
+        """Of the newest run of a step. (The reference may name an older one with the same spec.)"""
+        runs = self.cluster.list(TASK_RUN, labels={_OF_WORKLOAD: self.workload, _OF_RESOURCE: resource})
+        if not runs:
+            return
+        run = max(runs, key=lambda item: str(item["metadata"]["creationTimestamp"]))
+        name, status = _called(run), run.get("status", {})
+        yield from _results(name, status)
+        yield from self.step_log(name, status)
+        if status.get("podName") and not _is_over(status):
+            yield from self.pod(status["podName"])
+        yield from _conditions(run)
+        for tried in status.get("retriesStatus", [])[-1:]:
+            yield from _results(f"{name}{_FIRST_TRY}", tried)
+            yield from self.step_log(f"{name}{_FIRST_TRY}", tried)
+            yield from _conditions({**run, "status": tried}, of_what=f"{name}{_FIRST_TRY}")
+
+    def step_log(self, name: str, status: Mapping[str, Any]) -> Iterator[Sign]:
+        """The state and the last lines of the step that failed, if one did."""
+        for step in status.get("steps", []):
+            ended = step.get("terminated", {})
+            if ended.get("exitCode", 0) != 0:
+                of_step = f"{name}, step {step['name']}"
+                yield Sign(
+                    of.CONTAINER,
+                    of_step,
+                    ended.get("reason", ""),
+                    f"it ended with status {ended['exitCode']}",
+                )
+                yield from self.log(of_step, status["podName"], step.get("container", f"step-{step['name']}"))
+                return
+
+    def log(self, name: str, pod: str, container: str) -> Iterator[Sign]:
+        printed = self.allowed(lambda: self.cluster.log(pod, container, lines=LOG_LINES), "")
+        if printed.strip():
+            yield Sign(of.LOG, name, "", printed.rstrip())
+
+    def service(self, _: str, reference: Mapping[str, Any]) -> Iterator[Sign]:
+        """Of an inference service, its newest revision and the pods of that."""
+        service = self.cluster.get(INFERENCE_SERVICE, reference["name"])
+        if service is None:
+            return
+        status = service.get("status", {})
+        name = _called(service)
+        model = status.get("modelStatus", {})
+        if model.get("transitionStatus") in ("BlockedByFailedLoad", "InvalidSpec"):
+            failure = model.get("lastFailureInfo", {})
+            yield Sign(of.CONTAINER, name, failure.get("reason", ""), failure.get("message", ""))
+        revision = status.get("components", {}).get("predictor", {}).get("latestCreatedRevision")
+        if revision:
+            yield from self.revision(revision)
+        yield from _conditions(service)
+
+    def revision(self, name: str) -> Iterator[Sign]:
+        pods = self.allowed(lambda: self.cluster.list(POD, labels={_OF_REVISION: name}), [])
+        for pod in pods:
+            yield from self.pod_signs(pod)
+        if not pods:
+            yield from self.events("ReplicaSet", f"{name}-deployment-")
+        revision = self.cluster.get(REVISION, name)
+        if revision is not None:
+            yield from _conditions(revision)
+
+    def pod(self, name: str) -> Iterator[Sign]:
+        pod = self.allowed(lambda: self.cluster.get(POD, name), None)
+        if pod is not None:
+            yield from self.pod_signs(pod)
+
+    def pod_signs(self, pod: Object) -> Iterator[Sign]:
+        """Of a pod that is not ready: its containers, what they printed, and warnings."""
+        name, status = _called(pod), pod.get("status", {})
+        if _is_true(pod, "Ready") or "deletionTimestamp" in pod["metadata"]:
+            return
+        yield from _conditions(pod, only=("PodScheduled",))
+        troubled = False
+        for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
+            of_container = f"{name}, container {container['name']}"
+            signs = list(self.container(of_container, container))
+            yield from signs
+            if any(sign.reason in _AFTER_A_START for sign in signs):
+                yield from self.log(of_container, pod["metadata"]["name"], container["name"])
+            troubled = troubled or bool(signs)
+        if troubled or status.get("reason"):
+            yield from self.events("Pod", pod["metadata"]["name"])
+        if status.get("reason"):
+            yield Sign(of.CONDITION, name, status["reason"], status.get("message", ""))
+
+    def container(self, name: str, status: Mapping[str, Any]) -> Iterator[Sign]:
+        """What keeps a container from running, or from being ready."""
+        state = status.get("state", {})
+        waiting, running, ended = (state.get(key, {}) for key in ("waiting", "running", "terminated"))
+        last = status.get("lastState", {}).get("terminated", {})
+        for stopped in (ended, last):
+            if stopped.get("exitCode", 0) != 0:
+                told = stopped.get("message") or f"it ended with status {stopped['exitCode']}"
+                yield Sign(of.CONTAINER, name, stopped.get("reason", "Error"), told)
+        if waiting.get("reason") not in (None, *_STILL_STARTING):
+            yield Sign(of.CONTAINER, name, waiting["reason"], waiting.get("message", ""))
+        if (
+            running
+            and not status.get("ready")
+            and "startedAt" in running
+            and not name.endswith("queue-proxy")
+        ):
+            seconds = (self.now - _time(running["startedAt"])).total_seconds()
+            if seconds > LONG_START_SECONDS:
+                yield Sign(
+                    of.CONTAINER, name, _NOT_READY, f"it has run for {seconds:.0f} s without being ready"
+                )
+
+    def events(self, kind: str, name: str) -> Iterator[Sign]:
+        """The last warnings about objects of a kind whose name begins so."""
+        listed = self.allowed(lambda: self.cluster.list(EVENT, fields=f"involvedObject.kind={kind}"), [])
+        about = [
+            item
+            for item in listed
+            if item.get("type") == "Warning" and item["involvedObject"]["name"].startswith(name)
+        ]
+        about.sort(key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime")), reverse=True)
+        for item in about[:_MOST_EVENTS]:
+            yield Sign(
+                of.EVENT,
+                f"{kind} {item['involvedObject']['name']}",
+                item.get("reason", ""),
+                item.get("message", ""),
+            )
+
+    def serving(self) -> Serving | None:
+        """What the workload's own inference service gives requests to."""
+        chosen = {_OF_WORKLOAD: self.workload, _OF_RESOURCE: _SERVE}
+        for service in self.cluster.list(INFERENCE_SERVICE, labels=chosen):
+            status = service.get("status", {})
+            traffic = status.get("components", {}).get("predictor", {}).get("traffic", [])
+            shares = [self.share(entry) for entry in traffic if entry.get("percent")]
+            return Serving(
+                status.get("url", ""), tuple(shares), _model(service["spec"]["predictor"]["containers"])
+            )
+        return None
+
+    def share(self, entry: Mapping[str, Any]) -> Share:
+        revision = self.cluster.get(REVISION, entry["revisionName"]) or {}
+        model = _model(revision.get("spec", {}).get("containers", []))
+        return Share(entry["revisionName"], model, entry["percent"], _since(revision, "Ready"))
+
+
+_FIRST_TRY = ", first try"
+_NOT_READY = "NotReady"
+_STILL_STARTING = ("ContainerCreating", "PodInitializing")
+_AFTER_A_START = ("Error", "CrashLoopBackOff", "OOMKilled", _NOT_READY)
+"""Reasons of a container that ran, so that it may have printed something."""
+
+
+def _state(item: Object, without_output: set[str]) -> State:
+    """How a resource is, by the conditions that Cartographer keeps of it."""
+    if _is_true(item, "Ready"):
+        return State.WELL
+    conditions = {condition["type"]: condition for condition in item.get("conditions", [])}
+    submitted, healthy = (conditions.get(kind, {}) for kind in ("ResourceSubmitted", "Healthy"))
+    if submitted.get("status") == "False" and without_output & {
+        each["name"] for each in item.get("inputs", [])
+    }:
+        return State.WAITING
+    if "False" in (submitted.get("status"), healthy.get("status")):
+        return State.FAILED
+    return State.RUNNING
+
+
+def _conditions(item: Mapping[str, Any], *, of_what: str = "", only: Iterable[str] = ()) -> Iterator[Sign]:
+    """The conditions that are not true and say something, each message once."""
+    holder = item.get("status", {}) if "kind" in item else item
+    wanted = tuple(only)
+    told = set()
+    for condition in holder.get("conditions", []):
+        message = condition.get("message", "")
+        if condition.get("status") == "True" or (wanted and condition["type"] not in wanted):
+            continue
+        if (message or condition.get("reason")) and message not in told:
+            told.add(message)
+            yield Sign(of.CONDITION, of_what or _called(item), condition.get("reason", ""), message)
+
+
+def _results(name: str, status: Mapping[str, Any]) -> Iterator[Sign]:
+    """The verdict of a step and its reason, where it is a bad one."""
+    results = {result["name"]: result["value"] for result in status.get("results", [])}
+    if results.get("verdict") in ("failed", "refused"):
+        yield Sign(of.RESULT, name, results["verdict"], results.get("reason", ""))
+
+
+def _is_over(status: Mapping[str, Any]) -> bool:
+    return "completionTime" in status
+
+
+def _is_true(item: Mapping[str, Any], kind: str) -> bool:
+    holder = item.get("status", {}) if "kind" in item else item
+    return any(
+        condition["type"] == kind and condition["status"] == "True"
+        for condition in holder.get("conditions", [])
+    )
+
+
+def _since(item: Mapping[str, Any], kind: str) -> datetime | None:
+    """When a condition became what it is."""
+    holder = item.get("status", {}) if "kind" in item else item
+    for condition in holder.get("conditions", []):
+        if condition["type"] == kind and condition.get("lastTransitionTime"):
+            return _time(condition["lastTransitionTime"])
+    return None
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text).astimezone(UTC)
+
+
+def _called(item: Mapping[str, Any]) -> str:
+    return f"{item['kind']} {item['metadata']['name']}"
+
+
+def _kind(reference: Mapping[str, Any]) -> Kind:
+    plural, _, group = reference["resource"].partition(".")
+    return Kind(reference["kind"], plural, reference["apiVersion"].rpartition("/")[2], group)
+
+
+def _model(containers: Iterable[Mapping[str, Any]]) -> str:
+    """The address of the model that a server is given."""
+    for container in containers:
+        for variable in container.get("env", []):
+            if variable["name"] == "STORAGE_URI":
+                return str(variable["value"]).partition("?")[0]
+    return ""
