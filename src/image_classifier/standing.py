@@ -87,7 +87,8 @@ def in_words(standing: Standing) -> Iterator[str]:
     for finding in standing.failed:
         yield f"    FAIL  {finding.rule}: {finding.in_words}"
     if standing.decided is not None and not standing.failed:
-        yield f"    on {standing.decided.time:%Y-%m-%d %H:%M} UTC by {standing.decided.actor}: {standing.decided.reason}"
+        decided = standing.decided
+        yield f"    on {decided.time:%Y-%m-%d %H:%M} UTC by {decided.actor}: {decided.reason}"
     yield f"  what to do  {_DO[standing.place].format(number=newest.number)}"
     if standing.report and standing.place is Place.REFUSED:
         yield f"  report      {standing.report}"
@@ -109,8 +110,8 @@ def to_json(standing: Standing) -> dict[str, Any]:
 
 _DO = {
     Place.NOT_JUDGED: "judge it: image-classifier gate",
-    Place.REFUSED: "look at the report, mend the data or train longer, or change the floor: image-classifier gate --help",
-    Place.NOT_PROMOTED: "let it serve: image-classifier promote (on the platform the step accept does so, after a trial)",
+    Place.REFUSED: "read the report, mend the data or train longer, or change a floor: image-classifier gate --help",
+    Place.NOT_PROMOTED: "let it serve: image-classifier promote (on the platform the step accept does so)",
     Place.REPLACED: "to let it serve again: image-classifier promote --model {number}",
 }
 

@@ -253,8 +253,8 @@ CAUSES = (
     ),
     Cause(
         "tracking-address-wrong",
-        r"MLflow server at (?P<server>[^\s,;]+) does not answer \((?:Name or service not known|Temporary failure in name "
-        r"resolution|No address associated)",
+        r"MLflow server at (?P<server>[^\s,;]+) does not answer "
+        r"\((?:Name or service not known|Temporary failure in name resolution|No address associated)",
         "nothing in the cluster has the name of the tracking server {server}",
         _TRACKING,
         _OWN,

@@ -129,7 +129,8 @@ class Cluster:
             if failed:
                 return found
             page = _read(response)
-            found += page["items"]
+            # A list of core objects does not repeat their kind.
+            found += [{"kind": kind.name, **item} for item in page["items"]]
             asked["_continue"] = page["metadata"].get("continue", "")
             if not asked["_continue"]:
                 return found

@@ -160,7 +160,7 @@ class _Walk:
         for pod in pods:
             yield from self.pod_signs(pod)
         if not pods:
-            yield from self.events("ReplicaSet", f"{name}-deployment-")
+            yield from self.events(f"{name}-deployment-", "involvedObject.kind=ReplicaSet")
         revision = self.cluster.get(REVISION, name)
         if revision is not None:
             yield from _conditions(revision)
@@ -185,7 +185,8 @@ class _Walk:
                 yield from self.log(of_container, pod["metadata"]["name"], container["name"])
             troubled = troubled or bool(signs)
         if troubled or status.get("reason"):
-            yield from self.events("Pod", pod["metadata"]["name"])
+            called = pod["metadata"]["name"]
+            yield from self.events(called, f"involvedObject.kind=Pod,involvedObject.name={called}")
         if status.get("reason"):
             yield Sign(of.CONDITION, name, status["reason"], status.get("message", ""))
 
@@ -212,22 +213,15 @@ class _Walk:
                     of.CONTAINER, name, _NOT_READY, f"it has run for {seconds:.0f} s without being ready"
                 )
 
-    def events(self, kind: str, name: str) -> Iterator[Sign]:
-        """The last warnings about objects of a kind whose name begins so."""
-        listed = self.allowed(lambda: self.cluster.list(EVENT, fields=f"involvedObject.kind={kind}"), [])
-        about = [
-            item
-            for item in listed
-            if item.get("type") == "Warning" and item["involvedObject"]["name"].startswith(name)
-        ]
-        about.sort(key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime")), reverse=True)
-        for item in about[:_MOST_EVENTS]:
-            yield Sign(
-                of.EVENT,
-                f"{kind} {item['involvedObject']['name']}",
-                item.get("reason", ""),
-                item.get("message", ""),
-            )
+    def events(self, name: str, fields: str) -> Iterator[Sign]:
+        """The last warnings, of those that a field selector chooses, about objects whose name begins so."""
+        listed = self.allowed(lambda: self.cluster.list(EVENT, fields=fields), [])
+        about = [item for item in listed if item["involvedObject"]["name"].startswith(name)]
+        warnings = [item for item in about if item.get("type") == "Warning"]
+        warnings.sort(key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime")), reverse=True)
+        for item in warnings[:_MOST_EVENTS]:
+            told_of = f"{item['involvedObject']['kind']} {item['involvedObject']['name']}"
+            yield Sign(of.EVENT, told_of, item.get("reason", ""), item.get("message", ""))
 
     def serving(self) -> Serving | None:
         """What the workload's own inference service gives requests to."""
@@ -283,11 +277,17 @@ def _conditions(item: Mapping[str, Any], *, of_what: str = "", only: Iterable[st
             yield Sign(of.CONDITION, of_what or _called(item), condition.get("reason", ""), message)
 
 
-def _results(name: str, status: Mapping[str, Any]) -> Iterator[Sign]:
-    """The verdict of a step and its reason, where it is a bad one."""
+def _verdict(status: Mapping[str, Any]) -> tuple[str, str]:
+    """The verdict that a step left, and its reason."""
     results = {result["name"]: result["value"] for result in status.get("results", [])}
-    if results.get("verdict") in ("failed", "refused"):
-        yield Sign(of.RESULT, name, results["verdict"], results.get("reason", ""))
+    return results.get("verdict", ""), results.get("reason", "")
+
+
+def _results(name: str, status: Mapping[str, Any]) -> Iterator[Sign]:
+    """The verdict of a run and its reason, where it is a bad one."""
+    verdict, reason = _verdict(status)
+    if verdict in ("failed", "refused"):
+        yield Sign(of.RESULT, name, verdict, reason)
 
 
 def _is_over(status: Mapping[str, Any]) -> bool:
