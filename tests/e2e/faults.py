@@ -125,3 +125,11 @@ OF_SERVING = {
 }
 DAMAGED = pinned("model-damaged", "candidate", "are not those that were registered")
 """For when nothing else needs the model any more."""
+REFUSED = Fault(
+    "refused",
+    "train",
+    "below the floor",
+    params={"min_accuracy": "0.9999", "seed": "1", "model_version": None},
+)
+"""Of a workload that serves already."""
+FAULTS = {**OF_THE_START, **OF_TRAINING, **OF_SERVING, "damaged": DAMAGED, "refused": REFUSED}

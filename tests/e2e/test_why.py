@@ -17,7 +17,7 @@ from image_classifier.platform.cluster import Cluster as Asked
 from image_classifier.platform.diagnosis import Diagnosis, Outcome, diagnose, in_words
 from image_classifier.platform.walk import collect
 from tests.e2e.cluster import ROOT, Cluster, make_repository, new_name, run, wait
-from tests.e2e.faults import DAMAGED, OF_SERVING, OF_THE_START, OF_TRAINING, Fault
+from tests.e2e.faults import DAMAGED, FAULTS, OF_SERVING, OF_THE_START, OF_TRAINING, REFUSED, Fault
 from tests.e2e.user import settled
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -32,7 +32,6 @@ PLACES = {
     "task": ("delete", "task", "image-classifier-test"),
 }
 """Namespaces, and what is done to each once it is prepared; the first is not."""
-FAULTS = {**OF_THE_START, **OF_TRAINING, **OF_SERVING}
 
 
 @dataclass
@@ -132,14 +131,14 @@ def planted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
             made.plant(name, fault)
         yield made
     finally:
-        here = [name for fault, name in made.names.items() if not FAULTS.get(fault, DAMAGED).place]
+        here = [name for fault, name in made.names.items() if not FAULTS[fault].place]
         cluster.tanzu("delete", made.healthy, *here, "--yes")
         cluster.kubectl("delete", "service", "mlflow-down")
         for name in PLACES:
             run("kubectl", "delete", "namespace", f"{cluster.namespace}-{name}", "--wait=false")
 
 
-@pytest.mark.parametrize("name", FAULTS)
+@pytest.mark.parametrize("name", {**OF_THE_START, **OF_TRAINING, **OF_SERVING})
 def test_the_cause_of_a_fault_is_named_with_where_and_what_shows_it(planted: Planted, name: str):
     fault = FAULTS[name]
     diagnosis, words = planted.wait_for(name, fault)
@@ -166,10 +165,9 @@ def test_of_a_pinned_workload_it_is_said_that_the_param_pins_it(planted: Planted
 
 
 def test_why_an_older_version_still_serves_is_answered_with_the_reasons_of_the_gate(planted: Planted):
-    refused = {**MODEL, "min_accuracy": "0.9999", "seed": "1", "model_version": None}
     planted.names["refused"] = planted.healthy
-    planted.cluster.change(planted.healthy, **refused)
-    diagnosis, words = planted.wait_for("refused", Fault("refused", "train", ""))
+    planted.cluster.change(planted.healthy, **{**MODEL, **REFUSED.params})
+    diagnosis, words = planted.wait_for("refused", REFUSED)
     assert "below the floor of 99.99%" in words
     assert "FAIL  min-accuracy" in words
     assert f"models:/{planted.healthy}/1" in words
