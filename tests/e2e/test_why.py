@@ -131,8 +131,8 @@ def planted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
             made.plant(name, fault)
         yield made
     finally:
-        here = [name for fault, name in made.names.items() if not FAULTS[fault].place]
-        cluster.tanzu("delete", made.healthy, *here, "--yes")
+        here = {name for fault, name in made.names.items() if not FAULTS[fault].place} | {made.healthy}
+        cluster.tanzu("delete", *here, "--yes")
         cluster.kubectl("delete", "service", "mlflow-down")
         for name in PLACES:
             run("kubectl", "delete", "namespace", f"{cluster.namespace}-{name}", "--wait=false")

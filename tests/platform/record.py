@@ -40,7 +40,7 @@ _UNREAD = {
         "user",
     ),
     *("provenance", "taskSpec", "restUrl", "grpcUrl", "severity", "lastProbeTime", "observedGeneration"),
-    *("preview", "digest", "spec"),
+    *("digest", "spec"),
 }
 """Of status; but a workload's resources and their images are read."""
 

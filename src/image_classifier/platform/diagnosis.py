@@ -89,7 +89,7 @@ def _unknown(signs: tuple[Sign, ...], where: str) -> Found:
 
 
 def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    """The diagnosis for machines: {workload, namespace, outcome, cause, resources, serving, pinned, unread}."""
+    """The diagnosis for machines: {workload, namespace, outcome, cause, resources, serving, passed, pinned, unread}."""
     evidence, cause, resource = diagnosis.evidence, diagnosis.cause, diagnosis.resource
     return {
         "workload": evidence.workload,
@@ -112,6 +112,7 @@ def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
             "url": evidence.serving.url,
             "shares": [{**asdict(share), "since": _stamp(share.since)} for share in evidence.serving.shares],
         },
+        "passed": evidence.passed or None,
         "pinned": diagnosis.pinned or None,
         "unread": list(evidence.unread),
     }
@@ -178,7 +179,10 @@ def _serving(diagnosis: Diagnosis) -> Iterator[str]:
             f"serves: tanzu apps workload apply {diagnosis.evidence.workload} "
             f"-n {diagnosis.evidence.namespace} --param {PIN}-"
         )
-    if diagnosis.outcome is Outcome.TROUBLE:
+    passed, served = diagnosis.evidence.passed, {share.model.rpartition("/")[2] for share in serving.shares}
+    if diagnosis.outcome is not Outcome.WELL and passed and served != {passed}:
+        yield f"  next        version {passed} passed the gate; it serves once it was tried, and requests move to it"
+    elif diagnosis.outcome is Outcome.TROUBLE:
         yield "              and goes on serving until the trouble is mended"
 
 

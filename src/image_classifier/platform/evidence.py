@@ -84,5 +84,7 @@ class Evidence:
     resources: tuple[Resource, ...]
     serving: Serving | None
     """None where nothing ever served."""
+    passed: str
+    """Number of the newest version that passed the gate, or of the pinned one; "" before the first."""
     unread: tuple[str, ...] = ()
     """What this user was not allowed to read."""

@@ -28,7 +28,8 @@ from image_classifier.text import shortened
 LOG_LINES = 20
 LONG_START_SECONDS = 60.0
 """A server that has run for longer and is not ready has some trouble; starting takes a few seconds."""
-_SERVE = "serve"
+_TRAIN, _SERVE = "train", "serve"
+"""Resources of the chain."""
 _MOST_EVENTS = 5
 _OF_WORKLOAD, _OF_RESOURCE = "carto.run/workload-name", "carto.run/resource-name"
 _OF_REVISION = "serving.knative.dev/revision"
@@ -59,6 +60,7 @@ def collect(cluster: Cluster, name: str, now: datetime) -> Evidence:
         signs=tuple(_conditions(workload, only=("SupplyChainReady",))),
         resources=tuple(walk.resource(item, without_output) for item in listed),
         serving=walk.allowed(walk.serving, None),
+        passed=_output(listed, _TRAIN, "revision"),
         unread=tuple(dict.fromkeys(walk.unread)),
     )
 
@@ -261,6 +263,15 @@ def _state(item: Object, without_output: set[str]) -> State:
     if "False" in (submitted.get("status"), healthy.get("status")):
         return State.FAILED
     return State.RUNNING
+
+
+def _output(listed: Iterable[Object], resource: str, name: str) -> str:
+    """What a resource of the workload's status passes on, which Cartographer shows as YAML."""
+    for item in listed:
+        for output in item.get("outputs", []) if item["name"] == resource else []:
+            if output["name"] == name:
+                return str(output["preview"]).strip().strip("'\"")
+    return ""
 
 
 def _conditions(item: Mapping[str, Any], *, of_what: str = "", only: Iterable[str] = ()) -> Iterator[Sign]:
