@@ -19,12 +19,16 @@ if TYPE_CHECKING:
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod finds what it may talk to its cluster with."""
+_USUAL = Path("~/.kube/config")
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 30.0
 _PAGE = 500
 _MERGE_PATCH = "application/merge-patch+json"
 
 Object = dict[str, Any]
 """An object of the cluster as its API gives it."""
+Objects = list[Object]
+_Missing = list[str]
+"""What the cluster said of something that is not there; empty where it is."""
 
 
 @dataclass(frozen=True)
@@ -78,21 +82,24 @@ class Cluster:
         from kubernetes import client, config
 
         settings = client.Configuration()
-        settings.retries = False  # type: ignore[assignment]  # urllib3 warns of each; who waits should be told
+        settings.retries = False  # urllib3 would print a warning of each
+        given = _kubeconfig()
         try:
-            if _kubeconfig() is None and is_in_cluster():
+            if given is None and is_in_cluster():
                 config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
                 own = (ACCOUNT / "namespace").read_text(encoding="utf-8")
             else:
-                config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
-                current = config.list_kube_config_contexts()[1]  # type: ignore[no-untyped-call]
+                # Without a name the client would take what KUBECONFIG was when it was imported.
+                file = given or str(_USUAL.expanduser())
+                config.load_kube_config(file, client_configuration=settings)  # type: ignore[no-untyped-call]
+                current = config.list_kube_config_contexts(file)[1]  # type: ignore[no-untyped-call]
                 own = current["context"].get("namespace", "")
         except config.ConfigException as error:
-            if _kubeconfig() is None:
+            if given is None:
                 raise NoClusterError(
                     "no cluster is named here: set KUBECONFIG, or log in so that `kubectl get pods` answers"
                 ) from error
-            raise ClusterError(f"{_kubeconfig()} names no cluster that can be used: {error}") from error
+            raise ClusterError(f"{given} names no cluster that can be used: {error}") from error
         return cls(client.ApiClient(settings), namespace or own or "default")
 
     def get(self, kind: Kind, name: str) -> Object | None:
@@ -108,14 +115,14 @@ class Cluster:
                 )
         return None if failed else _read(response)
 
-    def list(self, kind: Kind, *, labels: Mapping[str, str] | None = None, fields: str = "") -> list[Object]:
+    def list(self, kind: Kind, *, labels: Mapping[str, str] | None = None, fields: str = "") -> Objects:
         """The objects of a kind, with these labels and a field selector if given; none where there is no such kind."""
         chosen = {
             "label_selector": ",".join(f"{key}={value}" for key, value in (labels or {}).items()),
             "field_selector": fields,
         }
         asked: dict[str, Any] = {key: value for key, value in chosen.items() if value}
-        found: list[Object] = []
+        found: Objects = []
         while True:
             with self._failures(f"list {kind}") as failed:
                 if kind.group:
@@ -173,12 +180,12 @@ class Cluster:
         return call
 
     @contextmanager
-    def _failures(self, what: str) -> Iterator[list[str]]:
-        """Turn the client's failures into ours; gives a list, which is not empty where nothing was found."""
+    def _failures(self, what: str) -> Iterator[_Missing]:
+        """Turn the client's failures into ours; gives what is then said of something that is not there."""
         from kubernetes.client.exceptions import ApiException, BadRequestException
         from urllib3.exceptions import HTTPError
 
-        not_found: list[str] = []
+        not_found: _Missing = []
         try:
             yield not_found
         except BadRequestException:
@@ -227,9 +234,9 @@ def _read(response: Any) -> Object:
 
 def _kubeconfig() -> str | None:
     """The kubeconfig that is used, or None where there is none."""
-    given = os.environ.get("KUBECONFIG")
-    usual = Path("~/.kube/config").expanduser()
-    return given or (str(usual) if usual.exists() else None)
+    return os.environ.get("KUBECONFIG") or (
+        str(_USUAL.expanduser()) if _USUAL.expanduser().exists() else None
+    )
 
 
 def _reason(error: BaseException) -> str:

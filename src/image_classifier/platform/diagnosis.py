@@ -61,8 +61,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         return recognise(signs, workload=evidence.workload, namespace=evidence.namespace, resource=resource)
 
     if evidence.signs:
-        cause = found(evidence.signs, "") or _unknown(evidence.signs, "the workload")
-        return Diagnosis(Outcome.TROUBLE, evidence, cause, None)
+        whole = found(evidence.signs, "") or _unknown(evidence.signs, "the workload")
+        return Diagnosis(Outcome.TROUBLE, evidence, whole, None)
     for resource in evidence.resources:
         if resource.state in (State.WELL, State.WAITING):
             continue

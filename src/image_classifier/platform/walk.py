@@ -21,6 +21,7 @@ from image_classifier.platform.cluster import (
     Cluster,
     Kind,
     Object,
+    Objects,
 )
 from image_classifier.platform.evidence import Evidence, Resource, Serving, Share, Sign, State
 from image_classifier.text import shortened
@@ -122,19 +123,16 @@ class _Walk:
             yield from _conditions({**run, "status": tried}, of_what=f"{name}{_FIRST_TRY}")
 
     def step_log(self, name: str, status: Mapping[str, Any]) -> Iterator[Sign]:
-        """The state and the last lines of the step that failed, if one did."""
-        for step in status.get("steps", []):
-            ended = step.get("terminated", {})
-            if ended.get("exitCode", 0) != 0:
-                of_step = f"{name}, step {step['name']}"
-                yield Sign(
-                    of.CONTAINER,
-                    of_step,
-                    ended.get("reason", ""),
-                    f"it ended with status {ended['exitCode']}",
-                )
-                yield from self.log(of_step, status["podName"], step.get("container", f"step-{step['name']}"))
-                return
+        """The last lines of the step that failed, with how it ended, or of the one that refused, which is the last."""
+        steps = status.get("steps", [])
+        failed = [step for step in steps if step.get("terminated", {}).get("exitCode", 0) != 0]
+        refused = steps[-1:] if _verdict(status)[0] == "refused" else []
+        for step in (failed or refused)[:1]:
+            of_step, ended = f"{name}, step {step['name']}", step["terminated"]
+            if failed:
+                told = f"it ended with status {ended['exitCode']}"
+                yield Sign(of.CONTAINER, of_step, ended.get("reason", ""), told)
+            yield from self.log(of_step, status["podName"], step["container"])
 
     def log(self, name: str, pod: str, container: str) -> Iterator[Sign]:
         printed = self.allowed(lambda: self.cluster.log(pod, container, lines=LOG_LINES), "")
@@ -158,7 +156,7 @@ class _Walk:
         yield from _conditions(service)
 
     def revision(self, name: str) -> Iterator[Sign]:
-        pods = self.allowed(lambda: self.cluster.list(POD, labels={_OF_REVISION: name}), [])
+        pods = self.allowed(lambda: self.cluster.list(POD, labels={_OF_REVISION: name}), Objects())
         for pod in pods:
             yield from self.pod_signs(pod)
         if not pods:
@@ -217,7 +215,7 @@ class _Walk:
 
     def events(self, name: str, fields: str) -> Iterator[Sign]:
         """The last warnings, of those that a field selector chooses, about objects whose name begins so."""
-        listed = self.allowed(lambda: self.cluster.list(EVENT, fields=fields), [])
+        listed = self.allowed(lambda: self.cluster.list(EVENT, fields=fields), Objects())
         about = [item for item in listed if item["involvedObject"]["name"].startswith(name)]
         warnings = [item for item in about if item.get("type") == "Warning"]
         warnings.sort(key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime")), reverse=True)
