@@ -66,8 +66,6 @@ class Serving:
 
     url: str
     shares: tuple[Share, ...]
-    wanted: str
-    """The model that the newest revision is to serve."""
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ Workload → what each resource stamped → TaskRun → its pod and the failed s
 Revision → pods → logs and events. Only resources that are not well are looked into.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, TypeVar
 
 from image_classifier.errors import ClusterError, ForbiddenError
@@ -19,11 +19,24 @@ from image_classifier.platform.cluster import (
     TASK_RUN,
     WORKLOAD,
     Cluster,
-    Kind,
     Object,
     Objects,
 )
 from image_classifier.platform.evidence import Evidence, Resource, Serving, Share, Sign, State
+from image_classifier.platform.status import (
+    bad_result_of,
+    called,
+    conditions_of,
+    is_over,
+    is_true,
+    kind_of,
+    model_of,
+    output_of,
+    since,
+    state_of,
+    time_of,
+    verdict_of,
+)
 from image_classifier.text import shortened
 
 LOG_LINES = 20
@@ -58,10 +71,10 @@ def collect(cluster: Cluster, name: str, now: datetime) -> Evidence:
         namespace=cluster.namespace,
         params={param["name"]: param.get("value") for param in workload["spec"].get("params", [])},
         seen=status.get("observedGeneration") == workload["metadata"].get("generation"),
-        signs=tuple(_conditions(workload, only=("SupplyChainReady",))),
+        signs=tuple(conditions_of(workload, only=("SupplyChainReady",))),
         resources=tuple(walk.resource(item, without_output) for item in listed),
         serving=walk.allowed(walk.serving, None),
-        passed=_output(listed, _TRAIN, "revision"),
+        passed=output_of(listed, _TRAIN, "revision"),
         unread=tuple(dict.fromkeys(walk.unread)),
     )
 
@@ -83,7 +96,7 @@ class _Walk:
 
     def resource(self, item: Object, without_output: set[str]) -> Resource:
         """A resource of the workload's status, and what it stamped."""
-        state = _state(item, without_output)
+        state = state_of(item, without_output)
         reference = item.get("stampedRef")
         stamped = f"{reference['kind']} {reference['name']}" if reference else ""
         signs: list[Sign] = []
@@ -94,16 +107,16 @@ class _Walk:
                 found = look.get(reference["kind"], self.other)
                 signs += self.allowed(lambda: list(found(item["name"], reference)), [])
             retried = any(sign.of.endswith(_FIRST_TRY) for sign in signs)
-            signs += _conditions(item, of_what=f"Workload {self.workload}, resource {item['name']}")
+            signs += conditions_of(item, of_what=f"Workload {self.workload}, resource {item['name']}")
         return Resource(
-            item["name"], state, stamped, _since(item, "Ready"), tuple(dict.fromkeys(signs)), retried
+            item["name"], state, stamped, since(item, "Ready"), tuple(dict.fromkeys(signs)), retried
         )
 
     def other(self, _: str, reference: Mapping[str, Any]) -> Iterator[Sign]:
         """Of an object that has nothing below it, its conditions."""
-        stamped = self.cluster.get(_kind(reference), reference["name"])
+        stamped = self.cluster.get(kind_of(reference), reference["name"])
         if stamped is not None:
-            yield from _conditions(stamped)
+            yield from conditions_of(stamped)
 
     def runs(self, resource: str, _: Mapping[str, Any]) -> Iterator[Sign]:
         """Of the newest run of a step. (The reference may name an older one with the same spec.)"""
@@ -111,22 +124,22 @@ class _Walk:
         if not runs:
             return
         run = max(runs, key=lambda item: str(item["metadata"]["creationTimestamp"]))
-        name, status = _called(run), run.get("status", {})
-        yield from _results(name, status)
+        name, status = called(run), run.get("status", {})
+        yield from bad_result_of(name, status)
         yield from self.step_log(name, status)
-        if status.get("podName") and not _is_over(status):
+        if status.get("podName") and not is_over(status):
             yield from self.pod(status["podName"])
-        yield from _conditions(run)
+        yield from conditions_of(run)
         for tried in status.get("retriesStatus", [])[-1:]:
-            yield from _results(f"{name}{_FIRST_TRY}", tried)
+            yield from bad_result_of(f"{name}{_FIRST_TRY}", tried)
             yield from self.step_log(f"{name}{_FIRST_TRY}", tried)
-            yield from _conditions({**run, "status": tried}, of_what=f"{name}{_FIRST_TRY}")
+            yield from conditions_of({**run, "status": tried}, of_what=f"{name}{_FIRST_TRY}")
 
     def step_log(self, name: str, status: Mapping[str, Any]) -> Iterator[Sign]:
         """The last lines of the step that failed, with how it ended, or of the one that refused, which is the last."""
         steps = status.get("steps", [])
         failed = [step for step in steps if step.get("terminated", {}).get("exitCode", 0) != 0]
-        refused = steps[-1:] if _verdict(status)[0] == "refused" else []
+        refused = steps[-1:] if verdict_of(status)[0] == "refused" else []
         for step in (failed or refused)[:1]:
             of_step, ended = f"{name}, step {step['name']}", step["terminated"]
             if failed:
@@ -145,7 +158,7 @@ class _Walk:
         if service is None:
             return
         status = service.get("status", {})
-        name = _called(service)
+        name = called(service)
         model = status.get("modelStatus", {})
         if model.get("transitionStatus") in ("BlockedByFailedLoad", "InvalidSpec"):
             failure = model.get("lastFailureInfo", {})
@@ -153,7 +166,7 @@ class _Walk:
         revision = status.get("components", {}).get("predictor", {}).get("latestCreatedRevision")
         if revision:
             yield from self.revision(revision)
-        yield from _conditions(service)
+        yield from conditions_of(service)
 
     def revision(self, name: str) -> Iterator[Sign]:
         pods = self.allowed(lambda: self.cluster.list(POD, labels={_OF_REVISION: name}), Objects())
@@ -163,7 +176,7 @@ class _Walk:
             yield from self.events(f"{name}-deployment-", "involvedObject.kind=ReplicaSet")
         revision = self.cluster.get(REVISION, name)
         if revision is not None:
-            yield from _conditions(revision)
+            yield from conditions_of(revision)
 
     def pod(self, name: str) -> Iterator[Sign]:
         pod = self.allowed(lambda: self.cluster.get(POD, name), None)
@@ -172,10 +185,10 @@ class _Walk:
 
     def pod_signs(self, pod: Object) -> Iterator[Sign]:
         """Of a pod that is not ready: its containers, what they printed, and warnings."""
-        name, status = _called(pod), pod.get("status", {})
-        if _is_true(pod, "Ready") or "deletionTimestamp" in pod["metadata"]:
+        name, status = called(pod), pod.get("status", {})
+        if is_true(pod, "Ready") or "deletionTimestamp" in pod["metadata"]:
             return
-        yield from _conditions(pod, only=("PodScheduled",))
+        yield from conditions_of(pod, only=("PodScheduled",))
         troubled = False
         for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
             of_container = f"{name}, container {container['name']}"
@@ -185,8 +198,8 @@ class _Walk:
                 yield from self.log(of_container, pod["metadata"]["name"], container["name"])
             troubled = troubled or bool(signs)
         if troubled or status.get("reason"):
-            called = pod["metadata"]["name"]
-            yield from self.events(called, f"involvedObject.kind=Pod,involvedObject.name={called}")
+            own = pod["metadata"]["name"]
+            yield from self.events(own, f"involvedObject.kind=Pod,involvedObject.name={own}")
         if status.get("reason"):
             yield Sign(of.CONDITION, name, status["reason"], status.get("message", ""))
 
@@ -207,7 +220,7 @@ class _Walk:
             and "startedAt" in running
             and not name.endswith("queue-proxy")
         ):
-            seconds = (self.now - _time(running["startedAt"])).total_seconds()
+            seconds = (self.now - time_of(running["startedAt"])).total_seconds()
             if seconds > LONG_START_SECONDS:
                 yield Sign(
                     of.CONTAINER, name, _NOT_READY, f"it has run for {seconds:.0f} s without being ready"
@@ -230,15 +243,13 @@ class _Walk:
             status = service.get("status", {})
             traffic = status.get("components", {}).get("predictor", {}).get("traffic", [])
             shares = [self.share(entry) for entry in traffic if entry.get("percent")]
-            return Serving(
-                status.get("url", ""), tuple(shares), _model(service["spec"]["predictor"]["containers"])
-            )
+            return Serving(status.get("url", ""), tuple(shares))
         return None
 
     def share(self, entry: Mapping[str, Any]) -> Share:
         revision = self.cluster.get(REVISION, entry["revisionName"]) or {}
-        model = _model(revision.get("spec", {}).get("containers", []))
-        return Share(entry["revisionName"], model, entry["percent"], _since(revision, "Ready"))
+        model = model_of(revision.get("spec", {}).get("containers", []))
+        return Share(entry["revisionName"], model, entry["percent"], since(revision, "Ready"))
 
 
 _FIRST_TRY = ", first try"
@@ -246,97 +257,3 @@ _NOT_READY = "NotReady"
 _STILL_STARTING = ("ContainerCreating", "PodInitializing")
 _AFTER_A_START = ("Error", "CrashLoopBackOff", "OOMKilled", _NOT_READY)
 """Reasons of a container that ran, so that it may have printed something."""
-
-
-def _state(item: Object, without_output: set[str]) -> State:
-    """How a resource is, by the conditions that Cartographer keeps of it."""
-    if _is_true(item, "Ready"):
-        return State.WELL
-    conditions = {condition["type"]: condition for condition in item.get("conditions", [])}
-    submitted, healthy = (conditions.get(kind, {}) for kind in ("ResourceSubmitted", "Healthy"))
-    if submitted.get("status") == "False" and without_output & {
-        each["name"] for each in item.get("inputs", [])
-    }:
-        return State.WAITING
-    if "False" in (submitted.get("status"), healthy.get("status")):
-        return State.FAILED
-    return State.RUNNING
-
-
-def _output(listed: Iterable[Object], resource: str, name: str) -> str:
-    """What a resource of the workload's status passes on, which Cartographer shows as YAML."""
-    for item in listed:
-        for output in item.get("outputs", []) if item["name"] == resource else []:
-            if output["name"] == name:
-                return str(output["preview"]).strip().strip("'\"")
-    return ""
-
-
-def _conditions(item: Mapping[str, Any], *, of_what: str = "", only: Iterable[str] = ()) -> Iterator[Sign]:
-    """The conditions that are not true and say something, each message once."""
-    holder = item.get("status", {}) if "kind" in item else item
-    wanted = tuple(only)
-    told = set()
-    for condition in holder.get("conditions", []):
-        message = condition.get("message", "")
-        if condition.get("status") == "True" or (wanted and condition["type"] not in wanted):
-            continue
-        if (message or condition.get("reason")) and message not in told:
-            told.add(message)
-            yield Sign(of.CONDITION, of_what or _called(item), condition.get("reason", ""), message)
-
-
-def _verdict(status: Mapping[str, Any]) -> tuple[str, str]:
-    """The verdict that a step left, and its reason."""
-    results = {result["name"]: result["value"] for result in status.get("results", [])}
-    return results.get("verdict", ""), results.get("reason", "")
-
-
-def _results(name: str, status: Mapping[str, Any]) -> Iterator[Sign]:
-    """The verdict of a run and its reason, where it is a bad one."""
-    verdict, reason = _verdict(status)
-    if verdict in ("failed", "refused"):
-        yield Sign(of.RESULT, name, verdict, reason)
-
-
-def _is_over(status: Mapping[str, Any]) -> bool:
-    return "completionTime" in status
-
-
-def _is_true(item: Mapping[str, Any], kind: str) -> bool:
-    holder = item.get("status", {}) if "kind" in item else item
-    return any(
-        condition["type"] == kind and condition["status"] == "True"
-        for condition in holder.get("conditions", [])
-    )
-
-
-def _since(item: Mapping[str, Any], kind: str) -> datetime | None:
-    """When a condition became what it is."""
-    holder = item.get("status", {}) if "kind" in item else item
-    for condition in holder.get("conditions", []):
-        if condition["type"] == kind and condition.get("lastTransitionTime"):
-            return _time(condition["lastTransitionTime"])
-    return None
-
-
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text).astimezone(UTC)
-
-
-def _called(item: Mapping[str, Any]) -> str:
-    return f"{item['kind']} {item['metadata']['name']}"
-
-
-def _kind(reference: Mapping[str, Any]) -> Kind:
-    plural, _, group = reference["resource"].partition(".")
-    return Kind(reference["kind"], plural, reference["apiVersion"].rpartition("/")[2], group)
-
-
-def _model(containers: Iterable[Mapping[str, Any]]) -> str:
-    """The address of the model that a server is given."""
-    for container in containers:
-        for variable in container.get("env", []):
-            if variable["name"] == "STORAGE_URI":
-                return str(variable["value"]).partition("?")[0]
-    return ""
