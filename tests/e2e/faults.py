@@ -44,7 +44,11 @@ OF_THE_START = {
     ),
     "no-account": Fault("chain-account-missing", "", "--service-account", ("--service-account", "nobody")),
     "no-digest": Fault(
-        "param-wrong", "server-image", "by its digest", params={"server_image": "{image}:latest"}
+        "param-wrong",
+        "server-image",
+        "by its digest",
+        params={"server_image": "{image}:latest"},
+        repository="empty",
     ),
     "no-param": Fault("param-unknown", "test", "bugdet", params={"bugdet": "5s"}),
     "no-image": Fault(
@@ -61,6 +65,7 @@ OF_THE_START = {
         "server-image",
         "not one of this project",
         params={"server_image": "{mlflow}"},
+        repository="empty",
     ),
     "no-code": Fault("not-the-project", "test", "no src/image_classifier", repository="empty"),
     "failing": Fault("test-failed", "test", "tests/test_one.py::test_False", repository="failing"),

@@ -15,6 +15,7 @@ from typing import Any
 
 from image_classifier.platform.cluster import Cluster, Kind, Object
 from image_classifier.platform.walk import collect
+from image_classifier.text import clip
 from tests.platform.recorded_cluster import NAMESPACE
 
 FOLDER = Path(__file__).with_name("recorded")
@@ -43,6 +44,10 @@ _UNREAD = {
     *("digest", "spec"),
 }
 """Of status; but a workload's resources and their images are read."""
+
+
+_LONGEST_OF_WAITING = 60
+"""Characters of why a resource that waits cannot be stamped."""
 
 
 class Recorder(Cluster):
@@ -122,7 +127,12 @@ def _environments(containers: list[Object]) -> list[Object]:
 
 def _without_unread(value: Any) -> Any:
     if isinstance(value, dict):
-        return {key: _without_unread(inner) for key, inner in value.items() if key not in _UNREAD}
+        kept = {key: _without_unread(inner) for key, inner in value.items() if key not in _UNREAD}
+        if "struct has no" in kept.get("message", ""):
+            kept["message"] = clip(kept["message"], _LONGEST_OF_WAITING)
+        if kept.get("type") != "Ready":
+            kept.pop("lastTransitionTime", None)
+        return kept
     if isinstance(value, list):
         return [_without_unread(inner) for inner in value]
     return value

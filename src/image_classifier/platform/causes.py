@@ -37,6 +37,8 @@ class Cause:
     do: str
     where: tuple[str, ...] = ()
     """The kinds of signs that are searched; (): all."""
+    passing: bool = False
+    """Whether it mends itself, so that it is told only where nothing else is wrong."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,7 @@ class Found:
     means: str
     do: str
     sign: Sign
+    passing: bool = False
 
 
 CAUSES = (
@@ -100,6 +103,13 @@ CAUSES = (
         "the supply chain is not wholly installed: {said}",
         "an operator installs it again: kubectl apply --server-side -k OVERLAY (docs/platform-operator.md)",
     ),
+    Cause(
+        "chain-too-slow",
+        r"^TemplateStampFailure: .*signal: killed",
+        "the chain had no time to work out what {resource} needs: the cluster is busy",
+        "wait: it is tried again within minutes; where it stays so, an operator gives Cartographer more CPU",
+        passing=True,
+    ),
     # Sources
     Cause(
         "branch-missing",
@@ -151,7 +161,7 @@ CAUSES = (
     ),
     Cause(
         "image-not-pulled",
-        _NOT_PULLED + r"image \\?\"(?P<image>[^\"\\]+).*?(?P<said>(?:dial|lookup|connect|x509|EOF)[^\n]*)",
+        _NOT_PULLED + r"image \\?\"(?P<image>[^\"\\]+).*?(?P<said>(?:dial|lookup|connect|x509|EOF)[^\n\"]*)",
         "the image {image} cannot be pulled: {said}",
         f"check its registry's name and that the nodes reach it: {_APPLY} --param {{parameter}}=NAME@sha256:DIGEST",
     ),
@@ -172,7 +182,7 @@ CAUSES = (
     # What the cluster does not let a pod be
     Cause(
         "pod-security",
-        r"violates PodSecurity \\?\"(?P<level>[^\":\\]+)[^:]*: (?P<said>[^\n]{1,200})",
+        r"violates PodSecurity \\?\"(?P<level>[^\"\\]+)\\?\": (?P<said>[^(\n]+)",
         "the namespace's Pod Security, {level}, refuses a pod: {said}",
         "build elsewhere and give the images (params trainer_image and server_image), or use a namespace whose "
         "Pod Security allows it; builds in the cluster are privileged",
@@ -418,5 +428,6 @@ def recognise(signs: Iterable[Sign], *, workload: str, namespace: str, resource:
             if match:
                 groups = {name: (value or "").strip() for name, value in match.groupdict().items()}
                 words = {**about, **groups}
-                return Found(cause.name, cause.means.format(**words), cause.do.format(**words), sign)
+                means, do = cause.means.format(**words), cause.do.format(**words)
+                return Found(cause.name, means, do, sign, cause.passing)
     return None

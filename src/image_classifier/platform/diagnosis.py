@@ -7,12 +7,13 @@ from enum import StrEnum
 from typing import Any
 
 from image_classifier.platform.causes import Found, recognise
-from image_classifier.platform.evidence import LOG, Evidence, Resource, Sign, State
+from image_classifier.platform.evidence import CONDITION, LOG, Evidence, Resource, Sign, State
+from image_classifier.text import clip
 
 UNKNOWN = "unknown"
 """The name of the cause that no entry of the list tells."""
 PIN = "model_version"
-_SHOWN_SIGNS, _SHOWN_LINES = 4, 8
+_SHOWN_SIGNS, _SHOWN_LINES, _SHOWN_CHARACTERS = 4, 8, 600
 
 
 class Outcome(StrEnum):
@@ -54,7 +55,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     """The first cause in the order of the chain.
 
     A resource that runs is in trouble only where a cause is known: much looks odd for a moment. One that failed is,
-    in any case. What waits for an earlier resource is never looked at.
+    in any case. What waits for an earlier resource is never looked at, and what mends itself is told last.
     """
 
     def found(signs: tuple[Sign, ...], resource: str) -> Found | None:
@@ -63,14 +64,21 @@ def diagnose(evidence: Evidence) -> Diagnosis:
     if evidence.signs:
         whole = found(evidence.signs, "") or _unknown(evidence.signs, "the workload")
         return Diagnosis(Outcome.TROUBLE, evidence, whole, None)
+    passing: Diagnosis | None = None
     for resource in evidence.resources:
         if resource.state in (State.WELL, State.WAITING):
             continue
         cause = found(resource.signs, resource.name)
         if cause is None and resource.state is State.FAILED:
             cause = _unknown(resource.signs, resource.name)
-        if cause is not None:
-            return Diagnosis(Outcome.TROUBLE, evidence, cause, resource)
+        if cause is None:
+            continue
+        trouble = Diagnosis(Outcome.TROUBLE, evidence, cause, resource)
+        if not cause.passing:
+            return trouble
+        passing = passing or trouble
+    if passing:
+        return passing
     unfinished = [resource for resource in evidence.resources if resource.state is not State.WELL]
     if unfinished or not evidence.seen or not evidence.resources:
         return Diagnosis(Outcome.UNDER_WAY, evidence, None, unfinished[0] if unfinished else None)
@@ -153,14 +161,15 @@ def _shown(signs: tuple[Sign, ...]) -> Iterator[str]:
     told: set[str] = set()
     for sign in signs:
         lines = [line for line in sign.message.splitlines() if line.strip()][-_SHOWN_LINES:]
-        if sign.message in told or not (lines or sign.reason):
+        repeats = any(sign.message in other for other in told)
+        if not lines or repeats or (sign.where == CONDITION and any(other in sign.message for other in told)):
             continue
         if len(told) == _SHOWN_SIGNS:
             break
         told.add(sign.message)
         reason = f" {sign.reason}" if sign.reason else ""
         yield f"    {sign.of}, {sign.where}{reason}:"
-        yield from (f"      {line}" for line in lines)
+        yield from (f"      {clip(line, _SHOWN_CHARACTERS)}" for line in lines)
 
 
 def _serving(diagnosis: Diagnosis) -> Iterator[str]:

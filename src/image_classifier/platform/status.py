@@ -9,14 +9,13 @@ from image_classifier.platform.evidence import CONDITION, RESULT, Sign, State
 
 
 def state_of(item: Object, without_output: set[str]) -> State:
-    """How a resource is, by the conditions that Cartographer keeps of it."""
+    """How a resource is, by the conditions that Cartographer keeps of it, and by what its inputs lack."""
     if is_true(item, "Ready"):
         return State.WELL
     conditions = {condition["type"]: condition for condition in item.get("conditions", [])}
     submitted, healthy = (conditions.get(kind, {}) for kind in ("ResourceSubmitted", "Healthy"))
-    if submitted.get("status") == "False" and without_output & {
-        each["name"] for each in item.get("inputs", [])
-    }:
+    inputs = {each["name"] for each in item.get("inputs", [])}
+    if submitted.get("status") != "True" and inputs & without_output:
         return State.WAITING
     if "False" in (submitted.get("status"), healthy.get("status")):
         return State.FAILED

@@ -71,7 +71,8 @@ def collect(cluster: Cluster, name: str, now: datetime) -> Evidence:
         namespace=cluster.namespace,
         params={param["name"]: param.get("value") for param in workload["spec"].get("params", [])},
         seen=status.get("observedGeneration") == workload["metadata"].get("generation"),
-        signs=tuple(conditions_of(workload, only=("SupplyChainReady",))),
+        # With resources, these repeat what the first of them says.
+        signs=() if listed else tuple(conditions_of(workload)),
         resources=tuple(walk.resource(item, without_output) for item in listed),
         serving=walk.allowed(walk.serving, None),
         passed=output_of(listed, _TRAIN, "revision"),
@@ -107,7 +108,9 @@ class _Walk:
                 found = look.get(reference["kind"], self.other)
                 signs += self.allowed(lambda: list(found(item["name"], reference)), [])
             retried = any(sign.of.endswith(_FIRST_TRY) for sign in signs)
-            signs += conditions_of(item, of_what=f"Workload {self.workload}, resource {item['name']}")
+            told = conditions_of(item, of_what=f"Workload {self.workload}, resource {item['name']}")
+            # That a value cannot be read yet is all that Cartographer knows of a run; below stands more.
+            signs += [sign for sign in told if not (signs and sign.reason == "MissingValueAtPath")]
         return Resource(
             item["name"], state, stamped, since(item, "Ready"), tuple(dict.fromkeys(signs)), retried
         )
