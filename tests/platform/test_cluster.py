@@ -8,7 +8,7 @@ import pytest
 
 from image_classifier.errors import ClusterError, ForbiddenError, NoClusterError
 from image_classifier.local_server import free_port
-from image_classifier.platform.cluster import EVENT, POD, WORKLOAD, Cluster, is_in_cluster
+from image_classifier.platform.cluster import EVENT, POD, WORKLOAD, Cluster, Kind, is_in_cluster
 from tests.platform.recorded_cluster import NAMESPACE, Records, recorded_cluster, write_kubeconfig
 
 
@@ -21,6 +21,7 @@ def records() -> Records:
     return Records(
         [
             an_object("Workload", "flowers"),
+            an_object("ConfigMap", "flowers-model"),
             an_object("Pod", "one", app="a"),
             an_object("Pod", "two", app="a"),
             an_object("Pod", "three", app="a"),
@@ -42,6 +43,7 @@ def cluster(records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_objects_are_read_and_listed_by_labels_and_fields_over_all_pages(cluster):
     assert cluster.namespace == NAMESPACE
     assert cluster.get(WORKLOAD, "flowers")["metadata"]["name"] == "flowers"
+    assert cluster.get(Kind("ConfigMap", "configmaps", "v1"), "flowers-model")["kind"] == "ConfigMap"
     listed = cluster.list(POD, labels={"app": "a"})
     assert [item["metadata"]["name"] for item in listed] == ["one", "two", "three"]
     [event] = cluster.list(EVENT, fields="involvedObject.name=two")

@@ -6,6 +6,7 @@ is that of the kubeconfig, as kubectl takes it, or the one that this process run
 
 import json
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -110,9 +111,7 @@ class Cluster:
                     kind.group, kind.version, self.namespace, kind.plural, name, **_RAW
                 )
             else:
-                response = self._core_call(f"read_namespaced_{kind.name.lower()}")(
-                    name, self.namespace, **_RAW
-                )
+                response = self._core_call("read", kind)(name, self.namespace, **_RAW)
         return None if failed else _read(response)
 
     def list(self, kind: Kind, *, labels: Mapping[str, str] | None = None, fields: str = "") -> Objects:
@@ -130,9 +129,7 @@ class Cluster:
                         kind.group, kind.version, self.namespace, kind.plural, limit=_PAGE, **asked, **_RAW
                     )
                 else:
-                    response = self._core_call(f"list_namespaced_{kind.name.lower()}")(
-                        self.namespace, limit=_PAGE, **asked, **_RAW
-                    )
+                    response = self._core_call("list", kind)(self.namespace, limit=_PAGE, **asked, **_RAW)
             if failed:
                 return found
             page = _read(response)
@@ -175,8 +172,10 @@ class Cluster:
             return ""
         return "" if failed else response.data.decode(errors="replace")
 
-    def _core_call(self, name: str) -> Callable[..., Any]:
-        call: Callable[..., Any] = getattr(self._core, name)
+    def _core_call(self, verb: str, kind: Kind) -> Callable[..., Any]:
+        """The client's function for a core kind, such as `read_namespaced_config_map`."""
+        words = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.name).lower()
+        call: Callable[..., Any] = getattr(self._core, f"{verb}_namespaced_{words}")
         return call
 
     @contextmanager

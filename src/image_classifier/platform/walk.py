@@ -107,7 +107,7 @@ class _Walk:
                 look = {"TaskRun": self.runs, "PipelineRun": self.runs, "InferenceService": self.service}
                 found = look.get(reference["kind"], self.other)
                 signs += self.allowed(lambda: list(found(item["name"], reference)), [])
-            retried = any(sign.of.endswith(_FIRST_TRY) for sign in signs)
+            retried = state is State.RUNNING and any(_FIRST_TRY in sign.of for sign in signs)
             told = conditions_of(item, of_what=f"Workload {self.workload}, resource {item['name']}")
             # That a value cannot be read yet is all that Cartographer knows of a run; below stands more.
             signs += [sign for sign in told if not (signs and sign.reason == "MissingValueAtPath")]
