@@ -150,12 +150,12 @@ class Cluster:
     def tanzu(self, *arguments: str, cwd: Path | None = None) -> str:
         return run("tanzu", "apps", "workload", *arguments, "-n", self.namespace, cwd=cwd)
 
-    def create(self, name: str, *arguments: str, **params: Any) -> None:
+    def create(self, name: str, /, *arguments: str, **params: Any) -> None:
         """Create a workload; a param that is None is left out."""
         self._write("create", name, *arguments, **params)
 
     @contextmanager
-    def workload(self, kind: str, *arguments: str, **params: Any) -> Iterator[str]:
+    def workload(self, kind: str, /, *arguments: str, **params: Any) -> Iterator[str]:
         """A workload for a while."""
         name = new_name(kind)
         self.create(name, *arguments, **params)
@@ -164,11 +164,11 @@ class Cluster:
         finally:
             self.delete(name)
 
-    def change(self, name: str, *arguments: str, **params: Any) -> None:
+    def change(self, name: str, /, *arguments: str, **params: Any) -> None:
         """Change a workload; a param that is None is removed."""
         self._write("apply", name, *arguments, **params)
 
-    def _write(self, verb: str, name: str, *arguments: str, **params: Any) -> None:
+    def _write(self, verb: str, name: str, /, *arguments: str, **params: Any) -> None:
         given = {
             "trainer_image": self.environment["E2E_TRAINER_IMAGE"],
             "server_image": self.environment["E2E_SERVER_IMAGE"],

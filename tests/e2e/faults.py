@@ -19,7 +19,8 @@ class Fault:
     arguments: tuple[str, ...] = ()
     """Of `tanzu apps workload create`."""
     params: Mapping[str, Any] = field(default_factory=dict)
-    """{image} is the server image's name, {mlflow} that of MLflow, which is none of the chain's."""
+    """{image} is the server image's name, {mlflow} the image of MLflow, which is none of the chain's, {version} that
+    of a good model."""
     place: str = ""
     """Which namespace: "" is the developer's, of the others something is missing."""
     branch: str = "main"
@@ -29,7 +30,7 @@ class Fault:
 
 def pinned(cause: str, resource: str, said: str, *arguments: str, **params: Any) -> Fault:
     """A fault of a workload that serves a model that is there, so that nothing is trained."""
-    return Fault(cause, resource, said, arguments, {"model_version": "1", **params})
+    return Fault(cause, resource, said, arguments, {"model_version": "{version}", **params})
 
 
 OF_THE_START = {
@@ -125,7 +126,9 @@ OF_SERVING = {
     "no-threads": pinned("param-not-usable", "candidate", "threads is 'abc'", threads="abc"),
     "other-port": pinned("never-ready", "candidate", "never ready", "--env", "IMAGE_CLASSIFIER_PORT=9999"),
     "own-port": pinned("refused-by-knative", "candidate", "PORT", "--env", "PORT=1"),
-    "small": pinned("out-of-memory", "candidate", "memory", "--limit-memory", "20Mi"),
+    "small": pinned(
+        "out-of-memory", "candidate", "memory", "--request-memory", "20Mi", "--limit-memory", "20Mi"
+    ),
     "slow": pinned("candidate-slow", "accept", "max_latency", max_latency="0.0001"),
 }
 DAMAGED = pinned("model-damaged", "candidate", "are not those that were registered")

@@ -42,6 +42,8 @@ class Planted:
     repositories: dict[str, str]
     healthy: str
     """A workload with nothing wrong, whose model the pinned ones serve."""
+    version: str = "1"
+    """Of that model."""
     names: dict[str, str] = field(default_factory=dict)
     """Fault to workload."""
 
@@ -57,7 +59,8 @@ class Planted:
         if "model_version" in params:
             params["name"] = self.healthy
         filled = {
-            key: value and value.format(image=image, mlflow=environment["E2E_MLFLOW_IMAGE"])
+            key: value
+            and value.format(image=image, mlflow=environment["E2E_MLFLOW_IMAGE"], version=self.version)
             for key, value in params.items()
         }
         source = ("--git-repo", self.address(fault.repository), "--git-branch", fault.branch)
