@@ -129,7 +129,7 @@ OF_SERVING = {
     "small": pinned(
         "out-of-memory", "candidate", "memory", "--request-memory", "20Mi", "--limit-memory", "20Mi"
     ),
-    "slow": pinned("candidate-slow", "accept", "max_latency", max_latency="0.0001"),
+    "slow": pinned("candidate-slow", "accept", "max_latency", max_latency="1ms"),
 }
 DAMAGED = pinned("model-damaged", "candidate", "are not those that were registered")
 """For when nothing else needs the model any more."""

@@ -47,6 +47,8 @@ _TRAIN, _SERVE = "train", "serve"
 _MOST_EVENTS = 5
 _OF_WORKLOAD, _OF_RESOURCE = "carto.run/workload-name", "carto.run/resource-name"
 _OF_REVISION = "serving.knative.dev/revision"
+_SERVER, _PROXY = "kserve-container", "queue-proxy"
+"""Containers of a server's pod."""
 
 Found = TypeVar("Found")
 
@@ -192,16 +194,17 @@ class _Walk:
         if is_true(pod, "Ready") or "deletionTimestamp" in pod["metadata"]:
             return
         yield from conditions_of(pod, only=("PodScheduled",))
+        own = pod["metadata"]["name"]
         troubled = False
         for container in [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]:
-            of_container = f"{name}, container {container['name']}"
-            signs = list(self.container(of_container, container))
+            signs = list(self.container(f"{name}, container {container['name']}", container))
             yield from signs
             if any(sign.reason in _AFTER_A_START for sign in signs):
-                yield from self.log(of_container, pod["metadata"]["name"], container["name"])
+                # Knative's proxy finds the server unready; what the server printed may say why.
+                prints = _SERVER if container["name"] == _PROXY else container["name"]
+                yield from self.log(f"{name}, container {prints}", own, prints)
             troubled = troubled or bool(signs)
         if troubled or status.get("reason"):
-            own = pod["metadata"]["name"]
             yield from self.events(own, f"involvedObject.kind=Pod,involvedObject.name={own}")
         if status.get("reason"):
             yield Sign(of.CONDITION, name, status["reason"], status.get("message", ""))
@@ -217,23 +220,17 @@ class _Walk:
                 yield Sign(of.CONTAINER, name, stopped.get("reason", "Error"), told)
         if waiting.get("reason") not in (None, *_STILL_STARTING):
             yield Sign(of.CONTAINER, name, waiting["reason"], waiting.get("message", ""))
-        if (
-            running
-            and not status.get("ready")
-            and "startedAt" in running
-            and not name.endswith("queue-proxy")
-        ):
+        if running.get("startedAt") and not status.get("ready"):
             seconds = (self.now - time_of(running["startedAt"])).total_seconds()
             if seconds > LONG_START_SECONDS:
-                yield Sign(
-                    of.CONTAINER, name, _NOT_READY, f"it has run for {seconds:.0f} s without being ready"
-                )
+                told = f"it has run for {seconds:.0f} s without being ready"
+                yield Sign(of.CONTAINER, name, _NOT_READY, told)
 
     def events(self, name: str, fields: str) -> Iterator[Sign]:
         """The last warnings, of those that a field selector chooses, about objects whose name begins so."""
         listed = self.allowed(lambda: self.cluster.list(EVENT, fields=fields), Objects())
         about = [item for item in listed if item["involvedObject"]["name"].startswith(name)]
-        warnings = [item for item in about if item.get("type") == "Warning"]
+        warnings = [item for item in about if item.get("type") == "Warning" and item["reason"] != _HARMLESS]
         warnings.sort(key=lambda item: str(item.get("lastTimestamp") or item.get("eventTime")), reverse=True)
         for item in warnings[:_MOST_EVENTS]:
             told_of = f"{item['involvedObject']['kind']} {item['involvedObject']['name']}"
@@ -255,6 +252,8 @@ class _Walk:
         return Share(entry["revisionName"], model, entry["percent"], since(revision, "Ready"))
 
 
+_HARMLESS = "FailedToRetrieveImagePullSecret"
+"""The secret may be absent; a pull that needed it says so itself."""
 _FIRST_TRY = ", first try"
 _NOT_READY = "NotReady"
 _STILL_STARTING = ("ContainerCreating", "PodInitializing")
