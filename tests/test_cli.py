@@ -23,6 +23,7 @@ STEPS = (
     "serve",
     "predict",
     "history",
+    "why",
     "run",
 )
 

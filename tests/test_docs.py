@@ -9,6 +9,7 @@ import pytest
 
 from image_classifier.cli import main
 from image_classifier.package import Model, Package
+from image_classifier.platform.causes import CAUSES
 from image_classifier.serving.application import create_app
 from image_classifier.serving.identity import VERSION_FILE, Identity
 from image_classifier.settings import CHAIN_PARAMS, SETTINGS, Settings
@@ -61,7 +62,27 @@ def openapi_document() -> str:
     return json.dumps(document, indent=1, ensure_ascii=False) + "\n"
 
 
+def causes_page() -> str:
+    lines = [
+        "# Causes that `why` names",
+        "",
+        "`image-classifier why WORKLOAD` looks for these, from the top, in the first resource of the chain that is in",
+        "trouble. What is *slanted* is filled in. A name does not change; several rows may have one.",
+        "",
+        "| cause | what it means | what to do |",
+        "|---|---|---|",
+    ]
+    for cause in CAUSES:
+        means, do = (
+            re.sub(r"\{(\w+)\}", r"*\1*", text).replace("|", "\\|").replace("*said*", "*what it says itself*")
+            for text in (cause.means, cause.do)
+        )
+        lines.append(f"| `{cause.name}` | {means} | {do} |")
+    return "\n".join(lines) + "\n"
+
+
 GENERATED = {
+    "docs/causes.md": causes_page,
     "docs/settings.md": settings_page,
     "docs/openapi.json": openapi_document,
     "docs/chain.svg": chain_diagram,

@@ -12,7 +12,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -155,7 +155,8 @@ def _helped(settings: Settings) -> AbstractContextManager[Mapping[str, str]]:
     if settings.training_processes == 1 or "WORLD_SIZE" in os.environ:
         return nullcontext({})
     from image_classifier.local_processes import helping_processes
-    from image_classifier.platform.training_job import helping_pods, is_in_cluster
+    from image_classifier.platform.cluster import is_in_cluster
+    from image_classifier.platform.training_job import helping_pods
 
     if is_in_cluster():
         return helping_pods(os.environ, processes=settings.training_processes)
@@ -496,6 +497,45 @@ def predict(
             raise type(error)(f"{path}: {error}") from error
         probabilities = model.probabilities(image[np.newaxis])[0]
         yield path, likeliest(probabilities, model.classes, settings.top)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What `why` found."""
+
+    well: bool
+    """Whether nothing is wrong."""
+    lines: tuple[str, ...]
+    """For people."""
+    content: Mapping[str, Any]
+    """For machines."""
+
+
+def why(settings: Settings, workload: str | None, report: Report) -> Answer:
+    """Why a workload is as it is, of its cluster; without one, how the newest version stands, of the registry.
+
+    Raises ClusterError where there is no cluster, it cannot be asked, or it has no such workload.
+    """
+    if workload is None:
+        return _registry_answer(settings, report)
+    from image_classifier.platform import diagnosis as made_of
+    from image_classifier.platform.cluster import Cluster
+    from image_classifier.platform.walk import collect
+
+    evidence = collect(Cluster.connect(settings.namespace), workload, datetime.now(UTC))
+    diagnosis = made_of.diagnose(evidence)
+    return Answer(
+        diagnosis.outcome is not made_of.Outcome.TROUBLE,
+        tuple(made_of.in_words(diagnosis)),
+        made_of.to_json(diagnosis),
+    )
+
+
+def _registry_answer(settings: Settings, report: Report) -> Answer:
+    from image_classifier.standing import Place, in_words, standing_of, to_json
+
+    standing = standing_of(open_registry(settings, report))
+    return Answer(standing.place is Place.SERVES, tuple(in_words(standing)), to_json(standing))
 
 
 def actor() -> str:

@@ -359,6 +359,27 @@ def history(settings: Settings, as_json: bool) -> None:
 
 
 @main.command()
+@click.argument("workload", required=False)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+@settings_options("namespace", *WHERE)
+def why(settings: Settings, workload: str | None, as_json: bool) -> None:
+    """Say why a workload is as it is: the first real cause in its chain, what shows it, and what to do.
+
+    Without a workload the registry alone is asked why its newest version serves, or does not. The exit status is 0
+    where nothing is wrong (it may be under way), and 1 where there is trouble.
+
+    \b
+    image-classifier why photos
+    image-classifier why
+    """
+    answer = _chain().why(settings, workload, _note)
+    for line in [json.dumps(answer.content, indent=1, ensure_ascii=False)] if as_json else answer.lines:
+        click.echo(line)
+    if not answer.well:
+        click.get_current_context().exit(1)
+
+
+@main.command()
 @click.option(
     "--keep/--once",
     default=None,

@@ -188,6 +188,12 @@ class Registry:
             number = self._aliases(self.name).get(CHAMPION)
         return None if number is None else self.get(str(number))
 
+    def newest(self) -> Version | None:
+        """The version that was registered last, None before the first."""
+        with self._store.failures(f"the versions of {self.name} cannot be read"):
+            numbers = [int(raw.version) for raw in self._search(f"name = '{self.name}'")]
+        return self.get(str(max(numbers))) if numbers else None
+
     def download(self, version: Version, folder: Path) -> Path:
         """Put the version's package and a version.json (name, version, uri, address of the report) into `folder`.
 

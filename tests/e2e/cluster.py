@@ -29,6 +29,17 @@ the cluster), E2E_PYTHON_IMAGE (what those start from, where the cluster does no
 folder of the node, where nothing provides volumes), E2E_MLFLOW_STORES (a file of `NAME=value`, for MLflow on
 PostgreSQL and S3 as config/mlflow-postgresql-s3 describes it), E2E_NAMESPACE, and E2E_ROLLOUTS (how many roll-outs are
 watched under load)."""
+_SPOIL = """
+import sys, pathlib, mlflow
+client = mlflow.MlflowClient("http://localhost:5000")
+model = client.get_model_version(sys.argv[1], sys.argv[2]).source.removeprefix("models:/")
+for path in pathlib.Path("/data/artifacts").glob(f"**/{model}/**/*.onnx"):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    print(path)
+"""
+"""Changes a byte of a version's model in MLflow's store."""
 API_DESCRIPTORS = "apidescriptors.apis.apps.tanzu.vmware.com"
 
 
@@ -139,12 +150,12 @@ class Cluster:
     def tanzu(self, *arguments: str, cwd: Path | None = None) -> str:
         return run("tanzu", "apps", "workload", *arguments, "-n", self.namespace, cwd=cwd)
 
-    def create(self, name: str, *arguments: str, **params: Any) -> None:
+    def create(self, name: str, /, *arguments: str, **params: Any) -> None:
         """Create a workload; a param that is None is left out."""
         self._write("create", name, *arguments, **params)
 
     @contextmanager
-    def workload(self, kind: str, *arguments: str, **params: Any) -> Iterator[str]:
+    def workload(self, kind: str, /, *arguments: str, **params: Any) -> Iterator[str]:
         """A workload for a while."""
         name = new_name(kind)
         self.create(name, *arguments, **params)
@@ -153,11 +164,11 @@ class Cluster:
         finally:
             self.delete(name)
 
-    def change(self, name: str, *arguments: str, **params: Any) -> None:
+    def change(self, name: str, /, *arguments: str, **params: Any) -> None:
         """Change a workload; a param that is None is removed."""
         self._write("apply", name, *arguments, **params)
 
-    def _write(self, verb: str, name: str, *arguments: str, **params: Any) -> None:
+    def _write(self, verb: str, name: str, /, *arguments: str, **params: Any) -> None:
         given = {
             "trainer_image": self.environment["E2E_TRAINER_IMAGE"],
             "server_image": self.environment["E2E_SERVER_IMAGE"],
@@ -174,6 +185,13 @@ class Cluster:
 
     def delete(self, name: str) -> None:
         self.tanzu("delete", name, "--yes", "--wait")
+
+    # What goes wrong
+
+    def spoil(self, model: str, version: str) -> None:
+        """Damage a registered model where MLflow keeps it."""
+        inside = ("kubectl", "exec", "-n", "mlflow", "deploy/mlflow", "--")
+        assert ".onnx" in run(*inside, "python", "-c", _SPOIL, model, version)
 
     # What came of it
 
