@@ -488,6 +488,41 @@ def accept(settings: Settings, report: Report) -> None:
     )
 
 
+def watch(settings: Settings, report: Report) -> None:
+    """Watch the roll-out of `model` in `image`, and turn it back where it does worse than what served before.
+
+    It is turned back as `rollback` would; that it was is a result, and no error.
+    """
+    from image_classifier.platform.cluster import Cluster
+    from image_classifier.platform.rollback import require_workload, withdraw
+    from image_classifier.platform.watch import watch as watch_revision
+
+    registry = open_registry(settings, report)
+    version = registry.get(settings.model or "champion")
+    cluster = Cluster.connect()
+    seen = watch_revision(
+        registry,
+        cluster,
+        settings.service,
+        (version.number, settings.image),
+        seconds=settings.watch_duration,
+        report=report,
+    )
+    report(f"version {version.number}: {seen.reason}")
+    reason = seen.reason
+    if seen.worse:
+        workload = require_workload(cluster, settings.service)
+        change = withdraw(registry, cluster, workload, actor=actor(), reason=seen.reason)
+        reason = f"turned back to version {change.after.number}: {seen.reason}"
+        report(reason)
+    elif seen.before is not None:
+        registry.watched(
+            version, actor=actor(), reason=reason, image=settings.image, from_version=seen.before
+        )
+    verdict = "refused" if seen.worse else "accepted"
+    leave_results(settings, {"verdict": verdict, "reason": clipped(reason)})
+
+
 def history(settings: Settings, report: Report) -> "list[Entry]":
     """All that was decided about the model's versions, the newest first."""
     from image_classifier.served import entries

@@ -277,6 +277,17 @@ def accept(settings: Settings) -> None:
 
 
 @main.command()
+@settings_options(*WHERE, "model", "image", "service", "watch_duration", "results")
+def watch(settings: Settings) -> None:
+    """Watch a new revision while requests move to it, and turn it back where it does worse than the one before.
+
+    \b
+    image-classifier watch --service photos --model models:/photos/7 --image registry.example.org/server@sha256:…
+    """
+    _chain().watch(settings, click.echo)
+
+
+@main.command()
 @click.argument("uri")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @settings_options("tracking_uri", "registry_timeout")
