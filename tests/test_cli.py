@@ -23,6 +23,7 @@ STEPS = (
     "serve",
     "predict",
     "history",
+    "rollback",
     "why",
     "run",
 )
@@ -90,6 +91,8 @@ def test_fetch_which_every_pod_waits_for_needs_no_numpy():
         (["gate"], "candidate"),
         (["serve", "--model", "/no/such/package"], "/no/such/package is no model package"),
         (["predict", "--model", "models:/nobody/1", "photo.jpg"], "nobody"),
+        (["rollback"], "is the champion; there is nothing to roll back from"),
+        (["rollback", "--release"], "nothing is held back without a platform"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

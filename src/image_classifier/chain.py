@@ -19,6 +19,7 @@ import numpy as np
 from image_classifier import artifacts, provenance
 from image_classifier.cpus import available_cpus, share_cpus
 from image_classifier.errors import (
+    ClusterError,
     ImageError,
     PackageError,
     RegistryAwayError,
@@ -39,6 +40,7 @@ if TYPE_CHECKING:  # these bring PyTorch, MLflow or SciPy, which most commands n
     from image_classifier.evaluation import Evaluation
     from image_classifier.gate import Verdict
     from image_classifier.registry import Registry, Version
+    from image_classifier.served import Entry
 
 _REGISTRY_PAUSE = 2.0
 
@@ -419,7 +421,12 @@ def promote(settings: Settings, report: Report) -> "Version | None":
         report(f"version {candidate.number} was refused and is not promoted; {serving}")
         return champion
     content = json.loads(registry.read_artifact(candidate.run_id, artifacts.VERDICT) or "{}")
-    registry.promote(candidate, actor=actor(), reason=content.get("reason", "accepted by the gate"))
+    registry.promote(
+        candidate,
+        actor=actor(),
+        reason=content.get("reason", "accepted by the gate"),
+        image=settings.image,
+    )
     report(f"version {candidate.number} is the champion")
     return registry.get("champion")
 
@@ -427,8 +434,10 @@ def promote(settings: Settings, report: Report) -> "Version | None":
 def accept(settings: Settings, report: Report) -> None:
     """Try the candidate (or `model`) at its address, and make it the champion if it answers as evaluated.
 
-    Only what the gate accepted is tried; raises RegistryError for a version that it did not.
+    Only what the gate accepted is tried; raises RegistryError for a version that it did not. A pair of image and
+    version that was rolled back from is refused, which is no error.
     """
+    from image_classifier.history import withdrawal
     from image_classifier.platform.acceptance import Expected, images_from_json, try_candidate
 
     registry = open_registry(settings, report)
@@ -436,6 +445,20 @@ def accept(settings: Settings, report: Report) -> None:
     if version.tags.get("verdict") != "accepted":
         verdict = version.tags.get("verdict", "not judged")
         raise RegistryError(f"version {version.number} is {verdict} by the gate and cannot be served")
+    pair = {
+        "image": settings.image,
+        "model-uri": registry.address_of(version),
+        "model-version": str(version.number),
+    }
+    if rolled_back := withdrawal(registry.history(), version.number, settings.image):
+        reason = (
+            f"version {version.number} was taken out of service by {rolled_back.actor} at "
+            f"{rolled_back.time:%Y-%m-%d %H:%M:%S} UTC: {rolled_back.reason}; `image-classifier rollback --release` "
+            "lets it be tried again"
+        )
+        report(reason)
+        leave_results(settings, {"verdict": "refused", "reason": clipped(reason), **pair})
+        return
     chosen = replace(settings, model=version.uri)
     package = fetch_model(chosen, report)
     held_out = registry.read_artifact(version.run_id, artifacts.HELD_OUT)
@@ -460,10 +483,129 @@ def accept(settings: Settings, report: Report) -> None:
         {
             "verdict": "accepted",
             "reason": reason,
-            "image": settings.image,
-            "model-uri": registry.address_of(version),
-            "model-version": str(version.number),
+            **pair,
         },
+    )
+
+
+def watch(settings: Settings, report: Report) -> None:
+    """Watch the roll-out of `model` in `image`, and turn it back where it does worse than what served before.
+
+    It is turned back as `rollback` would; that it was is a result, and no error.
+    """
+    from image_classifier.platform.cluster import Cluster
+    from image_classifier.platform.rollback import require_workload, withdraw
+    from image_classifier.platform.watch import watch as watch_revision
+
+    registry = open_registry(settings, report)
+    version = registry.get(settings.model or "champion")
+    cluster = Cluster.connect()
+    seen = watch_revision(
+        registry,
+        cluster,
+        settings.service,
+        (version.number, settings.image),
+        seconds=settings.watch_duration,
+        report=report,
+    )
+    report(f"version {version.number}: {seen.reason}")
+    reason = seen.reason
+    if seen.worse:
+        workload = require_workload(cluster, settings.service)
+        change = withdraw(registry, cluster, workload, actor=actor(), reason=seen.reason)
+        reason = f"turned back to version {change.after.number}: {seen.reason}"
+        report(reason)
+    elif seen.before is not None:
+        registry.watched(
+            version, actor=actor(), reason=reason, image=settings.image, from_version=seen.before
+        )
+    verdict = "refused" if seen.worse else "accepted"
+    leave_results(settings, {"verdict": verdict, "reason": clipped(reason)})
+
+
+def history(settings: Settings, report: Report) -> "list[Entry]":
+    """All that was decided about the model's versions, the newest first."""
+    from image_classifier.served import entries
+
+    return entries(open_registry(settings, report))
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a roll-back is asked to do."""
+
+    to: str = ""
+    """Version to go to; "": the one that served before."""
+    release: bool = False
+    """Undo it instead."""
+    reason: str = ""
+    workload: str = ""
+    """"" for the registry of this machine, without a platform."""
+    namespace: str = ""
+    """"" for the one that kubectl would take."""
+
+
+def rollback(settings: Settings, asked: Asked, report: Report) -> None:
+    """Let a version that served before serve again, and record who wanted it and why.
+
+    On the platform it ends when the address of the workload gives that version's answers alone.
+    """
+    from image_classifier.rollback import NO_REASON, roll_back_champion, side_by_side
+
+    reason = asked.reason or NO_REASON
+    if asked.workload:
+        _roll_workload_back(settings, asked, reason, report)
+        return
+    if asked.release:
+        raise RegistryError(
+            "nothing is held back without a platform; name a workload, or the version with "
+            "`image-classifier promote --model NUMBER`"
+        )
+    registry = open_registry(settings, report)
+    before, after = roll_back_champion(registry, asked.to, actor=actor(), reason=reason)
+    for line in side_by_side(registry, before, after):
+        report(line)
+    report(
+        f"version {after.number} is the champion in place of {before.number}; `image-classifier serve` serves it, "
+        "and a server that runs goes on with its own"
+    )
+
+
+def _roll_workload_back(settings: Settings, asked: Asked, reason: str, report: Report) -> None:
+    from image_classifier.platform.acceptance import Expected, wait_for_all_answers
+    from image_classifier.platform.cluster import INFERENCE_SERVICE, Cluster
+    from image_classifier.platform.rollback import model_name, pin, release, require_workload, withdraw
+    from image_classifier.rollback import side_by_side
+
+    cluster = Cluster.connect(asked.namespace)
+    workload = require_workload(cluster, asked.workload)
+    registry = open_registry(replace(settings, name=model_name(workload)), report)
+    user = cluster.user()
+    by = f"{actor()} ({user})" if user else actor()
+    started = time.monotonic()
+    if asked.release:
+        freed = release(registry, cluster, workload, actor=by, reason=reason)
+        report(
+            f"version {freed.number} is released; the chain tries what is newest, and `tanzu apps workload get "
+            f"{asked.workload}` says how far it came"
+        )
+        return
+    if asked.to:
+        change = pin(registry, cluster, workload, asked.to, actor=by, reason=reason)
+    else:
+        change = withdraw(registry, cluster, workload, actor=by, reason=reason)
+    for line in side_by_side(registry, change.before, change.after):
+        report(line)
+    report(f"version {change.after.number} comes in place of {change.before.number}; waiting for its answers")
+    service = cluster.get(INFERENCE_SERVICE, asked.workload)
+    url = (service or {}).get("status", {}).get("url", "")
+    if not url:
+        raise ClusterError(f"workload {asked.workload} has no address yet; nothing can be asked of it")
+    expected = Expected(str(change.after.number), change.image)
+    wait_for_all_answers(url, expected, timeout=settings.accept_timeout)
+    report(
+        f"version {change.after.number} gives all answers of {url} after {time.monotonic() - started:.0f} s; "
+        "--release undoes this"
     )
 
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -278,6 +277,17 @@ def accept(settings: Settings) -> None:
 
 
 @main.command()
+@settings_options(*WHERE, "model", "image", "service", "watch_duration", "results")
+def watch(settings: Settings) -> None:
+    """Watch a new revision while requests move to it, and turn it back where it does worse than the one before.
+
+    \b
+    image-classifier watch --service photos --model models:/photos/7 --image registry.example.org/server@sha256:…
+    """
+    _chain().watch(settings, click.echo)
+
+
+@main.command()
 @click.argument("uri")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 @settings_options("tracking_uri", "registry_timeout")
@@ -339,23 +349,47 @@ def predict(settings: Settings, images: tuple[Path, ...], as_json: bool) -> None
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
 @settings_options(*WHERE)
 def history(settings: Settings, as_json: bool) -> None:
-    """Show what was promoted and refused, when, by whom and why, newest first.
+    """Show what served when, from which commit, data, run and image, and who changed it and why, newest first.
+
+    Promotions, refusals, roll-backs and what was seen of a roll-out, as the registry recorded them.
 
     \b
     image-classifier history
+    image-classifier history --name photos --json
     """
-    events = _chain().open_registry(settings, _note).history()
+    entries = _chain().history(settings, _note)
     if as_json:
-        click.echo(json.dumps([asdict(event) for event in events], default=str, indent=1))
+        click.echo(json.dumps([entry.to_dict() for entry in entries], indent=1))
         return
-    if not events:
+    if not entries:
         click.echo(f"nothing was promoted or refused of {settings.name} yet")
-    for event in events:
-        before = f" (before: {event.from_version})" if event.from_version else ""
-        click.echo(
-            f"{event.time:%Y-%m-%d %H:%M:%S}  version {event.version} {event.action}{before} "
-            f"by {event.actor}: {event.reason}"
-        )
+    for entry in entries:
+        for line in entry.lines():
+            click.echo(line)
+
+
+@main.command()
+@click.argument("workload", required=False, default="")
+@click.option(
+    "--to", default="", metavar="VERSION", help="Version to go to.  [default: the one that served before]"
+)
+@click.option("--release", is_flag=True, help="Undo a roll-back: let the newest version be tried again.")
+@click.option("--reason", default="", metavar="TEXT", help="Why, for the history.")
+@click.option("--namespace", default="", metavar="NAME", help="Of the workload.  [default: kubectl's]")
+@settings_options(*WHERE, "accept_timeout")
+def rollback(settings: Settings, **asked: Any) -> None:
+    """Let the version that served before, or VERSION, serve again; of a WORKLOAD, or of this machine's registry.
+
+    On the platform it waits until the address gives that version's answers alone. Without --to the pair of server
+    image and model before comes back, and the next version goes its usual way; --to pins a version until --release.
+
+    \b
+    image-classifier rollback --reason "cats became dogs"
+    image-classifier rollback photos --reason "cats became dogs"
+    image-classifier rollback photos --to 3
+    """
+    chain = _chain()
+    chain.rollback(settings, chain.Asked(**asked), click.echo)
 
 
 @main.command()

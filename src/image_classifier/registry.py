@@ -18,7 +18,20 @@ from image_classifier.artifacts import page_of_run
 from image_classifier.datasets.dataset import Dataset
 from image_classifier.errors import LostError, PackageError, RegistryError
 from image_classifier.files import folder_written_atomically
-from image_classifier.history import LONGEST_REASON, PREFIX, PROMOTED, REFUSED, Event, events_of
+from image_classifier.history import (
+    LONGEST_REASON,
+    PREFIX,
+    PROMOTED,
+    REFUSED,
+    RELEASED,
+    ROLLED_BACK,
+    WATCHED,
+    Event,
+    events_of,
+    last_change,
+    line_of_champions,
+    withdrawal,
+)
 from image_classifier.mlflow_model import SIZES, upload_package
 from image_classifier.mlflow_store import Store, environment
 from image_classifier.package import Package
@@ -239,24 +252,70 @@ class Registry:
 
     # Decisions
 
-    def promote(self, version: Version, *, actor: str, reason: str) -> None:
-        """Make a version the champion, and the champion before it the previous; a repeat changes nothing."""
+    def promote(self, version: Version, *, actor: str, reason: str, image: str = "") -> None:
+        """Make a version the champion, and the champion before it the previous; a repeat changes nothing.
+
+        With another server `image` than before it is an event of its own, though the champion stays.
+        """
         # The order of writes: previous, champion, event. After a stop before the second nothing has changed
         # for those who ask for the champion; after a stop before the third a repeat appends what is missing.
         before = self.champion()
         if before is not None and before.number == version.number:
-            last = next((event for event in self.history() if event.action == PROMOTED), None)
+            last = last_change(self.history())
             if last is None or last.version != version.number:
                 with self._store.failures(f"the aliases of {self.name} cannot be read"):
                     replaced = self._aliases(self.name).get(PREVIOUS)
-                self._append(version, PROMOTED, actor, reason, replaced)
+                self._append(version, PROMOTED, actor, reason, replaced, image=image)
+            elif image and last.image != image:
+                self._append(version, PROMOTED, actor, reason, version.number, image=image)
             return
-        if not self._checked_complete(version):
-            raise RegistryError(f"{version.uri} lacks files in the registry and cannot be promoted")
+        self._need_complete(version, "promoted")
         if before is not None:
             self._set_alias(PREVIOUS, before)
         self._set_alias(CHAMPION, version)
-        self._append(version, PROMOTED, actor, reason, before.number if before else None)
+        self._append(version, PROMOTED, actor, reason, before.number if before else None, image=image)
+
+    def roll_back(
+        self,
+        version: Version,
+        *,
+        replaced: int,
+        actor: str,
+        reason: str,
+        image: str = "",
+        from_image: str = "",
+    ) -> None:
+        """Make a version that served before the champion again, in place of version `replaced`.
+
+        `image` is the server image that it serves with. With `from_image` the pair of `replaced` and that image may
+        not serve again until it is released. A repeat changes nothing; it completes what was cut off.
+        """
+        events = self.history()
+        last = last_change(events)
+        done = last is not None and (last.action, last.version) == (ROLLED_BACK, version.number)
+        if done and (not from_image or withdrawal(events, replaced, from_image)):
+            return
+        self._need_complete(version, "rolled back to")
+        # In the order of `promote`, for the same reasons.
+        line = line_of_champions(events)
+        earlier = line[: line.index(version.number)] if version.number in line else line
+        if earlier:
+            self._set_alias(PREVIOUS, self.get(str(earlier[-1])))
+        else:
+            self._remove_alias(PREVIOUS)
+        self._set_alias(CHAMPION, version)
+        self._append(version, ROLLED_BACK, actor, reason, replaced, image=image, from_image=from_image)
+
+    def release(self, version: Version, *, actor: str, reason: str, image: str = "") -> None:
+        """Record that a version that was rolled back from may serve again."""
+        champion = self.champion()
+        self._append(version, RELEASED, actor, reason, champion.number if champion else None, image=image)
+
+    def watched(
+        self, version: Version, *, actor: str, reason: str, image: str, from_version: int | None
+    ) -> None:
+        """Record what was seen of a version's roll-out, beside `from_version`, that left it in service."""
+        self._append(version, WATCHED, actor, reason, from_version, image=image)
 
     def refuse(self, version: Version, *, actor: str, reason: str) -> None:
         """Record that a version was refused; a repeat for the same reason changes nothing."""
@@ -271,14 +330,50 @@ class Registry:
             versions = self._search(f"name = '{self.name}'")
         return events_of((int(raw.version), raw.tags) for raw in versions)
 
+    def versions(self) -> list[Version]:
+        """All versions, in no order; without their aliases, with which no search comes."""
+        with self._store.failures(f"the versions of {self.name} cannot be read"):
+            return [_as_version(raw) for raw in self._search(f"name = '{self.name}'")]
+
+    def metrics(self, version: Version) -> dict[str, float]:
+        """The metrics of a version's run, by name; none where the run is gone."""
+        from mlflow.exceptions import MlflowException
+
+        with self._store.failures(f"the metrics of {version.uri} cannot be read"):
+            try:
+                return dict(self._store.client.get_run(version.run_id).data.metrics)
+            except MlflowException as error:
+                if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                    return {}
+                raise
+
     def _append(
-        self, version: Version, action: str, actor: str, reason: str, from_version: int | None
+        self,
+        version: Version,
+        action: str,
+        actor: str,
+        reason: str,
+        from_version: int | None,
+        *,
+        image: str = "",
+        from_image: str = "",
     ) -> None:
         event = Event(
-            datetime.now(UTC), action, version.number, actor, clip(reason, LONGEST_REASON), from_version
+            datetime.now(UTC),
+            action,
+            version.number,
+            actor,
+            clip(reason, LONGEST_REASON),
+            from_version,
+            image,
+            from_image,
         )
         key, value = event.to_tag()
         self.set_tags(version, {key: value})
+
+    def _need_complete(self, version: Version, what: str) -> None:
+        if not self._checked_complete(version):
+            raise RegistryError(f"{version.uri} lacks files in the registry and cannot be {what}")
 
     # What is asked of MLflow
 
@@ -316,6 +411,11 @@ class Registry:
     def _set_alias(self, alias: str, version: Version) -> None:
         with self._store.failures(f"the alias {alias} was not set to {version.uri}"):
             self._store.client.set_registered_model_alias(version.name, alias, str(version.number))
+
+    def _remove_alias(self, alias: str) -> None:
+        with self._store.failures(f"the alias {alias} of {self.name} was not removed"):
+            if alias in self._aliases(self.name):
+                self._store.client.delete_registered_model_alias(self.name, alias)
 
     def _is_complete(self, version: Version) -> bool:
         from mlflow.exceptions import MlflowException

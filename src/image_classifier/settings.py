@@ -216,6 +216,13 @@ class Settings:
         "Longest wait for a candidate to answer with the model and image it should have.",
         low=1,
     )
+    service: str = _setting("", "Inference service that watch looks at: the workload's name.")
+    watch_duration: Seconds = _setting(
+        Seconds(90.0),
+        "Longest watch of a new revision beside the one before; best a little longer than rollout_duration.",
+        low=1,
+        high=3600,
+    )
 
 
 @dataclass(frozen=True)
@@ -324,7 +331,7 @@ CHAIN_PARAMS: dict[str, str] = {
     "min_scale": "Fewest servers; 0: none when nothing is asked.",
     "max_scale": "Most servers.",
     "scale_window": "Time without requests before servers are taken away.",
-    "rollout_duration": "Time over which requests move to a new version.",
+    "rollout_duration": "Time over which requests move to a new version; back to an older one they move at once.",
     "annotations": "Annotations of the inference service: a map.",
     "api_descriptor": "Description, system and owner of the API in the catalog: a map.",
 }

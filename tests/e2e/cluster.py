@@ -5,6 +5,7 @@ import os
 import secrets
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -27,8 +28,10 @@ VARIABLES = {
 """Optional: E2E_REGISTRY (where sources and images are pushed to, over plain HTTP), E2E_BUILDER_IMAGE (for builds in
 the cluster), E2E_PYTHON_IMAGE (what those start from, where the cluster does not reach Docker Hub), E2E_VOLUME (a
 folder of the node, where nothing provides volumes), E2E_MLFLOW_STORES (a file of `NAME=value`, for MLflow on
-PostgreSQL and S3 as config/mlflow-postgresql-s3 describes it), E2E_NAMESPACE, and E2E_ROLLOUTS (how many roll-outs are
-watched under load)."""
+PostgreSQL and S3 as config/mlflow-postgresql-s3 describes it), E2E_NAMESPACE, E2E_ROLLOUTS (how many roll-outs are
+watched under load), E2E_FAULTY_IMAGE (tests/e2e/faulty on top of the server image), E2E_TRACKING_URI (MLflow, where the
+tests reach it otherwise than at its service's address), and E2E_TYPE (the workload type of a chain that is installed
+already; then nothing but the namespace is prepared)."""
 _SPOIL = """
 import sys, pathlib, mlflow
 client = mlflow.MlflowClient("http://localhost:5000")
@@ -138,12 +141,36 @@ class Cluster:
         self.kubectl("apply", "-f", "-", text=yaml.safe_dump(namespace))
         self.kubectl("apply", "-k", str(ROOT / "config" / "namespace"))
 
+    def allow_watching(self) -> None:
+        """As docs/platform-operator.md says it to the operator."""
+        self._bind("image-classifier-watch")
+
+    def _bind(self, name: str) -> None:
+        if not self.kubectl("get", "rolebinding", name, "--ignore-not-found"):
+            account = f"--serviceaccount={self.namespace}:{name}"
+            self.kubectl("create", "rolebinding", name, f"--role={name}", account)
+
+    @property
+    def tracking_uri(self) -> str:
+        """The registry's address, for this machine."""
+        if given := self.environment.get("E2E_TRACKING_URI"):
+            return given
+        service = json.loads(run("kubectl", "get", "service", "-n", "mlflow", "mlflow", "-o", "json"))
+        return f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}"
+
+    def image_classifier(self, *arguments: str) -> str:
+        """What a command of ours prints, with this registry and namespace."""
+        given = {"MLFLOW_TRACKING_URI": self.tracking_uri, **self.environment}
+        command = [sys.executable, "-m", "image_classifier.cli", *arguments]
+        done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=300)
+        if done.returncode:
+            raise CommandError(done.stdout + done.stderr)
+        return done.stdout
+
     def allow_distributed_training(self) -> None:
         """As config/README.md says it to the operator."""
         self.kubectl("apply", "-k", str(ROOT / "config" / "distributed"))
-        name = "image-classifier-distributed"
-        account = f"--serviceaccount={self.namespace}:{name}"
-        self.kubectl("create", "rolebinding", name, f"--role={name}", account)
+        self._bind("image-classifier-distributed")
 
     # What a developer types
 
@@ -177,7 +204,17 @@ class Cluster:
         flags = [f"--param={key}={value}" for key, value in given.items() if value is not None]
         if verb == "apply":
             flags += [f"--param={key}-" for key, value in given.items() if value is None]
-        self.tanzu(verb, name, "--type", "ml-image", "--app", name, *flags, *arguments, "--yes")
+        self.tanzu(
+            verb,
+            name,
+            "--type",
+            self.environment.get("E2E_TYPE", "ml-image"),
+            "--app",
+            name,
+            *flags,
+            *arguments,
+            "--yes",
+        )
 
     def show(self, name: str) -> str:
         """What `tanzu apps workload get` prints."""

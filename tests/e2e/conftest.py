@@ -21,7 +21,10 @@ def cluster() -> Cluster:
     if missing:
         pytest.fail(f"set {'; '.join(missing)}")
     cluster = Cluster(given, given.get("E2E_NAMESPACE", "image-classifier-e2e"))
-    cluster.install()
+    if given.get("E2E_TYPE"):
+        cluster.prepare("restricted")
+    else:
+        cluster.install()
     return cluster
 
 

@@ -269,7 +269,7 @@ def test_the_known_workload_params_are_those_that_a_template_reads():
         for param in template["spec"].get("params", [])
         if param["name"] not in ("target", "role")
     }
-    for name in ("train", "accept", "server"):
+    for name in ("train", "accept", "server", "watch"):
         read |= set(quoted_list(TEMPLATES[f"image-classifier-{name}"], "settings"))
     read |= {"tracking_uri"}
     assert set(known) == read

@@ -69,7 +69,10 @@ def case(
 
 SOURCES = {"sources": {"source": SOURCE}, "images": {"trainer": TRAINER}}
 CANDIDATE = {"sources": {"model": MODEL}, "images": {"server": SERVER}, "chain": {"role": "candidate"}}
-SERVE = {"configs": {"accepted": ACCEPTED}, "chain": {"role": "serve"}}
+NEWEST = {"sources": {"model": MODEL}, "images": {"server": SERVER}}
+SERVE = {**NEWEST, "configs": {"accepted": ACCEPTED}, "chain": {"role": "serve"}}
+NEWER = {**SERVE, "sources": {"model": {**MODEL, "url": MODEL["url"].replace("/7", "/8"), "revision": "8"}}}
+WATCH = {"images": {"trainer": TRAINER}, "configs": {"accepted": ACCEPTED, "address": ADDRESS}}
 TRY = {
     "sources": {"model": MODEL},
     "images": {"trainer": TRAINER, "server": SERVER},
@@ -100,6 +103,10 @@ CASES = {
     "accept-full": case("accept", FULL, FULL_SPEC, **TRY),
     "serve": case("server", GIVEN, **SERVE),
     "serve-full": case("server", FULL, FULL_SPEC, **SERVE),
+    "serve-before": case("server", GIVEN, **NEWER),
+    "serve-pinned": case("server", {**GIVEN, "model_version": "7"}, **SERVE),
+    "watch": case("watch", {**GIVEN, "watch_duration": "2m"}, **WATCH),
+    "watch-full": case("watch", {**FULL, "watch_duration": "2m"}, FULL_SPEC, **WATCH),
     "api": case("api", GIVEN, configs={"address": ADDRESS}),
     "api-full": case("api", FULL, FULL_SPEC, configs={"address": ADDRESS}),
 }

@@ -51,6 +51,7 @@ def test_a_request_counts_once_by_each_way_in_however_many_images_it_has(model, 
     for stage in ("queue", "decode", "infer"):
         assert found["image_classifier_stage_seconds_count", (("stage", stage),)] == 3
     assert found["image_classifier_images_total", ()] == 9
+    assert found["image_classifier_requests_by_class_total", (("class", "red"),)] == 3
 
 
 def test_the_counts_of_several_workers_add_up(package_folder, pngs, tmp_path):

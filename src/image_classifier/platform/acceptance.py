@@ -21,6 +21,7 @@ IMAGE_HEADER = "X-Server-Image"
 TOLERANCE = 1e-3
 """Answers are rounded on their way; a wrong model or another preprocessing differs by far more."""
 _TIMED_REQUESTS = 30
+_UNANIMOUS = 40
 _PAUSE_SECONDS = 0.5
 _REQUEST_SECONDS = 30.0
 # A name or route that is not there yet, and a pod that is not awake yet.
@@ -121,6 +122,27 @@ def try_candidate(
             f"requests), but max_latency is {max_latency * 1e3:.0f} ms"
         )
     return Trial(len(golden), difference, p95, waited)
+
+
+def wait_for_all_answers(url: str, expected: Expected, *, timeout: float) -> float:
+    """Wait until `url` gives so many answers in a row as expected that none can come from another; gives the seconds.
+
+    While traffic moves, the old and the new answer in turn: one that still gets a tenth of it would be met with 99 %
+    chance. Raises AcceptanceError, with the last thing seen, after `timeout` seconds.
+    """
+    black = GoldenImage(encode_png(np.zeros((8, 8, 3), dtype=np.uint8)), "", ())
+    started = time.monotonic()
+    while True:
+        try:
+            for _ in range(_UNANIMOUS):
+                _predict(url, [black], expected, raw=True)
+            return time.monotonic() - started
+        except _NotYetError as error:
+            if time.monotonic() - started > timeout:
+                raise AcceptanceError(
+                    f"{url} did not answer as {expected} alone within {timeout:g} s: {error}"
+                ) from error
+            time.sleep(_PAUSE_SECONDS)
 
 
 def _compare(url: str, package: Package, expected: Expected) -> float:

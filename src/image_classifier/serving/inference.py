@@ -77,12 +77,12 @@ class Turn:
         return images
 
     def ask(self, images: Images) -> Probabilities:
-        """The probabilities float32 [N, K] of images uint8 [N, S, S, 3]."""
+        """The probabilities float32 [N, K] of images uint8 [N, S, S, 3], N at least 1."""
         started = perf_counter()
         probabilities = self._model.probabilities(images)
         seconds = perf_counter() - started
         self._infer_seconds += seconds
-        self._metrics.inferred(seconds, len(images))
+        self._metrics.inferred(seconds, len(images), self._model.classes[int(probabilities[0].argmax())])
         return probabilities
 
     def answer(self, content: Mapping[str, object], model: Mapping[str, str], request_id: str) -> str:

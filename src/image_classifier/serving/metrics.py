@@ -38,6 +38,14 @@ class Metrics:
         self._images = Counter(
             "image_classifier_images", "Images that the model was asked about.", registry=registry
         )
+        # Of the first image alone: the images of a request are often of a kind, requests are not.
+        self._requests_by_class = Counter(
+            "image_classifier_requests_by_class",
+            "Requests by the class that their first image was given.",
+            ("class",),
+            registry=registry,
+        )
+        self._classes: dict[str, Counter] = {}
         self._inside = Gauge(
             "image_classifier_requests_inside",
             "Requests at work or waiting for their turn.",
@@ -72,9 +80,13 @@ class Metrics:
     def decoded(self, seconds: float) -> None:
         self._stages["decode"].observe(seconds)
 
-    def inferred(self, seconds: float, images: int) -> None:
+    def inferred(self, seconds: float, images: int, first_class: str) -> None:
         self._stages["infer"].observe(seconds)
         self._images.inc(images)
+        counter = self._classes.get(first_class)
+        if counter is None:
+            counter = self._classes[first_class] = self._requests_by_class.labels(first_class)
+        counter.inc()
 
     def text(self) -> bytes:
         """All workers' counts."""

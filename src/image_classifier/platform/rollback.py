@@ -1,0 +1,224 @@
+"""Back to what served before, on the platform: through the chain, which would undo anything that is done beside it.
+
+Two ways, by what is wanted:
+
+- *Withdraw* what serves, a pair of server image and model version: the registry notes it, and the run of `accept` that
+  passed it is deleted. What `accept` passes on is then the pair before, which `serve` takes at once; and `accept`, run
+  again, refuses the withdrawn pair with the reason. Nothing is held: the next version goes its usual way.
+- *Pin* a version by the workload's param `model_version`: it is tried and served with the newest image, and stays until
+  the pin is released.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from image_classifier.errors import ClusterError, ConflictError
+from image_classifier.history import Event, withdrawal
+from image_classifier.platform.cluster import TASK_RUN, WORKLOAD, Cluster, Object
+from image_classifier.registry import Registry, Version
+from image_classifier.rollback import acceptable, check_alone
+
+PIN = "model_version"
+_TRIES = 5
+
+
+@dataclass(frozen=True)
+class AcceptedRun:
+    """A run of `accept` that passed a pair of server image and model version on."""
+
+    name: str
+    uid: str
+    version: int
+    image: str
+
+    @property
+    def pair(self) -> tuple[int, str]:
+        return self.version, self.image
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a roll-back is from and to."""
+
+    before: Version
+    after: Version
+    image: str
+    """Server image that answers with it then; "": whichever is the newest."""
+
+
+def require_workload(cluster: Cluster, name: str) -> Object:
+    """The workload of that name; raises ClusterError, with the names of those that are there, for one that is not."""
+    workload = cluster.get(WORKLOAD, name)
+    if workload is None:
+        there = ", ".join(item["metadata"]["name"] for item in cluster.list(WORKLOAD)) or "none"
+        raise ClusterError(
+            f"there is no workload {name} in namespace {cluster.namespace}, only: {there}; --namespace names another"
+        )
+    return workload
+
+
+def model_name(workload: Object) -> str:
+    """The registered model of a workload."""
+    return str(params_of(workload).get("name") or workload["metadata"]["name"])
+
+
+def params_of(workload: Object) -> dict[str, Any]:
+    """A workload's own params."""
+    return {param["name"]: param["value"] for param in workload.get("spec", {}).get("params") or []}
+
+
+def accepted_runs(cluster: Cluster, workload: str) -> list[AcceptedRun]:
+    """The runs of `accept` that passed something on, as far as they are kept, the newest first."""
+    runs = [
+        (run, results)
+        for run in runs_of(cluster, workload, "accept")
+        if (results := results_of(run)).get("verdict") == "accepted" and succeeded(run)
+    ]
+    return [
+        AcceptedRun(
+            run["metadata"]["name"], run["metadata"]["uid"], int(results["model-version"]), results["image"]
+        )
+        for run, results in runs
+    ]
+
+
+def runs_of(cluster: Cluster, workload: str, resource: str) -> list[Object]:
+    """The runs of a resource of the chain, the newest first."""
+    labels = {"carto.run/workload-name": workload, "carto.run/resource-name": resource}
+    runs = cluster.list(TASK_RUN, labels=labels)
+    return sorted(runs, key=lambda run: str(run["metadata"]["creationTimestamp"]), reverse=True)
+
+
+def results_of(run: Object) -> dict[str, str]:
+    """What a run left, by name."""
+    return {item["name"]: str(item["value"]) for item in run.get("status", {}).get("results") or []}
+
+
+def succeeded(run: Object) -> bool:
+    """Whether a run has come to a good end."""
+    conditions: Sequence[Mapping[str, str]] = run.get("status", {}).get("conditions") or []
+    return any(item["type"] == "Succeeded" and item["status"] == "True" for item in conditions)
+
+
+def withdraw(registry: Registry, cluster: Cluster, workload: Object, *, actor: str, reason: str) -> Change:
+    """Take the pair that serves out of service, for the one that was accepted before it.
+
+    Raises ClusterError where there is none, or where a pin holds what serves.
+    """
+    name = workload["metadata"]["name"]
+    if pinned := params_of(workload).get(PIN):
+        raise ClusterError(
+            f"version {pinned} is pinned by the param {PIN} of workload {name}; --release lets the newest serve "
+            "again, and --to pins another"
+        )
+    runs, events = accepted_runs(cluster, name), registry.history()
+    if not runs:
+        raise ClusterError(f"nothing of workload {name} was accepted yet; there is nothing to roll back from")
+    current = runs[0]
+    index = _index_of_the_one_before(runs, events)
+    if index is None:
+        raise ClusterError(
+            f"no run is left that accepted another pair than version {current.version} in {current.image}; --to pins "
+            "a version (`image-classifier history` lists them)"
+        )
+    if withdrawal(events, *current.pair) is None:  # else this completes what was cut off
+        check_alone(events)
+    target = runs[index]
+    change = Change(registry.get(str(current.version)), registry.get(str(target.version)), target.image)
+    # The order of writes: noted, then deleted. After a stop between them a repeat finds the run and deletes it; the
+    # other way round `accept` would pass the pair again.
+    registry.roll_back(
+        change.after,
+        replaced=current.version,
+        actor=actor,
+        reason=reason,
+        image=target.image,
+        from_image=current.image,
+    )
+    for run in runs[:index]:
+        cluster.delete(TASK_RUN, run.name, run.uid)
+    return change
+
+
+def _index_of_the_one_before(runs: Sequence[AcceptedRun], events: Sequence[Event]) -> int | None:
+    for index, run in enumerate(runs):
+        if run.pair != runs[0].pair and withdrawal(events, *run.pair) is None:
+            return index
+    return None
+
+
+def pin(
+    registry: Registry, cluster: Cluster, workload: Object, to: str, *, actor: str, reason: str
+) -> Change:
+    """Pin version `to`; raises ClusterError and RegistryError where it cannot serve or does so already."""
+    name = workload["metadata"]["name"]
+    version, champion = acceptable(registry, to), registry.champion()
+    pinned = str(params_of(workload).get(PIN, ""))
+    if champion is None:
+        raise ClusterError(f"nothing of workload {name} was accepted yet; there is nothing to roll back from")
+    if pinned == str(version.number) or (not pinned and champion.number == version.number):
+        raise ClusterError(f"version {version.number} serves already")
+    image = _newest_image(workload)
+    _set_pin(cluster, workload, str(version.number))
+    registry.roll_back(version, replaced=champion.number, actor=actor, reason=reason, image=image)
+    return Change(champion, version, "")
+
+
+def _newest_image(workload: Object) -> str:
+    """The server image that the chain made last, as the workload's status tells it; "" where it does not."""
+    for resource in workload.get("status", {}).get("resources") or []:
+        if resource["name"] == "server-image":
+            for output in resource.get("outputs") or []:
+                return str(output["preview"]).strip()
+    return ""
+
+
+def release(registry: Registry, cluster: Cluster, workload: Object, *, actor: str, reason: str) -> Version:
+    """Undo a roll-back: take the pin away, or let the withdrawn pair be tried again; gives the version freed.
+
+    Raises ClusterError where neither is there.
+    """
+    name, champion = workload["metadata"]["name"], registry.champion()
+    if params_of(workload).get(PIN) and champion is not None:
+        _set_pin(cluster, workload, None)
+        registry.release(champion, actor=actor, reason=reason)
+        return champion
+    # What was tried last is what the chain would serve.
+    for run in runs_of(cluster, name, "accept")[:1]:
+        results = results_of(run)
+        version, image = results.get("model-version", ""), results.get("image", "")
+        if results.get("verdict") == "refused" and withdrawal(registry.history(), int(version), image):
+            freed = registry.get(version)
+            registry.release(freed, actor=actor, reason=reason, image=image)
+            cluster.delete(TASK_RUN, run["metadata"]["name"], run["metadata"]["uid"])
+            return freed
+    raise ClusterError(
+        f"workload {name} has neither a pinned nor a withdrawn version; there is nothing to release"
+    )
+
+
+def _set_pin(cluster: Cluster, workload: Object, version: str | None) -> None:
+    """Change that one param, and nothing of what somebody else changed meanwhile."""
+    name, generation = workload["metadata"]["name"], workload["metadata"]["generation"]
+    seen: Object | None = workload
+    for _ in range(_TRIES):
+        if seen is None or seen["metadata"]["generation"] != generation:
+            break
+        params = [param for param in seen["spec"].get("params") or [] if param["name"] != PIN]
+        if version is not None:
+            params.append({"name": PIN, "value": version})
+        try:
+            # A merge patch has lists as a whole: the version guards them. Cartographer's writes to the status change
+            # it, too, but not the generation.
+            change = {
+                "metadata": {"resourceVersion": seen["metadata"]["resourceVersion"]},
+                "spec": {"params": params},
+            }
+            cluster.patch(WORKLOAD, name, change)
+            return
+        except ConflictError:
+            seen = cluster.get(WORKLOAD, name)
+    raise ConflictError(
+        f"somebody else changed workload {name} at the same time; look at it, then repeat the command"
+    )
