@@ -155,7 +155,8 @@ def _helped(settings: Settings) -> AbstractContextManager[Mapping[str, str]]:
     if settings.training_processes == 1 or "WORLD_SIZE" in os.environ:
         return nullcontext({})
     from image_classifier.local_processes import helping_processes
-    from image_classifier.platform.training_job import helping_pods, is_in_cluster
+    from image_classifier.platform.cluster import is_in_cluster
+    from image_classifier.platform.training_job import helping_pods
 
     if is_in_cluster():
         return helping_pods(os.environ, processes=settings.training_processes)

@@ -51,3 +51,15 @@ class SourceError(ImageClassifierError):
 
 class AcceptanceError(ImageClassifierError):
     """A candidate does not answer, or answers otherwise than it was evaluated."""
+
+
+class ClusterError(ImageClassifierError):
+    """The cluster cannot be asked, refuses, or lacks what was asked for."""
+
+
+class NoClusterError(ClusterError):
+    """Nothing names a cluster here, as on a laptop."""
+
+
+class ForbiddenError(ClusterError):
+    """The cluster does not allow this user to ask that."""

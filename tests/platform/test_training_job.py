@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from image_classifier.platform.training_job import is_in_cluster, job_like, state
+from image_classifier.platform.training_job import job_like, state
 
 SECURITY = {"runAsNonRoot": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 STEP = {
@@ -94,7 +94,3 @@ def test_a_pod_says_what_hinders_it():
     }
     assert state(failed) == "b Failed (source Error)"
     assert state({"metadata": {"name": "c"}, "status": {"phase": "Running"}}) == "c Running"
-
-
-def test_a_laptop_is_no_cluster():
-    assert not is_in_cluster()

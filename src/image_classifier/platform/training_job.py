@@ -1,6 +1,5 @@
 """The pods that train along with this one: an indexed Job, made like the pod that this process runs in."""
 
-import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,21 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from image_classifier.errors import TrainingError
+from image_classifier.platform.cluster import ACCOUNT, message_of
 from image_classifier.settings import ENVIRONMENT_PREFIX
 
 PORT = 29500
-_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _LAUNCHER = Path("/cnb/lifecycle/launcher")
 """Sets the environment in images that a buildpack made."""
 _CONTAINER = "step-train"
 _KEPT_LABELS = ("app.kubernetes.io/component", "app.kubernetes.io/part-of", "carto.run/workload-name")
 _KEPT_SECONDS = 600
 """So long an ended Job stays to be looked at, where nobody deletes it."""
-
-
-def is_in_cluster() -> bool:
-    """Whether this process is in a pod that may talk to its cluster."""
-    return (_ACCOUNT / "token").exists()
 
 
 @contextmanager
@@ -36,7 +30,7 @@ def helping_pods(environment: Mapping[str, str], *, processes: int) -> Iterator[
     from kubernetes.client.exceptions import ApiException
 
     config.load_incluster_config()  # type: ignore[no-untyped-call]
-    namespace = (_ACCOUNT / "namespace").read_text(encoding="utf-8")
+    namespace = (ACCOUNT / "namespace").read_text(encoding="utf-8")
     pods, jobs = client.CoreV1Api(), client.BatchV1Api()
     plain: Callable[[Any], Any] = pods.api_client.sanitize_for_serialization
     try:
@@ -45,7 +39,7 @@ def helping_pods(environment: Mapping[str, str], *, processes: int) -> Iterator[
         name = plain(jobs.create_namespaced_job(namespace, job))["metadata"]["name"]
     except ApiException as error:
         raise TrainingError(
-            f"the pods that train along cannot be made: {_message(error)}; an operator allows it in a namespace "
+            f"the pods that train along cannot be made: {message_of(error)}; an operator allows it in a namespace "
             "with config/distributed"
         ) from error
     try:
@@ -147,11 +141,3 @@ def state(pod: Mapping[str, Any]) -> str:
         if one["status"] != "True" and one.get("message")
     ]
     return f"{pod['metadata']['name']} {status['phase']}" + (f" ({'; '.join(said)})" if said else "")
-
-
-def _message(error: Any) -> str:
-    """What the cluster said, which the client's own text buries in headers."""
-    try:
-        return str(json.loads(error.body)["message"])
-    except (TypeError, ValueError, KeyError):
-        return f"{error.status} {error.reason}"
