@@ -75,6 +75,8 @@ SERVING = (
     "cors_origins",
     "token",
     "drain_timeout",
+    "drift_window",
+    "drift_false_alarms",
 )
 
 

@@ -202,6 +202,17 @@ class Settings:
         Seconds(20.0), "Longest wait for requests in flight when stopping.", low=0
     )
 
+    # Drift
+    drift_window: int = _setting(
+        500, "Images that are compared with those the model was made with, each time.", low=50
+    )
+    drift_false_alarms: float = _setting(
+        0.01,
+        "Share of windows that are called drift though nothing has changed.",
+        low=0.001,
+        high=0.2,
+    )
+
     # Supply chain
     namespace: str = _setting("", "Kubernetes namespace of the workload; empty: that of the kubeconfig.")
     source_url: str = _setting(
