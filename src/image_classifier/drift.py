@@ -135,13 +135,17 @@ class Reference:
             return []
         return [feature.first + place_in(feature.edges or (), shorter_side(width, height))]
 
+    def no_counts(self) -> Counts:
+        """The counts of no images."""
+        return np.zeros(self.bins, dtype=np.int64)
+
     def by_feature(self, counts: Counts) -> dict[str, list[int]]:
         """Counts as they are told to others."""
         return {feature.name: counts[feature.bins].tolist() for feature in self.features}
 
     def joined(self, by_feature: Mapping[str, Sequence[int]]) -> Counts:
         """The reverse of `by_feature`; raises ValueError where they are not of these features and bins."""
-        counts = np.zeros(self.bins, dtype=np.int64)
+        counts = self.no_counts()
         if set(by_feature) != set(self._by_name):
             raise ValueError(f"they are of the features {', '.join(by_feature)}")
         for feature in self.features:

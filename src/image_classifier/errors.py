@@ -63,3 +63,7 @@ class NoClusterError(ClusterError):
 
 class ForbiddenError(ClusterError):
     """The cluster does not allow this user to ask that."""
+
+
+class ServerError(ImageClassifierError):
+    """A server does not answer, or says what cannot be used."""

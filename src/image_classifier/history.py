@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 
 PREFIX = "event."
 PROMOTED, REFUSED = "promoted", "refused"
+RETRAINING = "retraining"
+"""A training was started because of this version, which serves."""
 LONGEST_REASON = 2000
 
 _TIME = "%Y%m%dT%H%M%S%fZ"
@@ -18,7 +20,7 @@ class Event:
 
     time: datetime
     action: str
-    """promoted or refused."""
+    """promoted, refused or retraining."""
     version: int
     actor: str
     reason: str

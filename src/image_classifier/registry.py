@@ -18,7 +18,15 @@ from image_classifier.artifacts import page_of_run
 from image_classifier.datasets.dataset import Dataset
 from image_classifier.errors import LostError, PackageError, RegistryError
 from image_classifier.files import folder_written_atomically
-from image_classifier.history import LONGEST_REASON, PREFIX, PROMOTED, REFUSED, Event, events_of
+from image_classifier.history import (
+    LONGEST_REASON,
+    PREFIX,
+    PROMOTED,
+    REFUSED,
+    RETRAINING,
+    Event,
+    events_of,
+)
 from image_classifier.mlflow_model import SIZES, upload_package
 from image_classifier.mlflow_store import Store, environment
 from image_classifier.package import Package
@@ -258,6 +266,10 @@ class Registry:
         if last is None or (last.action, last.reason) != (REFUSED, clip(reason, LONGEST_REASON)):
             champion = self.champion()
             self._append(version, REFUSED, actor, reason, champion.number if champion else None)
+
+    def retraining(self, version: Version, *, actor: str, reason: str) -> None:
+        """Record that a training is started because of a version, the champion."""
+        self._append(version, RETRAINING, actor, reason, version.number)
 
     def history(self) -> list[Event]:
         """All events, the newest first."""
