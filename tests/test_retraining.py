@@ -1,6 +1,7 @@
 """When a training is started again, and when not."""
 
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 
@@ -99,4 +100,4 @@ def test_a_storm_of_drift_starts_one_training_a_pause():
             began.append(now)
             events.insert(0, Event(now, RETRAINING, 1, "cron", "all", None))
     assert len(began) == 7
-    assert min(later - earlier for earlier, later in zip(began, began[1:], strict=False)) >= DAY
+    assert min(later - earlier for earlier, later in pairwise(began)) >= DAY

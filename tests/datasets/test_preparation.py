@@ -91,7 +91,8 @@ def test_a_folder_that_has_grown_has_another_digest_and_one_that_is_as_before_it
 def test_images_that_were_trained_on_stay_out_of_the_test_part_when_a_folder_grows(tmp_path):
     folder = write(tmp_path / "many", files(count=60))
     before = prepared(folder, tmp_path)
-    write(folder, {f"{label}/new{n}.png": encoded(1000 + n) for label in ("cat", "dog") for n in range(60)})
+    new = files(count=60, start=5000)
+    write(folder, {name.replace("/", "/new"): content for name, content in new.items()})
     grown = prepared(folder, tmp_path)
     moved = set(before.train.names) & set(grown.test.names)
     # Only those next to the boundary of the ranks change sides.
