@@ -244,7 +244,7 @@ def chance_of_difference(
 ) -> float:
     """The chance that counts of two samples of the same kind differ as much as these do; more than 0.
 
-    The difference is Anderson's and Darling's for ordered bins (Scholz & Stephens 1987, doi:10.2307/2288805, on
+    The difference is Anderson's and Darling's for ordered bins (Scholz & Stephens 1987, JASA 82, on
     grouped values) and Pearson's chi-square for others.
     """
     pooled = reference + seen

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 PREFIX = "event."
 PROMOTED, REFUSED = "promoted", "refused"
 RETRAINING = "retraining"
-"""A training was started because of this version, which serves."""
+"""A training was started while this version serves."""
 LONGEST_REASON = 2000
 
 _TIME = "%Y%m%dT%H%M%S%fZ"

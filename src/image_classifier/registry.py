@@ -268,8 +268,8 @@ class Registry:
             self._append(version, REFUSED, actor, reason, champion.number if champion else None)
 
     def retraining(self, version: Version, *, actor: str, reason: str) -> None:
-        """Record that a training is started because of a version, the champion."""
-        self._append(version, RETRAINING, actor, reason, version.number)
+        """Record that a training is started while a version, the champion, serves."""
+        self._append(version, RETRAINING, actor, reason, None)
 
     def history(self) -> list[Event]:
         """All events, the newest first."""
