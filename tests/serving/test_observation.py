@@ -56,7 +56,7 @@ def test_a_worker_that_is_killed_while_it_counts_does_not_stop_the_others():
     observations = Observations(1, window=10)
     child = os.fork()
     if child == 0:
-        with observations._alone():
+        with observations._alone:
             time.sleep(60)
         os._exit(0)
     time.sleep(0.2)

@@ -5,8 +5,7 @@ import mmap
 import tempfile
 import threading
 import uuid
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
@@ -41,21 +40,20 @@ class Observations:
         self._window = window
         self._memory = mmap.mmap(-1, 8 * (_HEAD + 3 * bins))
         numbers = np.frombuffer(self._memory, dtype=np.int64)
-        self._head = numbers[:_HEAD]
         self._total, self._start, self._last = numbers[_HEAD:].reshape(3, bins)
         # To add one here is as quick as to a list's item; NumPy takes ten times as long for a single number.
-        self._places = memoryview(self._memory).cast("q")[_HEAD:]
-        self._threads = threading.Lock()
-        self._processes = tempfile.TemporaryFile()  # noqa: SIM115 (as long as the counts are there)
+        self._head = memoryview(self._memory).cast("q")
+        self._places = self._head[_HEAD:]
+        self._alone = _Alone()
         self.instance = uuid.uuid4().hex
         """Tells these counts from those of another server, or of this one after a restart."""
 
     def add(self, images: int, places: Iterable[int]) -> None:
         """Count so many images, which fell into these bins."""
-        with self._alone():
+        head = self._head
+        with self._alone:
             for place in places:
                 self._places[place] += 1
-            head = self._head
             head[_IMAGES] += images
             in_window = head[_IMAGES] - head[_WINDOW_START]
             if in_window >= self._window:
@@ -68,23 +66,29 @@ class Observations:
     @property
     def windows(self) -> int:
         """How many windows were full."""
-        return int(self._head[_WINDOWS])
+        return self._head[_WINDOWS]
 
     def seen(self) -> Seen:
         """The counts of all workers."""
-        with self._alone():
-            images, start, windows, last_images = self._head.tolist()
-            return Seen(
-                images, self._total.copy(), windows, images - start, self._last.copy(), int(last_images)
-            )
+        with self._alone:
+            images, start, windows, last_images = self._head[:_HEAD]
+            return Seen(images, self._total.copy(), windows, images - start, self._last.copy(), last_images)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """No other thread and no other worker counts meanwhile."""
-        # The system gives the file's lock back where a worker is killed; it does not tell threads apart.
-        with self._threads:
-            fcntl.lockf(self._processes, fcntl.LOCK_EX)
-            try:
-                yield
-            finally:
-                fcntl.lockf(self._processes, fcntl.LOCK_UN)
+
+class _Alone:
+    """Meanwhile no other thread and no other worker counts.
+
+    The system gives the file's lock back where a worker is killed; it does not tell threads apart.
+    """
+
+    def __init__(self) -> None:
+        self._threads = threading.Lock()
+        self._processes = tempfile.TemporaryFile()  # noqa: SIM115 (as long as there is something to count)
+
+    def __enter__(self) -> None:
+        self._threads.acquire()
+        fcntl.lockf(self._processes, fcntl.LOCK_EX)
+
+    def __exit__(self, *_: object) -> None:
+        fcntl.lockf(self._processes, fcntl.LOCK_UN)
+        self._threads.release()
