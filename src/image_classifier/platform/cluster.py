@@ -25,6 +25,8 @@ _MERGE_PATCH = "application/merge-patch+json"
 
 Object = dict[str, Any]
 """An object of the cluster as its API gives it."""
+Objects = list[Object]
+_Missing = list[str]
 
 
 @dataclass(frozen=True)
@@ -108,14 +110,14 @@ class Cluster:
                 )
         return None if failed else _read(response)
 
-    def list(self, kind: Kind, *, labels: Mapping[str, str] | None = None, fields: str = "") -> list[Object]:
+    def list(self, kind: Kind, *, labels: Mapping[str, str] | None = None, fields: str = "") -> Objects:
         """The objects of a kind, with these labels and a field selector if given; none where there is no such kind."""
         chosen = {
             "label_selector": ",".join(f"{key}={value}" for key, value in (labels or {}).items()),
             "field_selector": fields,
         }
         asked: dict[str, Any] = {key: value for key, value in chosen.items() if value}
-        found: list[Object] = []
+        found: Objects = []
         while True:
             with self._failures(f"list {kind}") as failed:
                 if kind.group:
@@ -172,12 +174,12 @@ class Cluster:
         return call
 
     @contextmanager
-    def _failures(self, what: str) -> Iterator[list[str]]:
+    def _failures(self, what: str) -> Iterator[_Missing]:
         """Turn the client's failures into ours; gives a list, which is not empty where nothing was found."""
         from kubernetes.client.exceptions import ApiException, BadRequestException
         from urllib3.exceptions import HTTPError
 
-        not_found: list[str] = []
+        not_found: _Missing = []
         try:
             yield not_found
         except BadRequestException:
