@@ -227,9 +227,9 @@ def judge_drift(reference: Reference, counts: Counts, false_alarms: float) -> Dr
         p_value = chance_of_difference(feature.counts, seen, ordered=feature.edges is not None, random=random)
         drifted = p_value <= significance and distance >= LEAST_DISTANCE
         findings.append(FeatureFinding(feature.name, int(seen.sum()), p_value, distance, drifted, words))
-    drifted = sorted((each for each in findings if each.drifted), key=lambda each: -each.distance)
-    if drifted:
-        reason = "; ".join(finding.in_words for finding in drifted)
+    changed = sorted((each for each in findings if each.drifted), key=lambda each: -each.distance)
+    if changed:
+        reason = "; ".join(finding.in_words for finding in changed)
         return DriftJudgement(DriftVerdict.DRIFT, reason, tuple(findings))
     least = min(findings, key=lambda finding: finding.p_value)
     reason = (

@@ -228,7 +228,6 @@ class Settings:
 
     # Supply chain
     namespace: str = _setting("", "Kubernetes namespace of the workload; empty: that of the kubeconfig.")
-    namespace: str = _setting("", "Kubernetes namespace of the workload; empty: that of the kubeconfig.")
     source_url: str = _setting(
         "", "Address of the source as a tarball, which is tested and trains; empty: the installed code."
     )

@@ -107,13 +107,15 @@ def _answer(records: Records, address: str) -> tuple[int, Any]:
         wanted = dict(part.split("=", 1) for part in selector.split(","))
         found = [item for item in found if wanted.items() <= item["metadata"].get("labels", {}).items()]
     for selector in query.get("fieldSelector", []):
-        name = selector.removeprefix("involvedObject.name=")
-        found = [item for item in found if item["involvedObject"]["name"] == name]
+        asked = [part.removeprefix("involvedObject.").split("=", 1) for part in selector.split(",")]
+        found = [item for item in found if all(item["involvedObject"][key] == value for key, value in asked)]
     # Two pages, where there is more than one object.
     begin = int(query.get("continue", ["0"])[0])
     page = found[begin : begin + max(1, len(found) // 2)]
     more = str(begin + len(page)) if begin + len(page) < len(found) else ""
-    return 200, {"items": page, "metadata": {"continue": more}}
+    # Of core objects a list does not say the kind.
+    items = [{key: value for key, value in item.items() if key != "kind" or match["group"]} for item in page]
+    return 200, {"items": items, "metadata": {"continue": more}}
 
 
 def _plural(kind: str) -> str:

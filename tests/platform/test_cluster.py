@@ -45,7 +45,7 @@ def test_objects_are_read_and_listed_by_labels_and_fields_over_all_pages(cluster
     listed = cluster.list(POD, labels={"app": "a"})
     assert [item["metadata"]["name"] for item in listed] == ["one", "two", "three"]
     [event] = cluster.list(EVENT, fields="involvedObject.name=two")
-    assert event["metadata"]["name"] == "e2"
+    assert (event["kind"], event["metadata"]["name"]) == ("Event", "e2")
 
 
 def test_what_is_not_there_is_none_and_its_change_an_error(cluster):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where a pod finds what it may talk to its cluster with."""
+_USUAL = Path("~/.kube/config")
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 30.0
 _PAGE = 500
 _MERGE_PATCH = "application/merge-patch+json"
@@ -27,6 +28,7 @@ Object = dict[str, Any]
 """An object of the cluster as its API gives it."""
 Objects = list[Object]
 _Missing = list[str]
+"""What the cluster said of something that is not there; empty where it is."""
 
 
 @dataclass(frozen=True)
@@ -80,21 +82,24 @@ class Cluster:
         from kubernetes import client, config
 
         settings = client.Configuration()
-        settings.retries = False  # type: ignore[assignment]  # urllib3 warns of each; who waits should be told
+        settings.retries = False  # urllib3 would print a warning of each
+        given = _kubeconfig()
         try:
-            if _kubeconfig() is None and is_in_cluster():
+            if given is None and is_in_cluster():
                 config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
                 own = (ACCOUNT / "namespace").read_text(encoding="utf-8")
             else:
-                config.load_kube_config(client_configuration=settings)  # type: ignore[no-untyped-call]
-                current = config.list_kube_config_contexts()[1]  # type: ignore[no-untyped-call]
+                # Without a name the client would take what KUBECONFIG was when it was imported.
+                file = given or str(_USUAL.expanduser())
+                config.load_kube_config(file, client_configuration=settings)  # type: ignore[no-untyped-call]
+                current = config.list_kube_config_contexts(file)[1]  # type: ignore[no-untyped-call]
                 own = current["context"].get("namespace", "")
         except config.ConfigException as error:
-            if _kubeconfig() is None:
+            if given is None:
                 raise NoClusterError(
                     "no cluster is named here: set KUBECONFIG, or log in so that `kubectl get pods` answers"
                 ) from error
-            raise ClusterError(f"{_kubeconfig()} names no cluster that can be used: {error}") from error
+            raise ClusterError(f"{given} names no cluster that can be used: {error}") from error
         return cls(client.ApiClient(settings), namespace or own or "default")
 
     def get(self, kind: Kind, name: str) -> Object | None:
@@ -131,7 +136,8 @@ class Cluster:
             if failed:
                 return found
             page = _read(response)
-            found += page["items"]
+            # A list of core objects does not repeat their kind.
+            found += [{"kind": kind.name, **item} for item in page["items"]]
             asked["_continue"] = page["metadata"].get("continue", "")
             if not asked["_continue"]:
                 return found
@@ -175,7 +181,7 @@ class Cluster:
 
     @contextmanager
     def _failures(self, what: str) -> Iterator[_Missing]:
-        """Turn the client's failures into ours; gives a list, which is not empty where nothing was found."""
+        """Turn the client's failures into ours; gives what is then said of something that is not there."""
         from kubernetes.client.exceptions import ApiException, BadRequestException
         from urllib3.exceptions import HTTPError
 
@@ -228,9 +234,9 @@ def _read(response: Any) -> Object:
 
 def _kubeconfig() -> str | None:
     """The kubeconfig that is used, or None where there is none."""
-    given = os.environ.get("KUBECONFIG")
-    usual = Path("~/.kube/config").expanduser()
-    return given or (str(usual) if usual.exists() else None)
+    return os.environ.get("KUBECONFIG") or (
+        str(_USUAL.expanduser()) if _USUAL.expanduser().exists() else None
+    )
 
 
 def _reason(error: BaseException) -> str:
