@@ -24,6 +24,7 @@ share_cpus()
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageFilter
+from scipy.stats import binomtest
 
 from image_classifier.corruptions import CORRUPTIONS
 from image_classifier.datasets import prepare
@@ -175,6 +176,11 @@ def cost(settings: Settings, model: Model, images: Images) -> float:
     return float(np.median(took)) * 1e6
 
 
+def shown(alarms: int) -> str:
+    low, high = binomtest(alarms, WINDOWS).proportion_ci(method="wilson")
+    return f"{alarms} of {WINDOWS:,} windows ({low:.1%} to {high:.1%} at 95 % confidence)"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -219,10 +225,10 @@ def report(
         f"{cost(settings, model, images):.0f} µs\n"
     )
     divided = alarms_divided_anew(unseen, len(unseen) - window, reference, settings)
-    print(f"false alarms, divided anew: {divided} of {WINDOWS:,} windows")
+    print(f"false alarms, divided anew: {shown(divided)}")
     if len(images) >= 4 * window:
         served = alarms_as_served(clean, reference, settings)
-        print(f"false alarms, as served: {served} of {WINDOWS:,} windows")
+        print(f"false alarms, as served: {shown(served)}")
     print("\n| from test images to | found in | images until then: median | 95 % within |\n|---|---|---|---|")
     for name, drifted in changed.items():
         found = delays(clean, places_of(reference, model, drifted), reference, settings)

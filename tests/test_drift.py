@@ -110,7 +110,7 @@ def test_the_chance_of_a_difference_keeps_its_promise(ordered):
 def test_the_smallest_chance_is_that_of_the_draws(reference):
     before, after = np.array([500, 0]), np.array([0, 500])
     chance = chance_of_difference(before, after, ordered=True, random=np.random.default_rng(0))
-    assert chance == 1 / 10_000
+    assert chance == 1 / 5_000
 
 
 def test_a_window_is_always_judged_alike(reference):

@@ -31,7 +31,7 @@ from image_classifier.statistics import (
 
 LEAST_DISTANCE = 0.05
 """A smaller difference is no drift however sure it is: no two sets of real images are quite the same."""
-_DRAWS, _ENOUGH = 9_999, 20
+_DRAWS, _ENOUGH = 4_999, 20
 _CHUNK_NUMBERS = 200_000
 _SEED = 0
 
@@ -226,14 +226,15 @@ def judge_drift(reference: Reference, counts: Counts, false_alarms: float) -> Dr
         distance, words = _difference(feature, seen, reference.classes)
         p_value = chance_of_difference(feature.counts, seen, ordered=feature.edges is not None, random=random)
         drifted = p_value <= significance and distance >= LEAST_DISTANCE
-        findings.append(FeatureFinding(feature.name, int(seen.sum()), p_value, distance, drifted, words))
+        in_words = words if drifted else f"no sure difference of {feature.name}"
+        findings.append(FeatureFinding(feature.name, int(seen.sum()), p_value, distance, drifted, in_words))
     changed = sorted((each for each in findings if each.drifted), key=lambda each: -each.distance)
     if changed:
         reason = "; ".join(finding.in_words for finding in changed)
         return DriftJudgement(DriftVerdict.DRIFT, reason, tuple(findings))
     least = min(findings, key=lambda finding: finding.p_value)
     reason = (
-        f"no feature of the images or answers differs from the reference for sure (nearest to it {least.name}, "
+        f"no feature of the images or answers surely differs from the reference (nearest to it {least.name}, "
         f"p = {least.p_value:.2g})"
     )
     return DriftJudgement(DriftVerdict.NO_DRIFT, reason, tuple(findings))

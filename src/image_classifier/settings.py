@@ -212,7 +212,7 @@ class Settings:
     drift_false_alarms: float = _setting(
         0.01,
         "Share of windows that are called drift though nothing has changed.",
-        low=0.001,
+        low=0.002,
         high=0.2,
     )
 
