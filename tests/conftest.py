@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -73,6 +73,7 @@ def write_colour_package(
     *,
     size: int = SIZE,
     colours_by_class: Mapping[str, tuple[int, ...]] = COLOURS,
+    reference: Mapping[str, Any] | None = None,
     **provenance: str,
 ) -> None:
     classes = list(colours_by_class)
@@ -84,7 +85,7 @@ def write_colour_package(
         image_size=size,
         provenance={"source_revision": "abc123", "data_digest": "d" * 64, "run_id": "r" * 32, **provenance},
         golden=(images, classes, probabilities),
-        reference={"images": len(classes)},
+        reference=reference or {"images": len(classes)},
     )
 
 

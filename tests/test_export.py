@@ -9,6 +9,7 @@ from image_classifier.images import decode
 from image_classifier.network import Classifier, Network
 from image_classifier.package import Model, Package
 from image_classifier.quantization import choose
+from image_classifier.statistics import CLASS, CONFIDENCE, IMAGE_STATISTICS
 from tests.test_training import stripes
 
 
@@ -44,7 +45,13 @@ def test_the_package_answers_as_the_classifier_for_any_number_of_images(tmp_path
         np.testing.assert_allclose(model.probabilities(images), expected, atol=1e-4)
     assert package.classes == dataset.classes
     assert {golden.label for golden in package.golden} == {"c0", "c2"}
-    assert package.reference["images"] == 20
+    assert package.reference["images"] == 40
+    features = package.reference["features"]
+    assert {name: sum(each["counts"]) for name, each in features.items()} == {
+        **dict.fromkeys(IMAGE_STATISTICS, 40),
+        CONFIDENCE: 20,
+        CLASS: 20,
+    }
 
 
 def test_a_package_with_8_bit_integers_records_what_they_answer(tmp_path):
@@ -62,8 +69,8 @@ def test_a_package_with_8_bit_integers_records_what_they_answer(tmp_path):
     right = float((answers.argmax(axis=1) == labels).mean())
     assert package.provenance["validation_accuracy"] == record["int8"]["validation_accuracy"] == right
     assert package.provenance["a"] == 1
-    shares = np.bincount(answers.argmax(axis=1), minlength=4) / len(images)
-    np.testing.assert_allclose(package.reference["predicted_shares"], shares)
+    predicted = np.bincount(answers.argmax(axis=1), minlength=4).tolist()
+    assert package.reference["features"][CLASS]["counts"] == predicted
     # Which no float32 graph gives.
     for golden in package.golden:
         image = decode(golden.png, 16, 10**4)[np.newaxis]

@@ -15,6 +15,7 @@ import yaml
 from PIL import Image
 
 from image_classifier.local_server import free_port
+from image_classifier.settings import SETTINGS
 from tests.guides import DOCS, PROGRAMS, Block, blocks, check, missing_program, run
 from tests.mlflow_helpers import TrackingServer, record_training, registry_at
 from tests.serving.server_process import Server, running
@@ -195,6 +196,31 @@ def test_the_folders_that_an_operator_applies_can_be_built():
         done = subprocess.run(["kubectl", "kustomize", ROOT / folder], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert "kind:" in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
+def test_the_overlay_that_turns_retraining_on_is_for_the_workload_that_it_names(tmp_path):
+    texts = [
+        block.text
+        for block in blocks("platform-operator.md")
+        if block.language == "yaml" and "retraining" in block.text
+    ]
+    for name, text in zip(("kustomization.yaml", "settings.yaml"), texts, strict=True):
+        text = text.replace("PATH", os.path.relpath(ROOT, tmp_path)).replace("sha256:…", f"sha256:{'0' * 64}")
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    done = subprocess.run(["kubectl", "kustomize", tmp_path], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    made = {item["kind"]: item for item in yaml.safe_load_all(done.stdout)}
+    given = made["ConfigMap"]["data"]
+    assert made["Role"]["rules"][0]["resourceNames"] == [given["WORKLOAD"]]
+    assert made["CronJob"]["spec"]["schedule"] == given["SCHEDULE"]
+    assert "WORKLOAD" not in yaml.safe_dump(made["Role"])
+    names = {name.removeprefix("IMAGE_CLASSIFIER_").lower() for name in given if name.startswith("IMAGE")}
+    assert names <= set(SETTINGS)
+    pod = made["CronJob"]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    for container in (*pod["initContainers"], *pod["containers"]):
+        assert container["image"].endswith(f"@sha256:{'0' * 64}")
+        assert container["envFrom"][0]["configMapRef"]["name"] == made["ConfigMap"]["metadata"]["name"]
 
 
 def sizes() -> dict[str, list[str]]:

@@ -30,6 +30,19 @@ def test_where_things_are_and_who_judges_does_not_change_the_fingerprint():
     assert provenance.fingerprint("c", "d", settings) == provenance.fingerprint("c", "d", elsewhere)
 
 
+@pytest.mark.parametrize("forced", ["", "because I say so"])
+def test_to_look_again_at_the_same_data_trains_nothing(forced):
+    settings = replace(Settings(), retrain=forced)
+    once = provenance.look_again(forced, "2026-01-01 drift: size is higher (p = 0.1)")
+    twice = provenance.look_again(once, "2026-01-02 schedule")
+    assert len({forced, once, twice}) == 3
+    for text in (once, twice):
+        assert provenance.forcing(text) == forced
+        again = replace(settings, retrain=text)
+        assert provenance.fingerprint("c", "d", again) == provenance.fingerprint("c", "d", settings)
+        assert provenance.fingerprint("c", "e", again) != provenance.fingerprint("c", "d", settings)
+
+
 def test_data_and_code_change_the_fingerprint():
     settings = Settings()
     prints = {provenance.fingerprint(code, data, settings) for code in "ab" for data in "ab"}

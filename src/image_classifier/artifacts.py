@@ -8,6 +8,7 @@ PICTURES = "evaluation/pictures.json"
 LEARNING_CURVE = "learning-curve.png"
 TUNING_COURSE = "tuning.png"
 TUNING_SUMMARY = "tuning.txt"
+DRIFT = "drift/record.json"
 VERDICT = "gate/verdict.json"
 REPORT = "report.html"
 

@@ -74,6 +74,8 @@ SERVING = (
     "cors_origins",
     "token",
     "drain_timeout",
+    "drift_window",
+    "drift_false_alarms",
 )
 
 
@@ -82,6 +84,12 @@ def _chain() -> ModuleType:
     from image_classifier import chain
 
     return chain
+
+
+def _upkeep() -> ModuleType:
+    from image_classifier import upkeep
+
+    return upkeep
 
 
 def _note(line: str) -> None:
@@ -411,6 +419,46 @@ def why(settings: Settings, workload: str | None, as_json: bool) -> None:
         click.echo(line)
     if not answer.well:
         click.get_current_context().exit(1)
+
+
+@main.command()
+@click.argument("workload", required=False, default="")
+@click.option("--server", "servers", multiple=True, metavar="URL", help="Ask this server, too.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+@settings_options("namespace", *WHERE, "token", "drift_window", "drift_false_alarms")
+def drift(settings: Settings, workload: str, servers: tuple[str, ...], as_json: bool) -> None:
+    """Add up what servers have seen, and say whether it is still like what their model was made with.
+
+    Asks each server of a WORKLOAD, or the servers that are named. What was counted before is not counted twice; the
+    sum and the verdict are kept with the version in MLflow.
+
+    \b
+    image-classifier drift photos
+    image-classifier drift --server http://127.0.0.1:8080
+    """
+    judged = _upkeep().drift(settings, workload, servers, _note)
+    if as_json:
+        click.echo(json.dumps([each.to_dict() for each in judged], indent=1))
+        return
+    for each in judged:
+        click.echo(each.in_words)
+
+
+@main.command()
+@click.argument("workload")
+@click.option("--if-drifted", is_flag=True, help="Train again where `drift` says that images have changed.")
+@click.option("--force", is_flag=True, help="Also where the data is the same as before.")
+@settings_options("namespace", *WHERE, "retrain_every", "retrain_pause")
+def retrain(settings: Settings, workload: str, if_drifted: bool, force: bool) -> None:
+    """Start a WORKLOAD's training again, if there is a reason and the last one was long enough ago.
+
+    It sets the workload's param `retrain`; the chain does the rest. The data is looked at again, and where it is the
+    same as before nothing is trained. The history says when and why.
+
+    \b
+    image-classifier retrain photos --if-drifted --retrain-every 30d --retrain-pause 1d
+    """
+    _upkeep().retrain(settings, workload, if_drifted, force, click.echo)
 
 
 @main.command()

@@ -67,3 +67,7 @@ class ForbiddenError(ClusterError):
 
 class ConflictError(ClusterError):
     """An object changed between the look at it and its change."""
+
+
+class ServerError(ImageClassifierError):
+    """A server does not answer, or says what cannot be used."""

@@ -31,6 +31,8 @@ from image_classifier.statistics import reference_statistics
 
 EXPORT_TOLERANCE = 1e-4
 GOLDEN_IMAGES = 8
+REFERENCE_IMAGES = 10_000
+"""Of the training part, validation split and all, so many at most tell what images look like."""
 _BATCH = 256
 
 
@@ -71,7 +73,7 @@ def export_package(
                 "precision": kept.record,
             },
             golden=(images[chosen], golden_labels, kept.probabilities[chosen]),
-            reference=reference_statistics(images, kept.probabilities),
+            reference=reference_statistics(*_reference_images(dataset), kept.probabilities),
         )
         Model.load(package, threads)
     return Package.read(folder)
@@ -129,6 +131,14 @@ def _calibration_images(dataset: Dataset, validation: npt.NDArray[np.int64]) -> 
     others = np.setdiff1d(np.arange(len(dataset.train.labels)), validation)
     places = np.linspace(0, len(others) - 1, min(len(others), CALIBRATION_IMAGES)).astype(np.int64)
     return np.asarray(dataset.train.images[others[places]])
+
+
+def _reference_images(dataset: Dataset) -> tuple[Images, npt.NDArray[np.int32] | None]:
+    """Images spread over the training part, in which they lie class by class, and their sizes as stored."""
+    count = len(dataset.train.labels)
+    rows = np.linspace(0, count - 1, min(count, REFERENCE_IMAGES)).astype(np.int64)
+    originals = dataset.train.originals
+    return np.asarray(dataset.train.images[rows]), None if originals is None else originals[rows]
 
 
 def _torch_probabilities(classifier: Classifier, images: Images) -> Probabilities:

@@ -18,6 +18,8 @@ PROMOTED, REFUSED, ROLLED_BACK, RELEASED, WATCHED = (
     "watched",
 )
 MAKE_CHAMPION = (PROMOTED, ROLLED_BACK)
+RETRAINING = "retraining"
+"""A training was started while this version serves."""
 LONGEST_REASON = 2000
 
 _TIME = "%Y%m%dT%H%M%S%fZ"
@@ -29,7 +31,8 @@ class Event:
 
     time: datetime
     action: str
-    """promoted, refused, rolled-back (to this version), released (from a pin, or from a withdrawal) or watched."""
+    """promoted, refused, rolled-back (to this version), released (from a pin, or from a withdrawal), watched or
+    retraining."""
     version: int
     actor: str
     reason: str

@@ -6,7 +6,8 @@ A folder, that any ONNX runtime can serve and in which nothing is pickled:
                      calculates with 32-bit floats, or with 8-bit integers where that pays
     package.json     classes, image size, provenance
     golden/*.png     a few validation images, with the probabilities they must give in golden.json
-    reference.json   statistics of validation images and answers, against which drift is seen
+    reference.json   counts of images and answers by their statistics, against which drift is seen; those of
+                     earlier versions of this program hold others, and are read over
     manifest.json    the SHA-256 of each file, and the digest over all of them
 """
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
@@ -41,6 +42,19 @@ TRAINING_CODE = (
 """The modules and folders that decide what a trained package holds; an edit elsewhere trains nothing anew."""
 
 
+_LOOK_AGAIN = re.compile(r" ?\(look again: [^()]*\)$")
+
+
+def look_again(retrain: str, why: str) -> str:
+    """A text for the setting `retrain`, now `retrain`, that starts the step but trains only where the data changed."""
+    return f"{forcing(retrain)} (look again: {re.sub(r'[()]', '', why)})".strip()
+
+
+def forcing(retrain: str) -> str:
+    """What of the setting `retrain` forces a new training."""
+    return _LOOK_AGAIN.sub("", retrain)
+
+
 def source_revision(given: str, folder: Path) -> str:
     """The revision `given` by the supply chain; else that of the git checkout around `folder`; else "unknown"."""
     if given:
@@ -69,6 +83,7 @@ def fingerprint(code_digest: str, data_digest: str, settings: Settings) -> str:
         "code": code_digest,
         "data": data_digest,
         **{name: getattr(settings, name) for name in TRAINING_SETTINGS},
+        "retrain": forcing(settings.retrain),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 

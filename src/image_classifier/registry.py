@@ -24,6 +24,7 @@ from image_classifier.history import (
     PROMOTED,
     REFUSED,
     RELEASED,
+    RETRAINING,
     ROLLED_BACK,
     WATCHED,
     Event,
@@ -323,6 +324,10 @@ class Registry:
         if last is None or (last.action, last.reason) != (REFUSED, clip(reason, LONGEST_REASON)):
             champion = self.champion()
             self._append(version, REFUSED, actor, reason, champion.number if champion else None)
+
+    def retraining(self, version: Version, *, actor: str, reason: str) -> None:
+        """Record that a training is started while a version, the champion, serves."""
+        self._append(version, RETRAINING, actor, reason, None)
 
     def history(self) -> list[Event]:
         """All events, the newest first."""

@@ -22,7 +22,7 @@ ENVIRONMENT_PREFIX = "IMAGE_CLASSIFIER_"
 Seconds = NewType("Seconds", float)
 Bytes = NewType("Bytes", int)
 
-_SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
 _BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
 
@@ -112,7 +112,10 @@ class Settings:
     training_processes: int = _setting(
         1, "Processes that train one model together; in a cluster each has a pod of its own.", low=1, high=64
     )
-    retrain: str = _setting("", "Any new text forces a new training run.")
+    retrain: str = _setting(
+        "",
+        "Any new text forces a new training run; one that ends with '(look again: …)' only where the data changed.",
+    )
 
     # Search for hyperparameters
     tune_budget: Seconds = _setting(
@@ -200,6 +203,27 @@ class Settings:
     )
     drain_timeout: Seconds = _setting(
         Seconds(20.0), "Longest wait for requests in flight when stopping.", low=0
+    )
+
+    # Drift
+    drift_window: int = _setting(
+        500, "Images that are compared with those the model was made with, each time.", low=50
+    )
+    drift_false_alarms: float = _setting(
+        0.01,
+        "Share of windows that are called drift though nothing has changed.",
+        low=0.002,
+        high=0.2,
+    )
+
+    # Retraining
+    retrain_every: Seconds = _setting(
+        Seconds(0.0), "Longest time until `retrain` trains again without drift, e.g. 30d; 0: never.", low=0
+    )
+    retrain_pause: Seconds = _setting(
+        Seconds(86_400.0),
+        "Shortest time between two trainings that `retrain` starts; doubled after each that was refused.",
+        low=60,
     )
 
     # Supply chain

@@ -212,6 +212,27 @@ def test_a_folder_address_gives_what_the_folder_gives(tmp_path):
     assert prepared(fetched, tmp_path / "a").digest == prepared(local, tmp_path / "b").digest
 
 
+def test_of_a_folder_address_that_has_grown_only_what_is_new_is_fetched(tmp_path):
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    old, new = (
+        files(),
+        {f"cat/new{number}.png": content for number, content in enumerate(files(start=50).values())},
+    )
+    for name, content in {**old, "dog/gone.png": b"of another size"}.items():
+        memory.pipe(f"/growing/{name}", content)
+    fetched = fetch("memory://growing", tmp_path / "fetched", timeout=10, max_data=10**6)
+    kept = {path: path.stat().st_mtime_ns for path in fetched.rglob("*.png") if path.name != "gone.png"}
+    memory.rm("/growing/dog/gone.png")
+    for name, content in new.items():
+        memory.pipe(f"/growing/{name}", content)
+    assert fetch("memory://growing", tmp_path / "fetched", timeout=10, max_data=10**6) == fetched
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    assert {str(path.relative_to(fetched)) for path in fetched.rglob("*.png")} == {*old, *new}
+    assert all((fetched / name).read_bytes() == content for name, content in {**old, **new}.items())
+
+
 def test_a_store_that_does_not_answer_is_one_line_and_no_hang(tmp_path, site, address, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", address)
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "none")

@@ -73,6 +73,32 @@ def test_changed_files_are_noticed(tmp_path, pets):
     assert prepared(pets, tmp_path).digest != before.digest
 
 
+def test_a_folder_that_has_grown_has_another_digest_and_one_that_is_as_before_its_old_one(tmp_path, pets):
+    before = prepared(pets, tmp_path)
+    new = {f"cat/new{number}.png": encoded(100 + number) for number in range(8)}
+    write(pets, new)
+    grown = prepared(pets, tmp_path)
+    assert grown.digest != before.digest
+    assert (
+        len(grown.train.labels) + len(grown.test.labels)
+        == len(before.train.labels) + len(before.test.labels) + 8
+    )
+    for name in new:
+        (pets / name).unlink()
+    assert prepared(pets, tmp_path).digest == before.digest
+
+
+def test_images_that_were_trained_on_stay_out_of_the_test_part_when_a_folder_grows(tmp_path):
+    folder = write(tmp_path / "many", files(count=60))
+    before = prepared(folder, tmp_path)
+    new = files(count=60, start=5000)
+    write(folder, {name.replace("/", "/new"): content for name, content in new.items()})
+    grown = prepared(folder, tmp_path)
+    moved = set(before.train.names) & set(grown.test.names)
+    # Only those next to the boundary of the ranks change sides.
+    assert len(moved) <= 0.1 * len(before.train.names)
+
+
 @pytest.mark.parametrize("name", ["images.npy", "labels.npy", "names.json", "originals.npy", "facts.json"])
 @pytest.mark.parametrize(
     "damage", [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])]

@@ -163,6 +163,26 @@ def test_mlflow_and_the_model_download_run_in_a_restricted_namespace():
     assert is_restricted(BY_KIND["ClusterStorageContainer"][0]["spec"]["container"]["securityContext"])
 
 
+def test_what_retrains_runs_in_a_restricted_namespace_and_is_two_commands_of_ours():
+    pod = BY_KIND["CronJob"][0]["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    containers = [*pod["initContainers"], *pod["containers"]]
+    assert [item["args"][0] for item in containers] == ["drift", "retrain"]
+    for item in containers:
+        assert is_restricted(item["securityContext"], pod["securityContext"])
+        assert item["securityContext"]["readOnlyRootFilesystem"] is True
+        options = {word for option in main.commands[item["args"][0]].params for word in option.opts}
+        assert {word for word in item["args"] if word.startswith("--")} <= options
+        assert {each["name"].removeprefix("IMAGE_CLASSIFIER_").lower() for each in item["env"]} <= set(
+            SETTINGS
+        )
+
+
+def test_what_retrains_may_change_one_workload_and_otherwise_only_look():
+    [role] = [each for each in BY_KIND["Role"] if each["metadata"]["name"] == "image-classifier-retraining"]
+    for rule in role["rules"]:
+        assert set(rule["verbs"]) <= {"get", "list"} or len(rule["resourceNames"]) == 1
+
+
 def test_the_chain_takes_its_inputs_from_earlier_resources_of_the_right_kind():
     kinds = {
         "sources": "ClusterSourceTemplate",

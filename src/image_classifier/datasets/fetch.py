@@ -150,18 +150,30 @@ def _validators(info: dict[str, Any]) -> dict[str, str]:
 
 
 def _unchanged(record: Path, state: dict[str, dict[str, str]]) -> bool:
+    return _stored(record) == state and all(state.values())
+
+
+def _stored(record: Path) -> dict[str, dict[str, str]] | None:
+    """What was noted of the files that a fetch began with or ended with; None where nothing was."""
     try:
-        stored = json.loads(record.read_text())
-    except (OSError, ValueError):
-        return False
-    return stored == {"state": state} and all(state.values())
+        state: dict[str, dict[str, str]] = json.loads(record.read_text())["state"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return state
 
 
 def _make_room(home: Path, record: Path, state: dict[str, dict[str, str]]) -> None:
-    """Keep what a cut fetch left only if it was begun from the same files."""
+    """Keep of what an earlier fetch left, whole or cut short, the files that are still the same at the address."""
     begun = home / "begun.json"
-    if record.exists() or not _unchanged(begun, state):
+    stored = _stored(record) or _stored(begun)
+    if stored is None:
         shutil.rmtree(home, ignore_errors=True)
+        stored = {}
+    for local, validators in stored.items():
+        if not validators or state.get(local) != validators:
+            (home / "content" / local).unlink(missing_ok=True)
+    # In this order: a fetch that is cut short from here on is never taken for a whole one.
+    record.unlink(missing_ok=True)
     write_atomically(begun, json.dumps({"state": state}).encode())
 
 

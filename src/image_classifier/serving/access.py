@@ -12,6 +12,7 @@ from image_classifier.settings import Settings
 _ASKED_HEADERS = f"Authorization, Content-Type, {LENGTH_HEADER}, {REQUEST_ID}, {TRACE}"
 _TOLD_HEADERS = f"{LENGTH_HEADER}, Retry-After, X-Model-Name, X-Model-Version, {REQUEST_ID}"
 _PREFLIGHT_SECONDS = "600"
+_COUNTS = ("/metrics", "/drift")
 
 
 def register_access(app: Flask, settings: Settings) -> None:
@@ -24,7 +25,7 @@ def register_access(app: Flask, settings: Settings) -> None:
 
     @app.before_request
     def check_token() -> Response | None:
-        if not settings.token or not (request.method == "POST" or request.path == "/metrics"):
+        if not settings.token or not (request.method == "POST" or request.path in _COUNTS):
             return None
         given = request.headers.get("Authorization", "").encode("latin-1", "replace")
         if hmac.compare_digest(given, expected):

@@ -54,12 +54,12 @@ def application_of(service: Service) -> Flask:
     _register_hooks(app, service)
     register_access(app, settings)
     for routes in (
-        operation_routes(service.metrics, service.draining),
+        operation_routes(service.metrics, service.drift, identity, service.draining),
         prediction_routes(service.predictions, settings.max_upload),
         explanation_routes(settings, inference, identity),
         v1_routes(settings, inference, identity),
         v2_routes(settings, inference, identity, service.draining),
-        page_routes(settings, service.package, identity),
+        page_routes(settings, service.package, identity, service.drift),
         openapi_routes(settings, service.package, identity),
     ):
         app.register_blueprint(routes)

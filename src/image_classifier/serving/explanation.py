@@ -94,7 +94,7 @@ def explanation_routes(settings: Settings, inference: Inference, identity: Ident
         if len(uploads) != 1:
             raise bad_request("several_images", f"explain takes one image, not {len(uploads)}")
         with inference.turn() as turn:
-            found = occlusion_map(turn.ask, turn.decode(uploads)[0])
+            found = occlusion_map(turn.ask_aside, turn.decode(uploads)[0])
         if form == "png":
             return Response(heat_png(found, package.image_size), mimetype="image/png")
         content = {

@@ -9,10 +9,11 @@ import numpy as np
 import orjson
 
 from image_classifier.errors import ImageError
-from image_classifier.images import decode_with_original
+from image_classifier.images import Extent, decode_with_original
 from image_classifier.package import Images, Model, Probabilities, likeliest
 from image_classifier.serving.admission import Admission
 from image_classifier.serving.bodies import Upload
+from image_classifier.serving.drift import Drift
 from image_classifier.serving.errors import too_many
 from image_classifier.serving.identity import Identity
 from image_classifier.serving.metrics import Metrics
@@ -27,9 +28,11 @@ those, and whoever waits for a turn would wait minutes for what 20 MiB can."""
 class Inference:
     """A model, and who may ask it when."""
 
-    def __init__(self, model: Model, admission: Admission, metrics: Metrics, max_pixels: int) -> None:
+    def __init__(
+        self, model: Model, admission: Admission, metrics: Metrics, drift: Drift, max_pixels: int
+    ) -> None:
         self.model = model
-        self._admission, self._metrics, self._max_pixels = admission, metrics, max_pixels
+        self._admission, self._metrics, self._drift, self._max_pixels = admission, metrics, drift, max_pixels
         self._large = threading.Lock()
 
     @contextmanager
@@ -38,15 +41,19 @@ class Inference:
         started = perf_counter()
         with self._admission.turn():
             self._metrics.waited(perf_counter() - started)
-            yield Turn(self.model, self._metrics, self._max_pixels, self._large)
+            yield Turn(self.model, self._metrics, self._drift, self._max_pixels, self._large)
 
 
 class Turn:
     """One request's time with the model, which it measures."""
 
-    def __init__(self, model: Model, metrics: Metrics, max_pixels: int, large: threading.Lock) -> None:
-        self._model, self._metrics, self._max_pixels, self._large = model, metrics, max_pixels, large
+    def __init__(
+        self, model: Model, metrics: Metrics, drift: Drift, max_pixels: int, large: threading.Lock
+    ) -> None:
+        self._model, self._metrics, self._drift = model, metrics, drift
+        self._max_pixels, self._large = max_pixels, large
         self._decode_seconds = self._infer_seconds = 0.0
+        self._extents: list[Extent] = []
 
     def decode(self, uploads: Sequence[Upload]) -> Images:
         """The images uint8 [N, S, S, 3].
@@ -68,6 +75,7 @@ class Turn:
                 if upload.name is None:
                     raise
                 raise type(error)(f"{upload.name}: {error}") from error
+            self._extents.append(extent)
             pixels += extent.width * extent.height
             if pixels > most:
                 raise too_many("pixels", most)
@@ -77,7 +85,13 @@ class Turn:
         return images
 
     def ask(self, images: Images) -> Probabilities:
-        """The probabilities float32 [N, K] of images uint8 [N, S, S, 3], N at least 1."""
+        """The probabilities float32 [N, K] of the images uint8 [N, S, S, 3] of a request, which are counted."""
+        probabilities = self.ask_aside(images)
+        self._drift.see(images, probabilities, self._extents)
+        return probabilities
+
+    def ask_aside(self, images: Images) -> Probabilities:
+        """The same of images that were made here, which say nothing of what users send."""
         started = perf_counter()
         probabilities = self._model.probabilities(images)
         seconds = perf_counter() - started

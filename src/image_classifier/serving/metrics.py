@@ -5,6 +5,7 @@ import os
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from image_classifier.serving.drift import Drift, DriftCollector
 from image_classifier.serving.identity import Identity
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -13,9 +14,10 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 class Metrics:
     """The counts of one worker, and the text for those of all."""
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: Identity, drift: Drift) -> None:
         registry = CollectorRegistry()
         self._registry = registry
+        self._drift = DriftCollector(drift)
         self._requests = Counter(
             "image_classifier_requests", "Requests answered.", ("route", "status"), registry=registry
         )
@@ -92,7 +94,10 @@ class Metrics:
         """All workers' counts."""
         # Where a server has several workers, it set this before prometheus_client was imported.
         if not os.environ.get("PROMETHEUS_MULTIPROC_DIR"):
-            return generate_latest(self._registry)
-        shared = CollectorRegistry()
-        MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
-        return generate_latest(shared)
+            counts = generate_latest(self._registry)
+        else:
+            shared = CollectorRegistry()
+            MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
+            counts = generate_latest(shared)
+        # Which the workers count together in another way.
+        return counts + generate_latest(self._drift)

@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 from flask import Blueprint, Flask, Response, current_app, render_template, request
 
+from image_classifier.drift import DriftVerdict
 from image_classifier.package import INPUT, OUTPUT, Package
 from image_classifier.serving.hot_path import PATH
 from image_classifier.serving.identity import Identity
@@ -231,6 +232,14 @@ def _operations(settings: Settings, package: Package) -> dict[str, Schema]:
             "summary": "Counts and times, for Prometheus",
             "responses": _responses(_answer("Prometheus's text format.", _TEXT, "text/plain"), 401),
         },
+        "operation.seen": {
+            "tags": ["Operation"],
+            "summary": "Are the images like those that the model was made with?",
+            "description": "Judges the newest full window of images by their statistics; no image is kept. The "
+            "counts, since this server's start, are what a collector adds up over servers.",
+            "responses": _responses(_answer("The verdict and what it was made from.", _schema("Drift")), 401),
+            "x-curl": "curl {server}/drift",
+        },
         "openapi.document": {
             "tags": ["Operation"],
             "summary": "This description",
@@ -293,6 +302,34 @@ def _schemas(identity: Identity) -> dict[str, Schema]:
                     }
                 ),
                 **about,
+            }
+        ),
+        "Drift": _object(
+            {
+                "verdict": {"type": "string", "enum": [word.value for word in DriftVerdict]},
+                "reason": _TEXT,
+                "features": _list(
+                    _object(
+                        {
+                            "name": _TEXT,
+                            "images": _COUNT,
+                            "p_value": _PROBABILITY,
+                            "distance": _PROBABILITY,
+                            "drifted": {"type": "boolean"},
+                            "in_words": _TEXT,
+                        }
+                    )
+                ),
+                "false_alarm_rate": _PROBABILITY,
+                "window": _object(dict.fromkeys(("images", "needed", "number", "filling"), _COUNT)),
+                "counts": _object(
+                    {
+                        "instance": _TEXT,
+                        "images": _COUNT,
+                        "features": {"type": "object", "additionalProperties": _list(_COUNT)},
+                    }
+                ),
+                "model": about["model"],
             }
         ),
         "V1Request": _object({"instances": _list({"oneOf": [encoded, _list(rows)]}, minItems=1)}),

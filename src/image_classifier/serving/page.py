@@ -7,7 +7,9 @@ from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, render_template
 
+from image_classifier.drift import DriftVerdict
 from image_classifier.package import Package
+from image_classifier.serving.drift import Drift
 from image_classifier.serving.errors import not_found
 from image_classifier.serving.identity import Identity
 from image_classifier.settings import Settings
@@ -16,7 +18,16 @@ _ACCEPTED = "image/jpeg,image/png,image/webp,image/bmp,image/gif,image/tiff"
 """Naming the types makes a phone convert what it stores otherwise."""
 
 
-def page_routes(settings: Settings, package: Package, identity: Identity) -> Blueprint:
+_VERDICTS = {
+    DriftVerdict.DRIFT: "They have changed",
+    DriftVerdict.NO_DRIFT: "They are like those it was made with",
+    DriftVerdict.TOO_FEW_IMAGES: "Not enough images yet",
+    DriftVerdict.NO_REFERENCE: "Not known",
+}
+"""What is said of the images that are asked about."""
+
+
+def page_routes(settings: Settings, package: Package, identity: Identity, drift: Drift) -> Blueprint:
     """The page at / and /examples/<number>.png."""
     routes = Blueprint("page", __name__)
 
@@ -32,6 +43,10 @@ def page_routes(settings: Settings, package: Package, identity: Identity) -> Blu
             examples=[golden.label for golden in package.golden],
             accepted=_ACCEPTED,
             wants_token=bool(settings.token),
+            # Counts are nobody's business but of who has the token.
+            drift=None if settings.token else drift.judgement(),
+            verdicts=_VERDICTS,
+            false_alarms=settings.drift_false_alarms,
             max_upload=settings.max_upload,
         )
 

@@ -63,12 +63,15 @@ def serve(settings: Settings, package: Package) -> None:
     sharing = _shared_counts() if settings.workers > 1 else {}
     with lasting():
         # After the folder of the shared counts is known, which is when prometheus_client must be imported.
+        from image_classifier.serving.drift import Drift
         from image_classifier.serving.service import Service
 
         load_runtime()
+    drift = Drift(settings, package)
 
     def load(draining: threading.Event) -> Service:
-        service = Service(settings, Model.load(package, cpus), identity, places=places, draining=draining)
+        model = Model.load(package, cpus)
+        service = Service(settings, model, identity, places=places, draining=draining, drift=drift)
         _log.info(
             line(
                 event="ready",

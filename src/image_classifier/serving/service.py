@@ -4,6 +4,7 @@ import threading
 
 from image_classifier.package import Model
 from image_classifier.serving.admission import Admission, MemoryMeter
+from image_classifier.serving.drift import Drift
 from image_classifier.serving.headers import AnswerHeaders
 from image_classifier.serving.hot_path import Application, HotPath
 from image_classifier.serving.identity import Identity
@@ -26,11 +27,16 @@ class Service:
         *,
         places: int = 1,
         draining: threading.Event | None = None,
+        drift: Drift | None = None,
     ) -> None:
-        """It works on `places` requests at a time. From the moment `draining` is set it says that it is not ready."""
+        """It works on `places` requests at a time. From the moment `draining` is set it says that it is not ready.
+
+        `drift` is what several workers count in together.
+        """
         self.settings, self.identity, self.package = settings, identity, model.package
         self.draining = draining or threading.Event()
-        self.metrics = Metrics(identity)
+        self.drift = drift or Drift(settings, model.package)
+        self.metrics = Metrics(identity, self.drift)
         self.admission = Admission(
             places=places,
             queue=settings.queue,
@@ -39,7 +45,7 @@ class Service:
         )
         self.headers = AnswerHeaders(settings, identity)
         self.memory = MemoryMeter(_BODIES_IN_MEMORY * settings.max_upload)
-        self.inference = Inference(model, self.admission, self.metrics, settings.max_pixels)
+        self.inference = Inference(model, self.admission, self.metrics, self.drift, settings.max_pixels)
         self.predictions = Predictions(self.inference, identity, settings.top)
 
     @property
