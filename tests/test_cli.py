@@ -22,6 +22,7 @@ STEPS = (
     "promote",
     "serve",
     "predict",
+    "score",
     "history",
     "run",
 )
@@ -89,6 +90,7 @@ def test_fetch_which_every_pod_waits_for_needs_no_numpy():
         (["gate"], "candidate"),
         (["serve", "--model", "/no/such/package"], "/no/such/package is no model package"),
         (["predict", "--model", "models:/nobody/1", "photo.jpg"], "nobody"),
+        (["score", "photos", "--model", "/no/such/package"], "/no/such/package is no model package"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
