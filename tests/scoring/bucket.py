@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 BUCKET = "bucket"
-_NOTHING = "<Error><Code>{}</Code><Message>none</Message></Error>"
+_NOTHING = "<Error><Code>{0}</Code><Message>{0}</Message></Error>"
 
 
 class Handler(BaseHTTPRequestHandler):

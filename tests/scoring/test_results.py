@@ -1,11 +1,20 @@
 """Scores in a bucket."""
 
 import pytest
+from s3fs import S3FileSystem
 
 from image_classifier.errors import DataError
 from image_classifier.scoring.results import Results
 from tests.scoring.bucket import BUCKET, serving
 from tests.scoring.samples import colours, contents, scored, write_table
+
+
+@pytest.fixture(autouse=True)
+def new_clients():
+    """A client is kept with the variables that it was made by."""
+    S3FileSystem.clear_instance_cache()
+    yield
+    S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture
@@ -37,7 +46,7 @@ def test_scores_in_a_bucket_are_those_in_a_folder_and_a_run_goes_on(
 
 def test_a_bucket_that_is_not_there_is_named(tmp_path, package_folder, objects):
     data = write_table(tmp_path / "images.parquet", ["red"])
-    with pytest.raises(DataError, match="the scores cannot be kept in s3://nowhere/scores: .*bucket"):
+    with pytest.raises(DataError, match="the scores cannot be kept in s3://nowhere/scores: .*NoSuchBucket"):
         scored(data, package_folder, tmp_path, to="s3://nowhere/scores")
 
 

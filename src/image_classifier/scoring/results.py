@@ -100,7 +100,9 @@ class Results:
         with self._usable():
             system, folder = file_system(self.address) if self._is_remote else (None, self.address)
             files = [f"{folder}/{_part(number)}" for number in range(parts)]
-            yield from dataset.dataset(files, filesystem=system, format="parquet").to_batches(columns=names)
+            yield from dataset.dataset(files, filesystem=system, format="parquet").to_batches(
+                columns=list(names)
+            )
 
     @property
     def _is_remote(self) -> bool:
