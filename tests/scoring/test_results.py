@@ -54,5 +54,6 @@ def test_a_server_that_does_not_answer_is_told_of(monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "any")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     with pytest.raises(DataError, match="the scores cannot be kept in s3://bucket/scores: .*connect"):
         Results.at("s3://bucket/scores").check({})

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import dask
 from distributed import Client, KilledWorker, LocalCluster, Security, WorkerPlugin, as_completed, get_worker
@@ -80,5 +80,4 @@ def _submit(client: Any, part: Part) -> Any:
 
 
 def _score(part: Part) -> int:
-    plugin: _OneModel = get_worker().plugins[_PLUGIN]
-    return plugin.scorer.score(part)
+    return cast(_OneModel, get_worker().plugins[_PLUGIN]).scorer.score(part)
