@@ -22,6 +22,7 @@ STEPS = (
     "promote",
     "serve",
     "predict",
+    "score",
     "history",
     "rollback",
     "why",
@@ -93,6 +94,7 @@ def test_fetch_which_every_pod_waits_for_needs_no_numpy():
         (["predict", "--model", "models:/nobody/1", "photo.jpg"], "nobody"),
         (["rollback"], "is the champion; there is nothing to roll back from"),
         (["rollback", "--release"], "nothing is held back without a platform"),
+        (["score", "photos", "--model", "/no/such/package"], "/no/such/package is no model package"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -182,7 +182,8 @@ def test_the_tanzu_plug_in_has_the_flags(words, flags):
 def test_kubectl_has_the_flags(words, flags):
     verb, kind = words.split()[:2]
     # `create` has its flags by kind.
-    described = (verb, kind, "--help") if verb == "create" else (verb, "--help")
+    by_kind = verb == "create" and not kind.startswith("-")
+    described = (verb, kind, "--help") if by_kind else (verb, "--help")
     texts = [
         subprocess.run(["kubectl", *asked], capture_output=True, text=True, check=True).stdout
         for asked in (described, ("options",))
@@ -237,6 +238,7 @@ def sizes() -> dict[str, list[str]]:
         ("train", "tekton/train-task.yaml", "train"),
         ("test", "tekton/test-task.yaml", "test"),
         ("accept", "tekton/accept-task.yaml", "accept"),
+        ("score", "tekton/score-task.yaml", "score"),
         ("build in the cluster", "tekton/build-task.yaml", "build"),
         ("MLflow", "config/mlflow/deployment.yaml", "mlflow"),
     ],

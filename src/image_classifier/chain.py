@@ -40,6 +40,7 @@ if TYPE_CHECKING:  # these bring PyTorch, MLflow or SciPy, which most commands n
     from image_classifier.evaluation import Evaluation
     from image_classifier.gate import Verdict
     from image_classifier.registry import Registry, Version
+    from image_classifier.scoring.summary import Summary
     from image_classifier.served import Entry
 
 _REGISTRY_PAUSE = 2.0
@@ -639,6 +640,24 @@ def predict(
             raise type(error)(f"{path}: {error}") from error
         probabilities = model.probabilities(image[np.newaxis])[0]
         yield path, likeliest(probabilities, model.classes, settings.top)
+
+
+def score(settings: Settings, report: Report) -> "Summary":
+    """Score all images of `data`, labelled or not, into parquet files in `to`. A run that was cut off goes on."""
+    from image_classifier.scoring.score import score_source
+
+    summary = score_source(settings, fetch_model(settings, report), report)
+    report(f"{summary.in_words}; the scores are in {settings.to}")
+    leave_results(
+        settings,
+        {
+            "verdict": "scored",
+            "reason": clipped(summary.in_words),
+            "images": str(summary.images),
+            "unread": str(summary.unread),
+        },
+    )
+    return summary
 
 
 @dataclass(frozen=True)

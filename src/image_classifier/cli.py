@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -61,6 +62,7 @@ GATE = (
     "max_robustness_drop",
     "max_latency_ratio",
 )
+SCORING = ("score_top", "score_processes", "max_pixels", "max_data", "fetch_timeout", "results")
 SERVING = (
     "host",
     "port",
@@ -351,6 +353,22 @@ def predict(settings: Settings, images: tuple[Path, ...], as_json: bool) -> None
             )
         else:
             click.echo(f"{path}: " + ", ".join(f"{name} {share:.1%}" for name, share in ranking))
+
+
+@main.command()
+@click.argument("source", required=False)
+@settings_options(*WHERE, "model", "data", "to", *SCORING)
+def score(settings: Settings, source: str | None) -> None:
+    """Score all images of SOURCE (or --data) with the champion (or --model), into parquet files.
+
+    SOURCE is whatever --data may be, and its images need no labels. An image that cannot be read has an error in
+    its row. A run that was killed goes on where it was.
+
+    \b
+    image-classifier score ~/photos --to scores.parquet
+    image-classifier score s3://bucket/images.parquet --to s3://bucket/scores --model models:/image-classifier/7
+    """
+    _chain().score(replace(settings, data=source) if source else settings, click.echo)
 
 
 @main.command()

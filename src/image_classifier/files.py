@@ -1,5 +1,6 @@
 """Files and folders that appear whole or not at all."""
 
+import errno
 import hashlib
 import os
 import shutil
@@ -9,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 _CHUNK = 2**20
+_NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
+_READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 def sha256_of(path: Path) -> str:
@@ -57,3 +60,14 @@ def folder_written_atomically(path: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
+
+
+def why_unwritten(error: OSError, what: str, place: str, remedy: str) -> str:
+    """Why `what` could not be written in `place`, as a message; `remedy` says how to name another, e.g. "set home"."""
+    # numpy says of a short write how much was written, and gives no number.
+    if error.errno in _NO_ROOM or "requested and" in str(error):
+        return f"there is no room for {what} in {place} ({error.strerror or error}); free some or {remedy}"
+    named = error.filename or place
+    if error.errno in _READ_ONLY:
+        return f"{named} cannot be used ({error.strerror}); {remedy} to a folder that can be written"
+    return f"{what} cannot be kept: {named}: {error.strerror or error}"

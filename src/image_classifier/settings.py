@@ -226,6 +226,22 @@ class Settings:
         low=60,
     )
 
+    # Scoring
+    to: str = _setting(
+        "", "Where `score` writes its parquet files: a folder, or an s3:// or gs:// address of one."
+    )
+    score_top: int = _setting(
+        0,
+        "Likeliest classes that `score` keeps of an image; 0: the probabilities of all, in the order of the classes.",
+        low=0,
+    )
+    score_processes: int = _setting(
+        0,
+        "Processes that score, each with a model of its own; 0: as many as CPUs, and one for little data.",
+        low=0,
+        high=256,
+    )
+
     # Supply chain
     namespace: str = _setting("", "Kubernetes namespace of the workload; empty: that of the kubeconfig.")
     source_url: str = _setting(

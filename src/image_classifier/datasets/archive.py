@@ -79,9 +79,9 @@ def unpack(path: Path, spool: Path, max_data: int) -> list[Member]:
     return members
 
 
-def read_archive(path: Path, spool: Path, members: list[Member]) -> Source:
+def read_archive(path: Path, spool: Path, members: list[Member], *, labels_needed: bool = True) -> Source:
     """The images of an archive that lies unpacked in `spool`. Raises DataError where there are none."""
-    arranged = arrange([member.name for member in members], str(path))
+    arranged = arrange([member.name for member in members], str(path), labels_needed=labels_needed)
     chosen = [members[index] for index in arranged.chosen]
     shards = tuple(
         Ranges(str(spool), tuple((item.offset, item.size) for item in chosen[first : first + FILES_A_SHARD]))

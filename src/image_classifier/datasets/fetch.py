@@ -91,7 +91,7 @@ def _explained(error: BaseException, shown: str) -> BaseException:
 
 
 def _fetch(address: str, shown: str, home: Path, max_data: int, stop: threading.Event) -> Path:
-    system, path = _file_system(address)
+    system, path = file_system(address)
     info = system.info(path)
     if info.get("type") == "directory":
         files = dict(system.find(path, detail=True))
@@ -121,7 +121,8 @@ def _fetch(address: str, shown: str, home: Path, max_data: int, stop: threading.
     return target
 
 
-def _file_system(address: str) -> tuple[Any, str]:
+def file_system(address: str) -> tuple[Any, str]:
+    """The fsspec file system of an address, which gives up on a server that does not answer, and the path in it."""
     import fsspec
 
     options: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from image_classifier.datasets.source import Files, Source, counted, listed
+from image_classifier.datasets.source import NO_CLASS, Files, Source, counted, listed
 from image_classifier.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
@@ -19,7 +19,8 @@ FILES_A_SHARD = 256
 _TRAIN, _TEST = ("train", "training"), ("test", "testing")
 _VALIDATION = ("val", "valid", "validation", "dev")
 _LITTER = ("__MACOSX", "Thumbs.db", "desktop.ini")
-_LAYOUT = "one sub-folder a class with JPEG, PNG, WebP, BMP, GIF or TIFF files in it"
+_FORMATS = "JPEG, PNG, WebP, BMP, GIF or TIFF files"
+_LAYOUT = f"one sub-folder a class with {_FORMATS} in it"
 
 
 @dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Arrangement:
 
     classes: tuple[str, ...]
     chosen: NDArray[np.int64]
-    """int64 [N], indices into the paths, in order of class and path."""
+    """int64 [N], indices into the paths, in order of class and path; of path alone where no labels are needed."""
     labels: NDArray[np.int64]
     in_test: NDArray[np.bool_]
     warnings: tuple[str, ...]
@@ -67,9 +68,9 @@ def list_files(root: Path) -> list[str]:
     return sorted(found)
 
 
-def read_folder(root: Path, paths: Sequence[str]) -> Source:
+def read_folder(root: Path, paths: Sequence[str], *, labels_needed: bool = True) -> Source:
     """The images of a folder; `paths` as `list_files` gives them. Raises DataError where there are none."""
-    arranged = arrange(paths, str(root))
+    arranged = arrange(paths, str(root), labels_needed=labels_needed)
     names = [paths[index] for index in arranged.chosen]
     shards = tuple(
         Files(tuple(str(root / name) for name in names[first : first + FILES_A_SHARD]))
@@ -78,36 +79,40 @@ def read_folder(root: Path, paths: Sequence[str]) -> Source:
     return Source(arranged.classes, shards, arranged.labels, arranged.in_test, names, None, arranged.warnings)
 
 
-def arrange(paths: Sequence[str], origin: str) -> Arrangement:
+def arrange(paths: Sequence[str], origin: str, *, labels_needed: bool = True) -> Arrangement:
     """Tell classes and parts from relative paths; a path that ends with a slash is an empty folder.
 
     Folders above the classes that hold nothing else are passed over. `origin` is named in errors.
-    Raises DataError where there is no image or no class.
+    Images without a class are left out, or kept with NO_CLASS where no labels are needed.
+    Raises DataError where there is no image, or no class where labels are needed.
     """
     images = {i: path.split("/") for i, path in enumerate(paths) if not is_litter(path) and is_image(path)}
     empty = [path.rstrip("/").split("/") for path in paths if path.endswith("/") and not is_litter(path)]
     others = [path for path in paths if not path.endswith("/") and (is_litter(path) or not is_image(path))]
     if not images:
         what = f"only {counted(len(others), 'other file')} ({listed(others)})" if others else "it is empty"
-        raise DataError(f"{origin} has no images: {what}; needed is {_LAYOUT}")
+        needed = _LAYOUT if labels_needed else _FORMATS
+        raise DataError(f"{origin} has no images: {what}; needed is {needed}")
     warnings = []
     if others:
         warnings.append(f"{counted(len(others), 'file')} ignored, being no images: {listed(others)}")
     _strip_wrappers(images, empty)
-    parts = _parts(images, origin)
+    parts = _parts(images, origin, labels_needed)
     classes: dict[str, list[tuple[int, bool]]] = {}
-    unlabelled, outside, joined = [], [], 0
+    unlabelled: list[int] = []
+    outside: list[int] = []
+    joined = 0
     for index, steps in images.items():
         part = part_of(steps[0]) if parts else "train"
         below = steps[1:] if parts else steps
         if part is None:
-            outside.append(paths[index])
+            outside.append(index)
         elif len(below) < 2:
-            unlabelled.append(paths[index])
+            unlabelled.append(index)
         else:
             classes.setdefault(below[0], []).append((index, part == "test"))
             joined += part == "validation"
-    if not classes:
+    if labels_needed and not classes:
         raise DataError(
             f"{origin}: the images have no labels, they lie in no sub-folder; needed is {_LAYOUT}"
         )
@@ -115,18 +120,18 @@ def arrange(paths: Sequence[str], origin: str) -> Arrangement:
         below = steps[1:] if parts and part_of(steps[0]) else steps
         if below:
             classes.setdefault(below[0], [])
-    if unlabelled:
-        warnings.append(
-            f"{counted(len(unlabelled), 'image')} left out, lying in no class folder: {listed(unlabelled)}"
-        )
-    if outside:
-        warnings.append(
-            f"{counted(len(outside), 'image')} left out, lying in neither part: {listed(outside)}"
-        )
-    if joined:
-        warnings.append(f"{counted(joined, 'image')} of the validation part joined to the training part")
     names = tuple(sorted(classes))
     rows = [(label, index, test) for label, name in enumerate(names) for index, test in classes[name]]
+    if not labels_needed:
+        rows += [(NO_CLASS, index, False) for index in (*unlabelled, *outside)]
+        rows.sort(key=lambda row: row[1])
+    else:
+        for left, where in ((unlabelled, "no class folder"), (outside, "neither part")):
+            if left:
+                told = listed([paths[index] for index in left])
+                warnings.append(f"{counted(len(left), 'image')} left out, lying in {where}: {told}")
+        if joined:
+            warnings.append(f"{counted(joined, 'image')} of the validation part joined to the training part")
     label, chosen, in_test = np.array(rows, dtype=np.int64).reshape(-1, 3).T
     return Arrangement(names, chosen, label, in_test.astype(bool), tuple(warnings))
 
@@ -142,7 +147,7 @@ def _strip_wrappers(images: dict[int, list[str]], empty: list[list[str]]) -> Non
         empty[:] = [steps for steps in empty if steps]
 
 
-def _parts(images: dict[int, list[str]], origin: str) -> bool:
+def _parts(images: dict[int, list[str]], origin: str, labels_needed: bool) -> bool:
     """Whether the first folders are parts, not classes."""
     folders = {steps[0] for steps in images.values() if len(steps) > 1}
     told = {part for part in map(part_of, folders) if part}
@@ -151,6 +156,8 @@ def _parts(images: dict[int, list[str]], origin: str) -> bool:
     if any(part_of(steps[0]) and len(steps) > 2 for steps in images.values()):
         return True
     if len(told) == len(folders):
+        if not labels_needed:
+            return True
         raise DataError(
             f"{origin}: labels are missing, {listed(sorted(folders))} hold images but no class folders; "
             f"needed is {_LAYOUT}"

@@ -70,15 +70,18 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is damaged or no parquet file: {reason}") from None
 
 
-def read_parquet(files: Sequence[Path]) -> Source:
+def read_parquet(files: Sequence[Path], *, labels_needed: bool = True) -> Source:
     """The images of parquet files; names such as train-*.parquet and test-*.parquet tell the parts.
 
-    Raises DataError where a file cannot be read or has no image or label column.
+    Raises DataError where a file cannot be read or has no image column, or no label column where labels are needed.
     """
-    tables = [_read_table(path) for path in files]
+    tables = [_read_table(path, labels_needed) for path in files]
     classes, labels, warnings = _labels(tables, listed([str(path) for path in files], 1))
     joined = sum(len(table.labels) for table in tables if table.part == "validation")
-    if joined:
+    if not labels_needed:
+        # They tell what is left out of the data set, and nothing is.
+        warnings = []
+    elif joined:
         warnings.append(f"{counted(joined, 'image')} of the validation part joined to the training part")
     return Source(
         classes=classes,
@@ -93,14 +96,14 @@ def read_parquet(files: Sequence[Path]) -> Source:
     )
 
 
-def _read_table(path: Path) -> _Table:
+def _read_table(path: Path, labels_needed: bool) -> _Table:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     with _readable(path), pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         image = _column(path, schema.names, IMAGE_COLUMNS)
-        label = _column(path, schema.names, LABEL_COLUMNS)
+        label = _column(path, schema.names, LABEL_COLUMNS, needed=labels_needed)
         kind = schema.field(image).type
         paths = []
         if pa.types.is_struct(kind):
@@ -111,17 +114,19 @@ def _read_table(path: Path) -> _Table:
                 paths = [row["path"] for row in file.read(columns=[f"{image}.path"]).column(0).to_pylist()]
         elif not (pa.types.is_binary(kind) or pa.types.is_large_binary(kind)):
             raise DataError(f"{path}: the column {image!r} holds {kind}, but must hold encoded images")
-        labels = file.read(columns=[label]).column(0)
-        if not (pa.types.is_integer(labels.type) or _is_text(pa, labels.type)):
-            raise DataError(
-                f"{path}: the column {label!r} holds {labels.type}, but must hold one class a row"
-            )
+        if label and not _is_label(pa, schema.field(label).type):
+            if labels_needed:
+                raise DataError(
+                    f"{path}: the column {label!r} holds {schema.field(label).type}, but must hold one class a row"
+                )
+            label = ""
         leaf = f"{image}.bytes" if pa.types.is_struct(kind) else image
         groups = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
-        values = labels.to_pylist()
-        paths = paths or [None] * len(values)
+        rows = file.metadata.num_rows
+        values = file.read(columns=[label]).column(0).to_pylist() if label else [None] * rows
+        paths = paths or [None] * rows
         return _Table(
-            shards=[RowGroup(str(path), group, rows, leaf) for group, rows in enumerate(groups)],
+            shards=[RowGroup(str(path), group, count, leaf) for group, count in enumerate(groups)],
             labels=values,
             names=[name or f"{path.name} row {row}" for row, name in enumerate(paths)],
             classes=_class_names(schema.metadata, label),
@@ -129,15 +134,18 @@ def _read_table(path: Path) -> _Table:
         )
 
 
-def _is_text(pa: Any, kind: Any) -> bool:
+def _is_label(pa: Any, kind: Any) -> bool:
     text = kind.value_type if pa.types.is_dictionary(kind) else kind
-    return bool(pa.types.is_string(text) or pa.types.is_large_string(text))
+    return bool(pa.types.is_integer(kind) or pa.types.is_string(text) or pa.types.is_large_string(text))
 
 
-def _column(path: Path, present: Sequence[str], wanted: Sequence[str]) -> str:
+def _column(path: Path, present: Sequence[str], wanted: Sequence[str], *, needed: bool = True) -> str:
+    """The first wanted column that is present; "" where there is none and none is needed."""
     for name in wanted:
         if name in present:
             return name
+    if not needed:
+        return ""
     raise DataError(f"{path} has no column {' or '.join(map(repr, wanted))}; it has {listed(present)}")
 
 

@@ -47,7 +47,7 @@ def decode_shard(shard: Shard, target: Path, first: int, size: int, max_pixels: 
         while rows := list(islice(items, _BATCH)):
             for place, (index, item) in enumerate(rows):
                 try:
-                    batch[place], extent, format = _decode(item, size, max_pixels)
+                    batch[place], extent, format = decode_item(item, size, max_pixels)
                 except ImageError as error:
                     errors[index] = str(error)
                     batch[place] = 0
@@ -75,7 +75,8 @@ def extents_of(shard: Shard, most: int, max_pixels: int) -> Iterator[Extent]:
             continue
 
 
-def _decode(item: Item, size: int, max_pixels: int) -> tuple[NDArray[np.uint8], Extent, str]:
+def decode_item(item: Item, size: int, max_pixels: int) -> tuple[NDArray[np.uint8], Extent, str]:
+    """The pixels, uint8 [size, size, 3], and the size and format that it had. Raises ImageError."""
     if isinstance(item, ImageError):
         raise item
     if isinstance(item, bytes):

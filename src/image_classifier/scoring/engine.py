@@ -1,0 +1,83 @@
+"""Score parts in several processes, by Dask: it hands the parts out and replaces a process that was killed.
+
+Each worker process has one model. Who reaches the scheduler or a worker may run code in it, so they listen on the
+loopback address alone, and only to those who have this run's certificate.
+"""
+
+import logging
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import Any, cast
+
+import dask
+from distributed import Client, KilledWorker, LocalCluster, Security, WorkerPlugin, as_completed, get_worker
+
+from image_classifier.errors import DataError
+from image_classifier.scoring.part import Part
+from image_classifier.scoring.scorer import Scorer, Work
+
+_PLUGIN = "scorer"
+_WAITING = 2
+"""Parts at hand for each process beside the one it scores, so that it never waits for the next."""
+_CONFIG = {
+    # It looks at every thread a hundred times a second.
+    "distributed.worker.profile.enabled": False,
+    "distributed.scheduler.allowed-failures": 2,
+    "distributed.comm.retry.count": 2,
+}
+
+
+class _OneModel(WorkerPlugin):
+    """Loads the model when a worker process starts."""
+
+    name = _PLUGIN
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def setup(self, worker: Any) -> None:  # noqa: ARG002 (Dask gives it)
+        self.scorer = Scorer(self._work)
+
+
+def score_in_processes(parts: Sequence[Part], work: Work, processes: int, scratch: Path) -> Iterator[int]:
+    """Score the parts; yields the number of images of each as it is done.
+
+    Raises DataError where processes are killed again and again with the same part, and what a process raises.
+    """
+    with (
+        dask.config.set(_CONFIG),
+        LocalCluster(
+            n_workers=processes,
+            threads_per_worker=1,
+            # No limit of Dask's: it would guess at one where the container's is known to the kernel.
+            memory_limit=0,
+            dashboard_address=None,
+            worker_dashboard_address=None,
+            security=Security.temporary(),
+            local_directory=str(scratch),
+            silence_logs=logging.ERROR,
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        client.register_plugin(_OneModel(work))
+        waiting = iter(parts)
+        scored = as_completed([_submit(client, part) for part in islice(waiting, processes * (1 + _WAITING))])
+        for future in scored:
+            try:
+                yield future.result()
+            except KilledWorker:
+                raise DataError(
+                    f"a process was killed whenever it scored {future.key}, probably for lack of memory; lower "
+                    "max_pixels or score_processes, or give it more"
+                ) from None
+            for part in islice(waiting, 1):
+                scored.add(_submit(client, part))
+
+
+def _submit(client: Any, part: Part) -> Any:
+    return client.submit(_score, part, key=f"part-{part.number}", pure=False)
+
+
+def _score(part: Part) -> int:
+    return cast(_OneModel, get_worker().plugins[_PLUGIN]).scorer.score(part)
