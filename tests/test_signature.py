@@ -79,8 +79,12 @@ def test_a_signed_package_is_verified_also_after_its_version_was_noted_beside_it
     verify_folder(folder, keys[1].read_text())
 
 
-@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
-def test_model_signing_verifies_what_is_signed_here_and_refuses_a_changed_byte(tmp_path, package_folder, curve):
+@pytest.mark.parametrize(
+    "curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name
+)
+def test_model_signing_verifies_what_is_signed_here_and_refuses_a_changed_byte(
+    tmp_path, package_folder, curve
+):
     private, public = write_keys(tmp_path, curve=curve)
     folder = tmp_path / "colours"
     shutil.copytree(package_folder, folder)
@@ -99,9 +103,7 @@ def test_model_signing_verifies_what_is_signed_here_and_refuses_a_changed_byte(t
 def test_what_model_signing_signed_is_verified_here(folder, keys):
     private, public = keys
     (folder / "model.sig").unlink()
-    done = model_signing(
-        "sign", "key", folder, "--signature", folder / "model.sig", "--private_key", private
-    )
+    done = model_signing("sign", "key", folder, "--signature", folder / "model.sig", "--private_key", private)
     assert done.returncode == 0, done.stderr
     verify_folder(folder, str(public), name="colours")
     rewrite(folder, "reference.json", b"{}")
@@ -194,7 +196,10 @@ def test_a_signed_statement_of_another_kind_is_refused(folder, keys):
 
 
 def test_a_key_that_cannot_be_used_is_named_with_what_to_do(tmp_path, keys):
-    for content, said in ((b"no key", "no private key in PEM"), (keys[1].read_bytes(), "no private key in PEM")):
+    for content, said in (
+        (b"no key", "no private key in PEM"),
+        (keys[1].read_bytes(), "no private key in PEM"),
+    ):
         (tmp_path / "given").write_bytes(content)
         with pytest.raises(SettingError, match=rf"signing_key .*given is {said}.*openssl ecparam"):
             read_private_key(tmp_path / "given")

@@ -19,6 +19,7 @@ from image_classifier.signed_statement import fingerprint_of, read_private_key, 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
+
 @dataclass(frozen=True)
 class Attestations:
     """Who attests, and with which key if any."""
@@ -42,7 +43,9 @@ class Attestations:
     def write(self, folder: Path, package: Package, evaluation: Evaluation) -> None:
         """Lay the files into the folder of the package's MLflow model; the signature, last, is of all of them."""
         made = digests_of(folder)
-        (folder / artifacts.BILL_OF_MATERIALS).write_text(model_bom(package, made, evaluation, name=self.name), encoding="utf-8")
+        (folder / artifacts.BILL_OF_MATERIALS).write_text(
+            model_bom(package, made, evaluation, name=self.name), encoding="utf-8"
+        )
         statement = provenance_statement(
             package,
             made,

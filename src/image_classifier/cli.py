@@ -268,9 +268,7 @@ def promote(settings: Settings) -> None:
 
 
 @main.command()
-@settings_options(
-    *WHERE, "model", "url", "image", "max_latency", "accept_timeout", "public_key", "results"
-)
+@settings_options(*WHERE, "model", "url", "image", "max_latency", "accept_timeout", "public_key", "results")
 def accept(settings: Settings) -> None:
     """Try the candidate (or --model) at its address and make it the champion if it answers as evaluated.
 
@@ -368,9 +366,7 @@ def history(settings: Settings, as_json: bool) -> None:
     default=None,
     help="Keep serving after the first answer, or stop.  [default: keep on a terminal]",
 )
-@settings_options(
-    *WHERE, *DATA, *TRAINING, "abstain_error", *GATE, "signing_key", "public_key", *SERVING
-)
+@settings_options(*WHERE, *DATA, *TRAINING, "abstain_error", *GATE, "signing_key", "public_key", *SERVING)
 def run(settings: Settings, keep: bool | None) -> None:
     """Do all the steps: data, train, evaluate, register, gate, promote, serve; and ask for one answer.
 

@@ -21,7 +21,7 @@ _DATA = "data"
 
 
 def model_bom(package: Package, files: Mapping[str, str], evaluation: Evaluation, *, name: str) -> str:
-    """The bill, CycloneDX 1.6 as JSON: the model with its files (path to SHA-256), its data, its figures, its libraries."""
+    """The bill, CycloneDX 1.6 as JSON: the model, its files (path to SHA-256), its data, figures and libraries."""
     known = package.provenance
     model = Component(
         name=name,
@@ -61,16 +61,16 @@ def _file(path: str, digest: str) -> Component:
 
 
 def _library(name: str) -> Component:
-    about = importlib.metadata.metadata(name)
-    license_ = about.get("License-Expression")
-    url = PackageURL("pypi", name=name, version=about["Version"])
+    version = importlib.metadata.version(name)
+    declared = importlib.metadata.metadata(name).json.get("license_expression")
+    url = PackageURL("pypi", name=name, version=version)
     return Component(
         name=name,
-        version=about["Version"],
+        version=version,
         type=ComponentType.LIBRARY,
         bom_ref=url.to_string(),
         purl=url,
-        licenses=[LicenseFactory().make_from_string(license_)] if license_ else [],
+        licenses=[LicenseFactory().make_from_string(str(declared))] if declared else [],
     )
 
 

@@ -204,7 +204,8 @@ class Settings:
 
     # Signatures
     signing_key: str = _setting(
-        "", "File with the private key, in PEM, that a registered model is signed with; empty: it is not signed."
+        "",
+        "File with the private key, in PEM, that a registered model is signed with; empty: it is not signed.",
     )
     public_key: str = _setting(
         "",

@@ -36,7 +36,9 @@ def sign(digests: Mapping[str, str], name: str, key: "EllipticCurvePrivateKey") 
     return seal(_statement(digests, name), key)
 
 
-def verify(signature: bytes | None, files: Mapping[str, str], public_key: str, *, model: str, name: str = "") -> None:
+def verify(
+    signature: bytes | None, files: Mapping[str, str], public_key: str, *, model: str, name: str = ""
+) -> None:
     """Raise SignatureError unless each of `files` (path to SHA-256) is signed, by a key of the setting `public_key`.
 
     `signature` is the content of `model.sig`, None where there is none; `model` is what messages call the model.
@@ -111,7 +113,9 @@ def _read(statement: Mapping[str, Any]) -> tuple[dict[str, str], str]:
             raise SignatureError("is of other digests than SHA-256")
         digests = {str(resource["name"]): str(resource["digest"]) for resource in resources}
         if subject["digest"]["sha256"] != _root(digests):
-            raise SignatureError("contradicts itself: the digest over all files is not that of the files it lists")
+            raise SignatureError(
+                "contradicts itself: the digest over all files is not that of the files it lists"
+            )
         return digests, str(subject["name"])
     except (KeyError, TypeError, ValueError) as error:
         raise SignatureError("lists no files and digests") from error

@@ -1,7 +1,7 @@
-"""Signed statements: an in-toto Statement in a DSSE envelope in a Sigstore bundle, by an elliptic-curve key of one's own.
+"""Signed statements: an in-toto Statement in a DSSE envelope in a Sigstore bundle, by a key of one's own.
 
-That is the form that Sigstore's `model-signing` and cosign read: no certificate, no transparency log, no network. Sources:
-the DSSE protocol 1.0, the in-toto Attestation Framework 1, Sigstore's bundle 0.3.
+Sigstore's tools read that form; there is no certificate, no transparency log and no network. Sources: the DSSE protocol
+1.0, the in-toto Attestation Framework 1, Sigstore's bundle 0.3.
 """
 
 import base64
@@ -97,7 +97,10 @@ def seal(statement: Mapping[str, Any], key: ec.EllipticCurvePrivateKey) -> bytes
 
 
 def unseal(bundle: bytes, keys: Sequence[ec.EllipticCurvePublicKey]) -> dict[str, Any]:
-    """The statement of a bundle that one of the keys has signed; raises SignatureError where none has."""
+    """The statement of a bundle that one of the keys has signed.
+
+    Raises SignatureError where none has; its text is what follows the name of the signature in a sentence.
+    """
     try:
         content = json.loads(bundle)
         envelope = content["dsseEnvelope"]
@@ -108,7 +111,9 @@ def unseal(bundle: bytes, keys: Sequence[ec.EllipticCurvePublicKey]) -> dict[str
     except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         raise SignatureError("is no Sigstore bundle with a signature by a key") from error
     if kind != (_BUNDLE_TYPE, _PAYLOAD_TYPE):
-        raise SignatureError(f"is of the kind {kind[0]} with {kind[1]}, but must be {_BUNDLE_TYPE} with {_PAYLOAD_TYPE}")
+        raise SignatureError(
+            f"is of the kind {kind[0]} with {kind[1]}, but must be {_BUNDLE_TYPE} with {_PAYLOAD_TYPE}"
+        )
     if not any(_has_signed(key, signature, payload) for key in keys):
         known = [fingerprint_of(key) for key in keys]
         if hint in known:
@@ -117,7 +122,10 @@ def unseal(bundle: bytes, keys: Sequence[ec.EllipticCurvePublicKey]) -> dict[str
             f"is by another key ({hint[:16] or 'unnamed'}) than public_key names "
             f"({', '.join(name[:16] for name in known)}; SHA-256 of the PEM)"
         )
-    statement = json.loads(payload)
+    try:
+        statement = json.loads(payload)
+    except ValueError:
+        statement = None
     if not isinstance(statement, dict) or statement.get("_type") != STATEMENT_TYPE:
         raise SignatureError(f"holds no statement of the type {STATEMENT_TYPE}")
     return statement

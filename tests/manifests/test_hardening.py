@@ -30,7 +30,7 @@ def read(path: Path) -> Any:
 def containers_of(content: Any) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Each container of an object: what it is called, itself, and the pod it is in."""
     kind, spec = content.get("kind"), content.get("spec", {})
-    name = content["metadata"]["name"]
+    name = content["metadata"].get("name", "")
     if kind == "Task":
         for step in spec["steps"]:
             yield f"{name}/{step['name']}", {**spec.get("stepTemplate", {}), **step}, spec
@@ -63,7 +63,16 @@ UNPRIVILEGED = {name: found for name, found in CONTAINERS.items() if not name.st
 
 def test_the_containers_of_every_kind_are_looked_at():
     kinds = {name.rpartition("/")[2] for name in CONTAINERS}
-    assert {"train", "test", "accept", "build", "pull", "mlflow", "storage-initializer", "kserve-container"} <= kinds
+    assert {
+        "train",
+        "test",
+        "accept",
+        "build",
+        "pull",
+        "mlflow",
+        "storage-initializer",
+        "kserve-container",
+    } <= kinds
 
 
 @pytest.mark.parametrize("name", UNPRIVILEGED)
@@ -114,7 +123,7 @@ def test_every_pod_asks_for_what_it_takes_and_is_stopped_at_a_limit_of_memory():
 
 def test_stamped_images_are_named_by_their_digest():
     for path in GOLDEN.glob("*/expected.yaml"):
-        spec = read(path)["spec"] if "spec" in read(path) else {}
+        spec = read(path).get("spec", {})
         predictor = spec.get("predictor", {})
         images = [container["image"] for container in predictor.get("containers", [])]
         images += [
@@ -149,10 +158,14 @@ def test_an_image_has_its_bill_of_materials(target):
 
 def test_an_image_installs_what_is_pinned_alone():
     for line in re.findall(r"(?m)pip .*install .*$", DOCKERFILE):
-        assert re.search(r"install (--no-deps /wheels/\*\.whl|--requirement requirements/\w+\.txt)$", line), line
+        assert re.search(r"install (--no-deps /wheels/\*\.whl|--requirement requirements/\w+\.txt)$", line), (
+            line
+        )
     for path in sorted((ROOT / "requirements").glob("*.txt")):
         for line in path.read_text(encoding="utf-8").splitlines():
-            assert line.startswith("#") or re.fullmatch(r"[a-z0-9._-]+==\S+( ; .+)?", line), f"{path.name}: {line}"
+            assert line.startswith("#") or re.fullmatch(r"[a-z0-9._-]+==\S+( ; .+)?", line), (
+                f"{path.name}: {line}"
+            )
 
 
 def test_nothing_is_fetched_into_an_image_but_by_package_managers():

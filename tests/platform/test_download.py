@@ -90,7 +90,9 @@ def test_a_change_that_the_manifest_was_made_to_fit_is_refused(tracking_server, 
     try:
         rewrite(manifest.parent, "reference.json", b"{}")
         fetch(version.uri, tmp_path / "unasked", tracking_server.address)
-        with pytest.raises(SignatureError, match=r"models:/signed/1 is not what was signed: reference\.json was"):
+        with pytest.raises(
+            SignatureError, match=r"models:/signed/1 is not what was signed: reference\.json was"
+        ):
             fetch(version.uri, tmp_path / "fetched", tracking_server.address, key)
         assert not (tmp_path / "fetched").exists()
     finally:
@@ -103,9 +105,15 @@ def test_a_signed_version_under_the_name_of_another_model_is_refused(tracking_se
     client = MlflowClient(tracking_server.address)
     client.create_registered_model("another")
     client.create_model_version(
-        "another", f"models:/{version.model_id}", version.run_id, dict(version.tags), model_id=version.model_id
+        "another",
+        f"models:/{version.model_id}",
+        version.run_id,
+        dict(version.tags),
+        model_id=version.model_id,
     )
-    with pytest.raises(SignatureError, match="models:/another/1 was signed as a version of signed, not of another"):
+    with pytest.raises(
+        SignatureError, match="models:/another/1 was signed as a version of signed, not of another"
+    ):
         fetch("models:/another/1", tmp_path, tracking_server.address, key)
 
 

@@ -117,7 +117,7 @@ class _Server:
     authorization: Mapping[str, str]
 
     def files_of(self, reference: Reference) -> tuple[str, str, bool]:
-        """The path, at the server, of the folder with the version's files; the address of its report; if it is signed."""
+        """The server's path of the folder with the version's files, the address of its report, and if it is signed."""
         query = urlencode({"name": reference.name, "version": reference.number})
         version = self._json(f"api/2.0/mlflow/model-versions/get?{query}", reference)["model_version"]
         model_id = version["source"].removeprefix("models:/")
