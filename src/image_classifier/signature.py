@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 
 MANIFEST_FILE = "manifest.json"
 _PREDICATE_TYPE = "https://model_signing/signature/v1.0"
-_UNSIGNED = (SIGNATURE, "version.json")
-"""Files beside a model that are written after it was signed; `model-signing` passes over them, too."""
+_UNSIGNED = (SIGNATURE, "version.json", "registered_model_meta")
+"""Files beside a model that are written after it was signed, the last one by MLflow's downloads; `model-signing` passes
+over them, too."""
 
 
 def digests_of(folder: Path) -> dict[str, str]:
