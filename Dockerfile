@@ -9,6 +9,13 @@ ENV HOME=/tmp \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
 
+# Lists what is in an image, from an environment of its own; the image keeps the list alone.
+FROM base AS bom
+COPY requirements/bom.txt requirements/
+RUN python -m venv --without-pip /bom \
+ && pip --python /bom/bin/python install --requirement requirements/bom.txt
+COPY src/image_classifier/image_bom.py pyproject.toml /bom/
+
 FROM base AS wheel
 COPY pyproject.toml README.md LICENSE ./
 COPY src src
@@ -17,6 +24,7 @@ RUN pip wheel --no-deps --wheel-dir /wheels .
 FROM base AS server-libraries
 COPY requirements/serve.txt requirements/
 RUN pip install --requirement requirements/serve.txt
+RUN --mount=from=bom,source=/bom,target=/bom /bom/bin/python /bom/image_bom.py
 
 # Answers requests, and fetches models for KServe.
 FROM server-libraries AS server
@@ -31,6 +39,7 @@ CMD ["serve"]
 FROM base AS trainer-libraries
 COPY requirements/test.txt requirements/
 RUN pip install --requirement requirements/test.txt
+RUN --mount=from=bom,source=/bom,target=/bom /bom/bin/python /bom/image_bom.py
 
 # Runs the steps: the tests, with what they need, and all the work from data to registry.
 FROM trainer-libraries AS trainer
@@ -43,6 +52,7 @@ ENTRYPOINT ["image-classifier"]
 FROM base AS mlflow
 COPY requirements/mlflow.txt requirements/
 RUN pip install --requirement requirements/mlflow.txt
+RUN --mount=from=bom,source=/bom,target=/bom /bom/bin/python /bom/image_bom.py
 USER 1000:1000
 ENTRYPOINT ["mlflow"]
 CMD ["server"]

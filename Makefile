@@ -43,6 +43,7 @@ lock: $(VENV)/.test  ## resolve requirements/*.in anew into the pinned requireme
 	sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements/train.txt
 	$(UV_COMPILE) requirements/serve.in --constraint requirements/test.txt --output-file requirements/serve.txt
 	$(UV_COMPILE) requirements/mlflow.in --output-file requirements/mlflow.txt
+	$(UV_COMPILE) requirements/bom.in --constraint requirements/test.txt --output-file requirements/bom.txt
 	$(UV_COMPILE) requirements/docs.in --constraint requirements/test.txt --output-file requirements/docs.txt
 
 clean:  ## forget the environment and everything that was made

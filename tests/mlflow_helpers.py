@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -90,10 +90,17 @@ def small_dataset(source: str = "colours") -> Dataset:
     return Dataset(source, "d" * 64, tuple(COLOURS), SIZE, False, True, part, part, ())
 
 
-def record_training(registry: Registry, folder: Path, fingerprint: str) -> Callable[[], Version]:
-    """Record a run and leave its package in `folder`; gives a call that registers it."""
-    tags = {"fingerprint": fingerprint, "source_revision": "abc123"}
+def record_training(
+    registry: Registry,
+    folder: Path,
+    fingerprint: str,
+    *,
+    tags: Mapping[str, str] | None = None,
+    accompany: Callable[[Path], None] | None = None,
+) -> Callable[[], Version]:
+    """Record a run and leave its package in `folder`; gives a call that registers it, with more tags and files."""
+    tags = {"fingerprint": fingerprint, "source_revision": "abc123", **(tags or {})}
     with registry.start_run(parameters={"seed": 0}, tags=tags, dataset=small_dataset()) as run:
         run.log_epoch({"validation_accuracy": 0.5}, step=1)
     write_colour_package(folder, run_id=run.id, fingerprint=fingerprint)
-    return lambda: registry.register(run.id, folder, tags=tags)
+    return lambda: registry.register(run.id, folder, tags=tags, accompany=accompany)

@@ -10,12 +10,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from mlflow import MlflowClient
+from mlflow.artifacts import download_artifacts
 
 from image_classifier import chain
-from image_classifier.errors import PackageError, RegistryError
+from image_classifier.errors import PackageError, RegistryError, SignatureError
 from image_classifier.local_server import free_port
 from image_classifier.package import Package
 from image_classifier.settings import Seconds, Settings
+from tests.test_signature import model_signing, write_keys
 
 
 class Lines(list[str]):
@@ -38,11 +41,14 @@ def up_to_promote(settings: Settings) -> Lines:
 
 @pytest.fixture(scope="module")
 def champion(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Settings:
-    """Settings of a home in which version 1 was trained, accepted and promoted."""
+    """Settings of a home in which version 1 was trained, signed, accepted and promoted."""
     home = tmp_path_factory.mktemp("chain") / "home"
     home.mkdir()
     shutil.copy(empty_database, home / "mlflow.db")
-    settings = replace(Settings(), home=home, budget=Seconds(6.0))
+    private, public = write_keys(home.parent)
+    settings = replace(
+        Settings(), home=home, budget=Seconds(6.0), signing_key=str(private), public_key=str(public)
+    )
     lines = up_to_promote(settings)
     assert "version 1 is the champion" in lines.text
     return settings
@@ -55,6 +61,31 @@ def test_a_package_that_was_promoted_says_where_it_comes_from(champion):
         package.provenance
     )
     assert package.folder == champion.home / "models" / "image-classifier" / "1"
+
+
+def test_a_registered_model_is_verified_by_model_signing_as_mlflow_hands_it_out(champion, tmp_path):
+    uri = f"sqlite:///{champion.home / 'mlflow.db'}"
+    client = MlflowClient(uri)
+    location = client.get_logged_model(
+        chain.open_registry(champion, Lines()).get("1").model_id
+    ).artifact_location
+    folder = download_artifacts(artifact_uri=location, dst_path=str(tmp_path), tracking_uri=uri)
+    asked = ("--signature", f"{folder}/model.sig", "--public_key", champion.public_key)
+    done = model_signing("verify", "key", folder, *asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_version_of_another_key_is_not_used(champion, tmp_path):
+    _, other = write_keys(tmp_path)
+    with pytest.raises(SignatureError, match="is by another key"):
+        chain.fetch_model(replace(champion, public_key=str(other)), Lines())
+
+
+def test_a_version_that_was_registered_before_the_key_is_said_to_lack_its_signature(champion, tmp_path):
+    private, _ = write_keys(tmp_path)
+    lines = Lines()
+    chain.register(replace(champion, signing_key=str(private)), lines)
+    assert "warning: version 1 was registered before, and not signed with this key" in lines.text
 
 
 def test_the_same_code_data_and_parameters_are_not_trained_again(champion):

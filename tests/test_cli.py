@@ -74,7 +74,10 @@ def test_help_needs_neither_torch_nor_mlflow():
 
 
 def test_fetch_which_every_pod_waits_for_needs_no_numpy():
-    assert imported(["fetch", "models:/a@b", "folder"], {"numpy", "PIL", "flask", "onnxruntime"}) == "1 []\n"
+    assert (
+        imported(["fetch", "models:/a@b", "folder"], {"numpy", "PIL", "flask", "onnxruntime", "cryptography"})
+        == "1 []\n"
+    )
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,14 @@ import pytest
 import yaml
 from PIL import Image
 
+from image_classifier.attestations import Attestations
 from image_classifier.local_server import free_port
-from image_classifier.settings import SETTINGS
+from image_classifier.package import Package
+from image_classifier.settings import SETTINGS, Settings
 from tests.guides import DOCS, PROGRAMS, Block, blocks, check, missing_program, run
 from tests.mlflow_helpers import TrackingServer, record_training, registry_at
 from tests.serving.server_process import Server, running
+from tests.test_attestations import EVALUATION
 
 ROOT = DOCS.parent
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
@@ -149,6 +152,26 @@ def test_a_backup_of_mlflow_can_be_restored(tmp_path, empty_database):
         after.kill()
 
 
+@pytest.mark.timeout(300)
+def test_a_model_is_signed_with_the_keys_that_the_guide_makes_and_verified_as_it_says(
+    tmp_path, tracking_server
+):
+    def follow(why: str) -> None:
+        (block,) = (block for block in marked("platform-operator.md", "run") if block.why == why)
+        run(block, tmp_path, {"MLFLOW_TRACKING_URI": tracking_server.address})
+
+    follow("keys")
+    settings = Settings(name="photos", signing_key=str(tmp_path / "key.pem"))
+    attestations = Attestations.of(settings, "somebody")
+    record_training(
+        registry_at(tmp_path / "home", tracking_server.address, "photos"),
+        tmp_path / "package",
+        "fingerprint",
+        accompany=lambda folder: attestations.write(folder, Package.read(folder), EVALUATION),
+    )()
+    follow("model-signing")
+
+
 @pytest.mark.parametrize("block", of_all_pages("cluster"), ids=str)
 def test_a_block_that_needs_a_cluster_names_a_test_that_is_there(block):
     name, what = block.why.split(", ")
@@ -180,10 +203,11 @@ def test_the_tanzu_plug_in_has_the_flags(words, flags):
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
 @pytest.mark.parametrize(("words", "flags"), commands("kubectl"), ids=lambda value: str(value)[:60])
 def test_kubectl_has_the_flags(words, flags):
-    verb, kind = words.split()[:2]
+    verb, kind, *further = words.split()
     # `create` has its flags by kind.
+    kinds = (kind, further[0]) if kind == "secret" else (kind,)
     by_kind = verb == "create" and not kind.startswith("-")
-    described = (verb, kind, "--help") if by_kind else (verb, "--help")
+    described = (verb, *kinds, "--help") if by_kind else (verb, "--help")
     texts = [
         subprocess.run(["kubectl", *asked], capture_output=True, text=True, check=True).stdout
         for asked in (described, ("options",))
@@ -193,8 +217,11 @@ def test_kubectl_has_the_flags(words, flags):
 
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl")
 def test_the_folders_that_an_operator_applies_can_be_built():
-    for folder in ("config", "config/namespace", "config/distributed", "config/mlflow-postgresql-s3"):
-        done = subprocess.run(["kubectl", "kustomize", ROOT / folder], capture_output=True, text=True)
+    folders = ("", "namespace", "signing", "distributed", "mlflow-postgresql-s3", "network", "network-mlflow")
+    for folder in folders:
+        done = subprocess.run(
+            ["kubectl", "kustomize", ROOT / "config" / folder], capture_output=True, text=True
+        )
         assert done.returncode == 0, done.stderr
         assert "kind:" in done.stdout
 

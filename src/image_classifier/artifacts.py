@@ -1,4 +1,4 @@
-"""Where the records of a version lie among its run's artifacts, and where MLflow shows them."""
+"""Where the records of a version lie, among its run's artifacts or beside its model, and where MLflow shows them."""
 
 from urllib.parse import urlsplit
 
@@ -11,6 +11,14 @@ TUNING_SUMMARY = "tuning.txt"
 DRIFT = "drift/record.json"
 VERDICT = "gate/verdict.json"
 REPORT = "report.html"
+
+# Beside the model.
+BILL_OF_MATERIALS = "bom.cdx.json"
+PROVENANCE = "provenance.json"
+SIGNED_PROVENANCE = "provenance.sigstore.json"
+SIGNATURE = "model.sig"
+SIGNED_BY = "signed_by"
+"""Tag of a version that has a signature: SHA-256 of the public key, in PEM, that verifies it."""
 
 
 def page_of_run(server: str, experiment_id: str, run_id: str, path: str = "") -> str:

@@ -335,6 +335,8 @@ def evaluate(settings: Settings, report: Report) -> "Evaluation":
 
 def register(settings: Settings, report: Report) -> "Version":
     """Register the evaluated package; a repeat finds the version that is there."""
+    from image_classifier.attestations import Attestations
+
     work = work_folder(settings)
     package = _trained_package(work)
     evaluation = _read_evaluation(work.evaluation.read_bytes() if work.evaluation.exists() else None)
@@ -343,10 +345,13 @@ def register(settings: Settings, report: Report) -> "Version":
             f"the package in {work.package} has not been evaluated; run `image-classifier evaluate` first"
         )
     registry = open_registry(settings, report)
+    attest = Attestations.of(settings, actor())
     version = registry.register(
         package.provenance["run_id"],
         work.package,
+        accompany=lambda folder: attest.write(folder, package, evaluation),
         tags={
+            **attest.tags,
             "fingerprint": package.provenance["fingerprint"],
             "package_digest": package.digest,
             "data_digest": package.provenance["data_digest"],
@@ -355,6 +360,11 @@ def register(settings: Settings, report: Report) -> "Version":
         },
     )
     report(f"registered as {version.uri}")
+    if not attest.tags.items() <= version.tags.items():
+        report(
+            f"warning: version {version.number} was registered before, and not signed with this key; a new text for "
+            "--retrain makes one that is"
+        )
     return version
 
 
@@ -611,19 +621,33 @@ def _roll_workload_back(settings: Settings, asked: Asked, reason: str, report: R
 
 
 def fetch_model(settings: Settings, report: Report) -> Package:
-    """The package that `model` names: a folder, or a version of the registry (the champion by default)."""
+    """The package that `model` names: a folder, or a version of the registry (the champion by default).
+
+    Where the settings have a public key it must be signed, and a version of the registry as one of its model.
+    """
+    package, name = _found_package(settings, report)
+    if settings.public_key:
+        # Not imported above: who asks for no signature need not load a library of cryptography.
+        from image_classifier.signature import verify_folder
+
+        verify_folder(package.folder, settings.public_key, name=name)
+    return package
+
+
+def _found_package(settings: Settings, report: Report) -> tuple[Package, str]:
+    """The package, and the name of its registered model ("" of a folder)."""
     folder = Path(settings.model) if settings.model else None
     if folder is not None and (folder.exists() or not settings.model.startswith("models:")):
-        return Package.read(folder)
+        return Package.read(folder), ""
     registry = open_registry(settings, report)
     version = registry.get(settings.model or "champion")
     target = settings.home / "models" / version.name / str(version.number)
     try:
-        return Package.read(target)
+        return Package.read(target), version.name
     except PackageError:
         # Absent or damaged: fetched anew.
         registry.download(version, target)
-        return Package.read(target)
+        return Package.read(target), version.name
 
 
 def predict(

@@ -243,12 +243,13 @@ def evaluate(settings: Settings) -> None:
 
 
 @main.command()
-@settings_options(*WHERE)
+@settings_options(*WHERE, "signing_key", "steps_image")
 def register(settings: Settings) -> None:
-    """Register the evaluated package in MLflow, as the candidate.
+    """Register the evaluated package in MLflow, as the candidate, with its bill of materials and its provenance.
 
     \b
     image-classifier register --tracking-uri http://mlflow:5000
+    image-classifier register --signing-key key.pem
     """
     _chain().register(settings, click.echo)
 
@@ -276,7 +277,7 @@ def promote(settings: Settings) -> None:
 
 
 @main.command()
-@settings_options(*WHERE, "model", "url", "image", "max_latency", "accept_timeout", "results")
+@settings_options(*WHERE, "model", "url", "image", "max_latency", "accept_timeout", "public_key", "results")
 def accept(settings: Settings) -> None:
     """Try the candidate (or --model) at its address and make it the champion if it answers as evaluated.
 
@@ -300,7 +301,7 @@ def watch(settings: Settings) -> None:
 @main.command()
 @click.argument("uri")
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@settings_options("tracking_uri", "registry_timeout")
+@settings_options("tracking_uri", "registry_timeout", "public_key")
 def fetch(settings: Settings, uri: str, folder: Path) -> None:
     """Fetch the package of a registered version into a folder, as KServe's storage initializer does.
 
@@ -315,12 +316,13 @@ def fetch(settings: Settings, uri: str, folder: Path) -> None:
         tracking_uri=settings.tracking_uri,
         timeout=settings.registry_timeout,
         credentials=os.environ,
+        public_key=settings.public_key,
     )
     click.echo(f"fetched {uri} into {folder}")
 
 
 @main.command()
-@settings_options(*WHERE, "model", *SERVING)
+@settings_options(*WHERE, "model", "public_key", *SERVING)
 def serve(settings: Settings) -> None:
     """Serve the champion (or --model) over HTTP, with a page to drop images on.
 
@@ -339,7 +341,7 @@ def serve(settings: Settings) -> None:
 @main.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path, dir_okay=False))
 @click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
-@settings_options(*WHERE, "model", "max_pixels", "top")
+@settings_options(*WHERE, "model", "public_key", "max_pixels", "top")
 def predict(settings: Settings, images: tuple[Path, ...], as_json: bool) -> None:
     """Say what the champion (or --model) sees in image files.
 
@@ -485,7 +487,7 @@ def retrain(settings: Settings, workload: str, if_drifted: bool, force: bool) ->
     default=None,
     help="Keep serving after the first answer, or stop.  [default: keep on a terminal]",
 )
-@settings_options(*WHERE, *DATA, *TRAINING, "abstain_error", *GATE, *SERVING)
+@settings_options(*WHERE, *DATA, *TRAINING, "abstain_error", *GATE, "signing_key", "public_key", *SERVING)
 def run(settings: Settings, keep: bool | None) -> None:
     """Do all the steps: data, train, evaluate, register, gate, promote, serve; and ask for one answer.
 
@@ -503,7 +505,8 @@ def run(settings: Settings, keep: bool | None) -> None:
     package = _chain().fetch_model(settings, click.echo)
     command = [sys.executable, "-m", "image_classifier.cli", "serve", "--model", str(package.folder)]
     # Not as options, for one is a token.
-    server = subprocess.Popen(command, env={**os.environ, **as_environment(settings, SERVING)})
+    given = as_environment(settings, (*SERVING, "public_key"))
+    server = subprocess.Popen(command, env={**os.environ, **given})
     try:
         from image_classifier.local_server import ask
 

@@ -33,6 +33,10 @@ class PackageError(ImageClassifierError):
     """A model package is missing, incomplete, altered, or answers otherwise than it must."""
 
 
+class SignatureError(PackageError):
+    """A model is not signed, or not as it is, or by another key than it must be."""
+
+
 class RegistryError(ImageClassifierError):
     """The tracking server or registry cannot be reached, refused a write, or lacks what was asked for."""
 

@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from image_classifier.errors import RegistryError
@@ -17,9 +18,12 @@ SIZES = "file_sizes"
 """Tag with the path and size of each file, by which missing and cut files are found without fetching any."""
 
 
-def upload_package(store: Store, run_id: str, package: Package) -> tuple[str, dict[str, int]]:
+def upload_package(
+    store: Store, run_id: str, package: Package, accompany: Callable[[Path], None] | None = None
+) -> tuple[str, dict[str, int]]:
     """Upload a package as a logged model of a run; gives the model's id and its files with their sizes.
 
+    `accompany` lays more files into the model's folder, first.
     A ready model of the same package and run, which a registration that was cut off left, is used again.
     Raises RegistryError where what arrived is not what was sent.
     """
@@ -43,6 +47,8 @@ def upload_package(store: Store, run_id: str, package: Package) -> tuple[str, di
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name) / "model"
             write_mlflow_model(package, folder, run_id=run_id, model_id=model.model_id)
+            if accompany is not None:
+                accompany(folder)
             client.log_model_artifacts(model.model_id, str(folder))
             sizes = _verify_upload(store, model.model_id, folder)
         client.set_logged_model_tags(model.model_id, {SIZES: json.dumps(sizes)})

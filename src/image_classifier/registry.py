@@ -7,7 +7,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -144,9 +144,17 @@ class Registry:
         # What a search finds comes without its aliases.
         return self.get(str(min(version.number for version in complete))) if complete else None
 
-    def register(self, run_id: str, package: Path, *, tags: Mapping[str, str]) -> Version:
+    def register(
+        self,
+        run_id: str,
+        package: Path,
+        *,
+        tags: Mapping[str, str],
+        accompany: Callable[[Path], None] | None = None,
+    ) -> Version:
         """Register the package in `package` as the candidate; `tags` must hold its `fingerprint`.
 
+        `accompany` gets the folder of the MLflow model, before it is uploaded, and may lay more files beside its own.
         A version of the same fingerprint is not registered twice: it is found and made the candidate.
         """
         # The order of writes: files, verified; the model is said to be ready; the version with all its tags
@@ -155,7 +163,7 @@ class Registry:
         version = self.find(tags["fingerprint"])
         if version is None:
             read = Package.read(package)
-            model_id, sizes = upload_package(self._store, run_id, read)
+            model_id, sizes = upload_package(self._store, run_id, read, accompany)
             version = self._create_version(
                 run_id, model_id, {**tags, SIZES: json.dumps(sizes, separators=(",", ":"))}
             )

@@ -242,6 +242,17 @@ class Settings:
         high=256,
     )
 
+    # Signatures
+    signing_key: str = _setting(
+        "",
+        "File with the private key, in PEM, that a registered model is signed with; empty: it is not signed.",
+    )
+    public_key: str = _setting(
+        "",
+        "Public keys in PEM, or a file of them, of which one must have signed a model that is accepted or served; "
+        "empty: no signature is asked for.",
+    )
+
     # Supply chain
     namespace: str = _setting("", "Kubernetes namespace of the workload; empty: that of the kubeconfig.")
     source_url: str = _setting(
@@ -249,6 +260,9 @@ class Settings:
     )
     sub_path: str = _setting("", "Folder in the source that the project is in; empty: its root.")
     source: Path = _setting(Path("source"), "Folder that the source is unpacked into.")
+    steps_image: str = _setting(
+        "", "Image that the steps run in, by its digest, for the record; empty: they run in none."
+    )
     image: str = _setting("", "Server image by its digest: what a server says it is, and accept asks for.")
     url: str = _setting("", "Address of the candidate that accept tries.")
     accept_timeout: Seconds = _setting(

@@ -14,11 +14,11 @@ from image_classifier.settings import CHAIN_PARAMS, SETTINGS
 ROOT = Path(__file__).parent.parent.parent
 FILES = sorted([*ROOT.glob("config/**/*.yaml"), *ROOT.glob("tekton/*.yaml"), ROOT / "workload.yaml"])
 NO_OBJECTS = {"kustomization.yaml", "image-fields.yaml"}
-PATCHES = "mlflow-postgresql-s3"
+PATCHES = {"mlflow-postgresql-s3", "signing"}
 OBJECTS = [
     (path, yaml.safe_load(path.read_text(encoding="utf-8")))
     for path in FILES
-    if path.name not in NO_OBJECTS and path.parent.name != PATCHES
+    if path.name not in NO_OBJECTS and path.parent.name not in PATCHES
 ]
 BY_KIND: dict[str, list[Any]] = {}
 for _, _object in OBJECTS:

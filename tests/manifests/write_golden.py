@@ -36,6 +36,7 @@ FULL = {
     "min_accuracy": 0.9,
     "max_latency": "100ms",
     "accept_timeout": "5m",
+    "public_key": "-----BEGIN PUBLIC KEY-----\nMFkw\n-----END PUBLIC KEY-----\n",
     "retrain": "2026-11-23",
     "training_processes": 2,
     "training_timeout": "3h",

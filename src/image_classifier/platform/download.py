@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
-from image_classifier.artifacts import REPORT, page_of_run
+from image_classifier.artifacts import REPORT, SIGNATURE, SIGNED_BY, page_of_run
 from image_classifier.errors import RegistryError
 from image_classifier.files import write_atomically
 
@@ -51,12 +51,20 @@ class Reference:
 
 
 def download(
-    uri: str, folder: Path, *, tracking_uri: str, timeout: float, credentials: Mapping[str, str]
+    uri: str,
+    folder: Path,
+    *,
+    tracking_uri: str,
+    timeout: float,
+    credentials: Mapping[str, str],
+    public_key: str = "",
 ) -> None:
     """Put the package of the version `uri`, and its version.json, into `folder`; every digest is verified.
 
+    With a `public_key`, as the setting has it, so is the signature of the model, before anything is written.
     `credentials` may hold MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
-    Raises RegistryError where the server does not answer, lacks the version, or has damaged files.
+    Raises RegistryError where the server does not answer, lacks the version, or has damaged files, and SignatureError
+    where the model is not signed as it must be.
     """
     reference = Reference.parse(uri)
     address = (reference.tracking_uri or tracking_uri).rstrip("/")
@@ -66,7 +74,7 @@ def download(
             "MLflow server; set MLFLOW_TRACKING_URI"
         )
     server = _Server(address, timeout, _authorization(credentials))
-    files, report = server.files_of(reference)
+    files, report, is_signed = server.files_of(reference)
     manifest = server.get(f"{files}/manifest.json", reference)
     try:
         digests: dict[str, str] = json.loads(manifest)["files"]
@@ -74,6 +82,12 @@ def download(
         raise RegistryError(
             f"{reference.uri} is damaged in the registry: its manifest cannot be read"
         ) from None
+    signature = server.get(f"{files}/{SIGNATURE}", reference) if is_signed else None
+    if public_key:
+        # Not imported above: a platform without signatures need not load a library of cryptography before every pod.
+        from image_classifier.signature import package_files, verify
+
+        verify(signature, package_files(manifest), public_key, model=reference.uri, name=reference.name)
     for name, digest in sorted(digests.items()):
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
             raise RegistryError(f"{reference.uri} is damaged in the registry: it names the file {name!r}")
@@ -91,6 +105,8 @@ def download(
         "report": report,
     }
     write_atomically(folder / "version.json", (json.dumps(about, indent=1) + "\n").encode())
+    if signature is not None:
+        write_atomically(folder / SIGNATURE, signature)
     write_atomically(folder / "manifest.json", manifest)
 
 
@@ -100,8 +116,8 @@ class _Server:
     timeout: float
     authorization: Mapping[str, str]
 
-    def files_of(self, reference: Reference) -> tuple[str, str]:
-        """The path, at the server, of the folder with the version's files, and the address of its report."""
+    def files_of(self, reference: Reference) -> tuple[str, str, bool]:
+        """The server's path of the folder with the version's files, the address of its report, and if it is signed."""
         query = urlencode({"name": reference.name, "version": reference.number})
         version = self._json(f"api/2.0/mlflow/model-versions/get?{query}", reference)["model_version"]
         model_id = version["source"].removeprefix("models:/")
@@ -115,7 +131,8 @@ class _Server:
             )
         path = urlsplit(location).path.lstrip("/")
         report = page_of_run(self.address, model["info"]["experiment_id"], version["run_id"], REPORT)
-        return f"api/2.0/mlflow-artifacts/artifacts/{quote(path)}", report
+        is_signed = SIGNED_BY in {tag["key"] for tag in version.get("tags", [])}
+        return f"api/2.0/mlflow-artifacts/artifacts/{quote(path)}", report, is_signed
 
     def _json(self, path: str, reference: Reference) -> Any:
         content = self.get(path, reference)

@@ -1,0 +1,97 @@
+"""The bill of materials of a model, as CycloneDX has it for machine learning (https://cyclonedx.org/capabilities/mlbom)."""
+
+import importlib.metadata
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from cyclonedx.contrib.license.factories import LicenseFactory
+from cyclonedx.model import HashAlgorithm, HashType, Property
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.output.json import JsonV1Dot6
+from packageurl import PackageURL
+
+from image_classifier.evaluation import Evaluation
+from image_classifier.package import INPUT, OUTPUT, Package
+
+LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "pillow", "torch")
+"""What decides what the model answers: what it was trained, exported and tried with."""
+_DATA = "data"
+
+
+def model_bom(package: Package, files: Mapping[str, str], evaluation: Evaluation, *, name: str) -> str:
+    """The bill, CycloneDX 1.6 as JSON: the model, its files (path to SHA-256), its data, figures and libraries."""
+    known = package.provenance
+    model = Component(
+        name=name,
+        version=package.digest[:12],
+        type=ComponentType.MACHINE_LEARNING_MODEL,
+        bom_ref="model",
+        hashes=[_sha256(files["model.onnx"])],
+        components=[_file(path, digest) for path, digest in files.items()],
+        properties=[
+            Property(name=f"image-classifier:{key}", value=str(known[key]))
+            for key in ("source_revision", "code_digest", "fingerprint", "run_id")
+            if key in known
+        ],
+    )
+    data = Component(
+        name=str(known.get("data_source", "unknown")),
+        type=ComponentType.DATA,
+        bom_ref=_DATA,
+        hashes=[_sha256(known["data_digest"])],
+    )
+    libraries = [_library(library) for library in LIBRARIES]
+    bom = Bom(components=[data, *libraries])
+    bom.metadata.component = model
+    bom.register_dependency(model, [data, *libraries])
+    content = json.loads(JsonV1Dot6(bom).output_as_string())
+    # The library has no model card with data sets yet.
+    content["metadata"]["component"]["modelCard"] = _model_card(package, evaluation)
+    return json.dumps(content, indent=1) + "\n"
+
+
+def _sha256(digest: str) -> HashType:
+    return HashType(alg=HashAlgorithm.SHA_256, content=digest)
+
+
+def _file(path: str, digest: str) -> Component:
+    return Component(name=path, type=ComponentType.FILE, bom_ref=f"file:{path}", hashes=[_sha256(digest)])
+
+
+def _library(name: str) -> Component:
+    version = importlib.metadata.version(name)
+    declared = importlib.metadata.metadata(name).json.get("license_expression")
+    url = PackageURL("pypi", name=name, version=version)
+    return Component(
+        name=name,
+        version=version,
+        type=ComponentType.LIBRARY,
+        bom_ref=url.to_string(),
+        purl=url,
+        licenses=[LicenseFactory().make_from_string(str(declared))] if declared else [],
+    )
+
+
+def _model_card(package: Package, evaluation: Evaluation) -> dict[str, Any]:
+    size, classes = package.image_size, len(package.classes)
+    return {
+        "modelParameters": {
+            "approach": {"type": "supervised"},
+            "task": "image-classification",
+            "architectureFamily": "convolutional neural network",
+            "datasets": [{"ref": _DATA}],
+            "inputs": [{"format": f"{INPUT}: uint8 [N, {size}, {size}, 3]"}],
+            "outputs": [{"format": f"{OUTPUT}: float32 [N, {classes}]: {', '.join(package.classes)}"}],
+        },
+        "quantitativeAnalysis": {
+            "performanceMetrics": [_metric(*item) for item in evaluation.metrics.items()]
+        },
+    }
+
+
+def _metric(name: str, value: float) -> dict[str, str]:
+    """A figure; what follows a slash in its name says which images it is of."""
+    kind, _, part = name.partition("/")
+    return {"type": kind, "value": f"{value:.6g}", **({"slice": part} if part else {})}

@@ -1,0 +1,70 @@
+"""Models that are signed where they are registered, and verified before they answer."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.e2e.cluster import ROOT, Cluster, Repository, new_name, run
+from tests.e2e.user import ask, settled, unwell
+from tests.manifests.test_network import EVERYBODY, selecting
+from tests.test_signature import write_keys
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+TAMPER = """
+import hashlib, json, pathlib, sys, mlflow
+client = mlflow.MlflowClient("http://localhost:5000")
+model = client.get_model_version(sys.argv[1], "1").source.removeprefix("models:/")
+(path,) = pathlib.Path("/data/artifacts").glob(f"**/{model}/**/manifest.json")
+(path.parent / "reference.json").write_text("{}")
+manifest = json.loads(path.read_text())
+manifest["files"]["reference.json"] = hashlib.sha256(b"{}").hexdigest()
+lines = "".join(f"{digest}  {name}\\n" for name, digest in sorted(manifest["files"].items()))
+manifest["digest"] = hashlib.sha256(lines.encode()).hexdigest()
+path.write_text(json.dumps(manifest))
+"""
+"""Changes a file in MLflow's store and makes the manifest fit, as one would who has no key."""
+
+
+@pytest.fixture(scope="module")
+def signing(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, str]]:
+    """A namespace in which models are signed, and the public key."""
+    elsewhere = Cluster(cluster.environment, f"{cluster.namespace}-signing")
+    elsewhere.prepare("restricted")
+    private, public = write_keys(tmp_path_factory.mktemp("keys"))
+    secret = f"--from-file=key.pem={private}"
+    elsewhere.kubectl("create", "secret", "generic", "image-classifier-signing-key", secret)
+    elsewhere.kubectl("apply", "-k", str(ROOT / "config" / "signing"))
+    try:
+        yield elsewhere, public.read_text()
+    finally:
+        run("kubectl", "delete", "namespace", elsewhere.namespace, "--wait=false")
+
+
+def policies_of_pods(cluster: Cluster, name: str) -> dict[str, set[str]]:
+    """The component of each pod of a workload, and the network policies that select it, but for those of every pod."""
+    pods = cluster.get("pods", "-l", f"carto.run/workload-name={name}")["items"]
+    labels = [pod["metadata"]["labels"] for pod in pods]
+    return {each["app.kubernetes.io/component"]: selecting(each) - EVERYBODY for each in labels}
+
+
+def test_a_signed_model_is_served_and_a_changed_one_is_not(
+    signing: tuple[Cluster, str], repository: Repository
+):
+    cluster, key = signing
+    name = new_name("signed")
+    source = ("--git-repo", repository.address, "--git-branch", "main")
+    given = {"budget": "1.5s", "min_accuracy": "0.3", "public_key": key, "min_scale": "1"}
+    cluster.create(name, *source, **given)
+    print(settled(cluster, name))
+    assert ask(cluster.url(name)) == "1"
+    found = policies_of_pods(cluster, name)
+    print(f"network policies of the pods: {found}")
+    server = {"run": {"server"}}
+    assert found.items() >= {"test": {"test"}, "train": {"train"}, "accept": {"accept"}, **server}.items()
+
+    run("kubectl", "exec", "-n", "mlflow", "deploy/mlflow", "--", "python", "-c", TAMPER, name)
+    # Anything of the server's that changes makes new pods, which fetch the model anew.
+    cluster.change(name, **given, top="3")
+    print(unwell(cluster, name, "candidate", "is not what was signed"))
+    assert ask(cluster.url(name)) == "1"
+    cluster.delete(name)
