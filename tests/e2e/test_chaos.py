@@ -35,7 +35,9 @@ CONTROLLERS = {
 def node(cluster: Cluster) -> Iterator[Node]:
     repair = cluster.environment.get("CHAOS_REPAIR")
     if not repair:
-        pytest.fail("set CHAOS_REPAIR (command that starts again what was killed of the node, as systemd would)")
+        pytest.fail(
+            "set CHAOS_REPAIR (command that starts again what was killed of the node, as systemd would)"
+        )
     node = Node(repair)
     yield node
     node.repair()
@@ -116,7 +118,11 @@ def test_a_pod_whose_shim_was_killed_is_replaced(cluster: Cluster, served: str, 
     )  # fmt: skip
     assert sandbox
     with Load(cluster.url(served)) as load:
-        killed = node.kill(SHIM, pod["uid"]) if node.processes(SHIM, pod["uid"]) else _kill_shim_of(node, pod["uid"])
+        killed = (
+            node.kill(SHIM, pod["uid"])
+            if node.processes(SHIM, pod["uid"])
+            else _kill_shim_of(node, pod["uid"])
+        )
         time.sleep(30)
     print(f"{killed} shim killed: {load.answered} answered, {len(load.lost)} lost: {load.lost[:5]}")
     all_is_well(cluster, served)
@@ -205,7 +211,9 @@ def test_nothing_is_left_of_what_was_deleted_while_the_api_server_went(
 
     def gone() -> bool:
         try:
-            return not cluster.get("gitrepository,configmap,taskrun,inferenceservice,ksvc,pod", *chosen)["items"]
+            return not cluster.get("gitrepository,configmap,taskrun,inferenceservice,ksvc,pod", *chosen)[
+                "items"
+            ]
         except CommandError:
             return False
 
