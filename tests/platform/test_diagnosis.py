@@ -25,19 +25,19 @@ def test_of_a_healthy_workload_the_version_that_serves_is_told_with_its_time_and
     assert diagnosis.outcome is Outcome.WELL
     [share] = diagnosis.evidence.serving.shares
     assert share.percent == 100
-    assert f"serves      models:/flowers/1 since {share.since:%Y-%m-%d}" in words(diagnosis)
+    assert f"serves      models:/flowers/2 since {share.since:%Y-%m-%d}" in words(diagnosis)
     assert "pinned" not in words(diagnosis)
 
 
 def test_of_a_pinned_workload_the_param_is_named(recorded):
-    assert "the param model_version asks for version 1" in words(recorded("pinned"))
+    assert "the param model_version asks for version 2" in words(recorded("pinned"))
 
 
 def test_the_older_version_that_goes_on_serving_is_told_with_the_refusal(recorded):
     told = words(recorded("refused"))
     assert "the gate refused the new model: accuracy" in told
     assert "FAIL  min-accuracy" in told
-    assert "serves      models:/flowers/1 since" in told
+    assert "serves      models:/flowers/2 since" in told
     assert "goes on serving until the trouble is mended" in told
 
 

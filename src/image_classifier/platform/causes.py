@@ -103,13 +103,6 @@ CAUSES = (
         "the supply chain is not wholly installed: {said}",
         "an operator installs it again: kubectl apply --server-side -k OVERLAY (docs/platform-operator.md)",
     ),
-    Cause(
-        "chain-too-slow",
-        r"^TemplateStampFailure: .*signal: killed",
-        "the chain had no time to work out what {resource} needs: the cluster is busy",
-        "wait: it is tried again within minutes; where it stays so, an operator gives Cartographer more CPU",
-        passing=True,
-    ),
     # Sources
     Cause(
         "branch-missing",
@@ -405,6 +398,13 @@ CAUSES = (
         r"^TemplateRejectedByAPIServer: (?P<said>[^\n]*)",
         "the cluster refuses what the chain makes for {resource}: {said}",
         f"change the param or field that it names: {_APPLY} --param NAME=VALUE",
+    ),
+    Cause(
+        "chain-too-slow",
+        r"^TemplateStampFailure: .*signal: killed",
+        "the chain had no time to work out what {resource} needs: the cluster is busy",
+        "wait: it is tried again within minutes; where it stays so, an operator gives Cartographer more CPU",
+        passing=True,
     ),
 )
 
