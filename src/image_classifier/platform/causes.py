@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from image_classifier.platform.evidence import CONTAINER, LOG, RESULT, Sign
+from image_classifier.platform.evidence import CONDITION, CONTAINER, LOG, RESULT, Sign
 
 _APPLY = "tanzu apps workload apply {workload} -n {namespace}"
 _PREPARE = "an operator prepares the namespace: kubectl apply -k config/namespace -n {namespace}"
@@ -364,6 +364,7 @@ CAUSES = (
         r"^TaskRunTimeout: (?P<said>[^\n]*)",
         "{resource} took too long: {said}",
         f"give it longer by the param training_timeout, or a smaller budget: {_APPLY} --param training_timeout=4h",
+        (CONDITION,),
     ),
     Cause(
         "cancelled",

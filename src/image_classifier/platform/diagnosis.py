@@ -13,7 +13,7 @@ from image_classifier.text import clip
 UNKNOWN = "unknown"
 """The name of the cause that no entry of the list tells."""
 PIN = "model_version"
-_SHOWN_SIGNS, _SHOWN_LINES, _SHOWN_CHARACTERS = 4, 8, 600
+_SHOWN_SIGNS, _SHOWN_LINES, _SHOWN_CHARACTERS = 4, 16, 600
 
 
 class Outcome(StrEnum):
