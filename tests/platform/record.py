@@ -87,7 +87,7 @@ def record(workload: str, namespace: str = "") -> dict[str, Any]:
     collect(cluster, workload, now)
     content = {
         "now": now.isoformat(timespec="seconds"),
-        "objects": [_pruned(item) for item in cluster.objects.values()],
+        "objects": [_pruned(item) for item in cluster.objects.values() if item.get("type") != "Normal"],
         "logs": cluster.logs,
     }
     return dict(json.loads(_renamed(json.dumps(content), workload, cluster.namespace)))

@@ -54,6 +54,33 @@ def test_trouble_that_no_entry_knows_is_told_in_the_clusters_own_words(recorded)
     assert "FluxCapacitorEmpty 1.21 gigawatts are needed" in diagnosis.cause.means
 
 
+def test_an_error_of_a_step_that_no_entry_knows_is_told_in_its_own_words(recorded):
+    def rename(records):
+        for item in records.objects:
+            for result in item["status"].get("results", []):
+                if result["name"] == "reason":
+                    result["value"] = "the images are upside down; turn them"
+
+    diagnosis = recorded("failing", rename)
+    assert (diagnosis.cause.name, diagnosis.cause.means) == (
+        "step-failed",
+        "the images are upside down; turn them",
+    )
+
+
+def test_what_mends_itself_hides_no_other_trouble(recorded):
+    def delay(records):
+        [workload] = [item for item in records.objects if item["kind"] == "Workload"]
+        late = {"reason": "TemplateStampFailure", "message": "unable to apply ytt template: signal: killed"}
+        for resource in workload["status"]["resources"][:2]:
+            for condition in resource["conditions"]:
+                if condition["type"] in ("ResourceSubmitted", "Ready"):
+                    condition |= {"status": "False", **late}
+
+    assert recorded("failing", delay).cause.name == "test-failed"
+    assert recorded("healthy", delay).cause.name == "chain-too-slow"
+
+
 def test_what_may_not_be_read_is_named_and_the_rest_is_judged(recorded):
     def forbid(records):
         records.forbidden = ("pods", "pods/log", "events", "inferenceservices")
