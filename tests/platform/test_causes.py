@@ -16,6 +16,8 @@ from tests.platform.record import FOLDER
 
 RECORDED_ONLY = {
     "no-source": Fault("no-source", "source", "--git-repo ADDRESS"),
+    "no-address": Fault("data-not-fetched", "train", "no-such-host"),
+    "other-server": Fault("tracking-address-wrong", "train", "is no MLflow server"),
     "private": Fault("source-refused", "source", "authentication required"),
     "no-push": Fault("source-image-missing", "source", "MANIFEST_UNKNOWN"),
     "no-time": Fault("step-timeout", "train", "training_timeout"),
