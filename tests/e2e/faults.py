@@ -84,20 +84,11 @@ OF_THE_START = {
 OF_TRAINING = {
     "no-number": Fault("param-not-usable", "train", "budget is 'abc'", params={"budget": "abc"}),
     "no-data": Fault("data-missing", "train", "no-such-data", params={"data": "no-such-data"}),
-    "no-address": Fault(
-        "data-not-fetched", "train", "no-such-host", params={"data": "http://no-such-host/photos.zip"}
-    ),
     "no-mlflow": Fault(
         "tracking-address-wrong",
         "train",
         "no-such-mlflow",
         params={"tracking_uri": "http://no-such-mlflow:5000"},
-    ),
-    "other-server": Fault(
-        "tracking-address-wrong",
-        "train",
-        "is no MLflow server",
-        params={"tracking_uri": "http://source-controller.flux-system.svc.cluster.local"},
     ),
     "mlflow-down": Fault(
         "mlflow-down",

@@ -9,6 +9,7 @@ cluster that they come from replaced.
 import json
 import re
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def record(workload: str, namespace: str = "") -> dict[str, Any]:
     collect(cluster, workload, now)
     content = {
         "now": now.isoformat(timespec="seconds"),
-        "objects": [_pruned(item) for item in cluster.objects.values()],
+        "objects": [_pruned(item) for item in cluster.objects.values() if item.get("type") != "Normal"],
         "logs": cluster.logs,
     }
     return dict(json.loads(_renamed(json.dumps(content), workload, cluster.namespace)))
@@ -152,9 +153,16 @@ def _renamed(text: str, workload: str, namespace: str) -> str:
 
 def main() -> None:
     workload, name, *namespace = sys.argv[1:]
+    write(record(workload, *namespace), name)
+
+
+def write(recording: Mapping[str, Any], name: str) -> None:
+    """Write a recording, an object a line."""
+    objects = ",\n".join(json.dumps(item, ensure_ascii=False) for item in recording["objects"])
+    logs, now = (json.dumps(recording[key], ensure_ascii=False) for key in ("logs", "now"))
     FOLDER.mkdir(exist_ok=True)
-    content = json.dumps(record(workload, *namespace), indent=1, ensure_ascii=False)
-    (FOLDER / f"{name}.json").write_text(f"{content}\n", encoding="utf-8")
+    text = f'{{"now": {now},\n"logs": {logs},\n"objects": [\n{objects}\n]}}\n'
+    (FOLDER / f"{name}.json").write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

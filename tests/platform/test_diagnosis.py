@@ -25,19 +25,19 @@ def test_of_a_healthy_workload_the_version_that_serves_is_told_with_its_time_and
     assert diagnosis.outcome is Outcome.WELL
     [share] = diagnosis.evidence.serving.shares
     assert share.percent == 100
-    assert f"serves      models:/flowers/1 since {share.since:%Y-%m-%d}" in words(diagnosis)
+    assert f"serves      models:/flowers/2 since {share.since:%Y-%m-%d}" in words(diagnosis)
     assert "pinned" not in words(diagnosis)
 
 
 def test_of_a_pinned_workload_the_param_is_named(recorded):
-    assert "the param model_version asks for version 1" in words(recorded("pinned"))
+    assert "the param model_version asks for version 2" in words(recorded("pinned"))
 
 
 def test_the_older_version_that_goes_on_serving_is_told_with_the_refusal(recorded):
     told = words(recorded("refused"))
     assert "the gate refused the new model: accuracy" in told
     assert "FAIL  min-accuracy" in told
-    assert "serves      models:/flowers/1 since" in told
+    assert "serves      models:/flowers/2 since" in told
     assert "goes on serving until the trouble is mended" in told
 
 
@@ -52,6 +52,33 @@ def test_trouble_that_no_entry_knows_is_told_in_the_clusters_own_words(recorded)
     diagnosis = recorded("no-branch", rename)
     assert diagnosis.cause.name == UNKNOWN
     assert "FluxCapacitorEmpty 1.21 gigawatts are needed" in diagnosis.cause.means
+
+
+def test_an_error_of_a_step_that_no_entry_knows_is_told_in_its_own_words(recorded):
+    def rename(records):
+        for item in records.objects:
+            for result in item["status"].get("results", []):
+                if result["name"] == "reason":
+                    result["value"] = "the images are upside down; turn them"
+
+    diagnosis = recorded("failing", rename)
+    assert (diagnosis.cause.name, diagnosis.cause.means) == (
+        "step-failed",
+        "the images are upside down; turn them",
+    )
+
+
+def test_what_mends_itself_hides_no_other_trouble(recorded):
+    def delay(records):
+        [workload] = [item for item in records.objects if item["kind"] == "Workload"]
+        late = {"reason": "TemplateStampFailure", "message": "unable to apply ytt template: signal: killed"}
+        for resource in workload["status"]["resources"][:2]:
+            for condition in resource["conditions"]:
+                if condition["type"] in ("ResourceSubmitted", "Ready"):
+                    condition |= {"status": "False", **late}
+
+    assert recorded("failing", delay).cause.name == "test-failed"
+    assert recorded("healthy", delay).cause.name == "chain-too-slow"
 
 
 def test_what_may_not_be_read_is_named_and_the_rest_is_judged(recorded):

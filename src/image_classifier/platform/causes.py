@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from image_classifier.platform.evidence import CONTAINER, LOG, RESULT, Sign
+from image_classifier.platform.evidence import CONDITION, CONTAINER, LOG, RESULT, Sign
 
 _APPLY = "tanzu apps workload apply {workload} -n {namespace}"
 _PREPARE = "an operator prepares the namespace: kubectl apply -k config/namespace -n {namespace}"
@@ -102,13 +102,6 @@ CAUSES = (
         r"^TemplateObjectRetrievalFailure: (?P<said>[^\n]*)",
         "the supply chain is not wholly installed: {said}",
         "an operator installs it again: kubectl apply --server-side -k OVERLAY (docs/platform-operator.md)",
-    ),
-    Cause(
-        "chain-too-slow",
-        r"^TemplateStampFailure: .*signal: killed",
-        "the chain had no time to work out what {resource} needs: the cluster is busy",
-        "wait: it is tried again within minutes; where it stays so, an operator gives Cartographer more CPU",
-        passing=True,
     ),
     # Sources
     Cause(
@@ -371,6 +364,7 @@ CAUSES = (
         r"^TaskRunTimeout: (?P<said>[^\n]*)",
         "{resource} took too long: {said}",
         f"give it longer by the param training_timeout, or a smaller budget: {_APPLY} --param training_timeout=4h",
+        (CONDITION,),
     ),
     Cause(
         "cancelled",
@@ -405,6 +399,13 @@ CAUSES = (
         r"^TemplateRejectedByAPIServer: (?P<said>[^\n]*)",
         "the cluster refuses what the chain makes for {resource}: {said}",
         f"change the param or field that it names: {_APPLY} --param NAME=VALUE",
+    ),
+    Cause(
+        "chain-too-slow",
+        r"^TemplateStampFailure: .*signal: killed",
+        "the chain had no time to work out what {resource} needs: the cluster is busy",
+        "wait: it is tried again within minutes; where it stays so, an operator gives Cartographer more CPU",
+        passing=True,
     ),
 )
 

@@ -13,7 +13,7 @@ from image_classifier.text import clip
 UNKNOWN = "unknown"
 """The name of the cause that no entry of the list tells."""
 PIN = "model_version"
-_SHOWN_SIGNS, _SHOWN_LINES, _SHOWN_CHARACTERS = 4, 8, 600
+_SHOWN_SIGNS, _SHOWN_LINES, _SHOWN_CHARACTERS = 4, 16, 600
 
 
 class Outcome(StrEnum):
@@ -87,7 +87,8 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 
 def _unknown(signs: tuple[Sign, ...], where: str) -> Found:
     """What can be said where nothing is known: the rawest of the signs, in its own words."""
-    rawest = next((sign for sign in signs if sign.where != LOG and sign.message), signs[0])
+    silence = Sign(CONDITION, where, "", "the cluster says nothing of it")
+    rawest = next(sign for sign in (*signs, silence) if sign.where != LOG and sign.message)
     return Found(
         UNKNOWN,
         f"{where} is in trouble that this command does not know: {rawest.reason} {rawest.message}".rstrip(),

@@ -8,18 +8,29 @@ from image_classifier.platform.cluster import Kind, Object
 from image_classifier.platform.evidence import CONDITION, RESULT, Sign, State
 
 
-def state_of(item: Object, without_output: set[str]) -> State:
+def silent(listed: Iterable[Object]) -> set[str]:
+    """The resources of a workload's status that pass nothing on now; what they passed on before may still be listed."""
+    return {item["name"] for item in listed if not item.get("outputs") or _submitted(item) == "False"}
+
+
+def state_of(item: Object, silent_ones: set[str]) -> State:
     """How a resource is, by the conditions that Cartographer keeps of it, and by what its inputs lack."""
     if is_true(item, "Ready"):
         return State.WELL
-    conditions = {condition["type"]: condition for condition in item.get("conditions", [])}
-    submitted, healthy = (conditions.get(kind, {}) for kind in ("ResourceSubmitted", "Healthy"))
+    submitted, healthy = _submitted(item), _condition(item, "Healthy")
     inputs = {each["name"] for each in item.get("inputs", [])}
-    if submitted.get("status") != "True" and inputs & without_output:
+    if submitted != "True" and healthy != "False" and inputs & silent_ones:
         return State.WAITING
-    if "False" in (submitted.get("status"), healthy.get("status")):
-        return State.FAILED
-    return State.RUNNING
+    return State.FAILED if "False" in (submitted, healthy) else State.RUNNING
+
+
+def _submitted(item: Object) -> str:
+    return _condition(item, "ResourceSubmitted")
+
+
+def _condition(item: Object, condition_type: str) -> str:
+    """True, False or Unknown; "" where there is no such condition."""
+    return next((each["status"] for each in _conditions(item) if each["type"] == condition_type), "")
 
 
 def output_of(listed: Iterable[Object], resource: str, name: str) -> str:

@@ -32,6 +32,7 @@ from image_classifier.platform.status import (
     kind_of,
     model_of,
     output_of,
+    silent,
     since,
     state_of,
     time_of,
@@ -67,7 +68,7 @@ def collect(cluster: Cluster, name: str, now: datetime) -> Evidence:
     walk = _Walk(cluster, name, now)
     status = workload.get("status", {})
     listed = status.get("resources", [])
-    without_output = {item["name"] for item in listed if not item.get("outputs")}
+    silent_ones = silent(listed)
     return Evidence(
         workload=name,
         namespace=cluster.namespace,
@@ -75,7 +76,7 @@ def collect(cluster: Cluster, name: str, now: datetime) -> Evidence:
         seen=status.get("observedGeneration") == workload["metadata"].get("generation"),
         # With resources, these repeat what the first of them says.
         signs=() if listed else tuple(conditions_of(workload)),
-        resources=tuple(walk.resource(item, without_output) for item in listed),
+        resources=tuple(walk.resource(item, silent_ones) for item in listed),
         serving=walk.allowed(walk.serving, None),
         passed=output_of(listed, _TRAIN, "revision"),
         unread=tuple(dict.fromkeys(walk.unread)),
@@ -97,9 +98,9 @@ class _Walk:
             self.unread.append(str(error))
             return otherwise
 
-    def resource(self, item: Object, without_output: set[str]) -> Resource:
+    def resource(self, item: Object, silent_ones: set[str]) -> Resource:
         """A resource of the workload's status, and what it stamped."""
-        state = state_of(item, without_output)
+        state = state_of(item, silent_ones)
         reference = item.get("stampedRef")
         stamped = f"{reference['kind']} {reference['name']}" if reference else ""
         signs: list[Sign] = []
