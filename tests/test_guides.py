@@ -265,6 +265,7 @@ def sizes() -> dict[str, list[str]]:
         ("train", "tekton/train-task.yaml", "train"),
         ("test", "tekton/test-task.yaml", "test"),
         ("accept", "tekton/accept-task.yaml", "accept"),
+        ("watch", "tekton/watch-task.yaml", "watch"),
         ("score", "tekton/score-task.yaml", "score"),
         ("build in the cluster", "tekton/build-task.yaml", "build"),
         ("MLflow", "config/mlflow/deployment.yaml", "mlflow"),

@@ -585,7 +585,7 @@ def rollback(settings: Settings, asked: Asked, report: Report) -> None:
 def _roll_workload_back(settings: Settings, asked: Asked, reason: str, report: Report) -> None:
     from image_classifier.platform.acceptance import Expected, wait_for_all_answers
     from image_classifier.platform.cluster import INFERENCE_SERVICE, Cluster
-    from image_classifier.platform.rollback import model_name, pin, release, require_workload, withdraw
+    from image_classifier.platform.rollback import model_name, pin, release, require_workload, wake, withdraw
     from image_classifier.rollback import side_by_side
 
     cluster = Cluster.connect(asked.namespace)
@@ -596,6 +596,7 @@ def _roll_workload_back(settings: Settings, asked: Asked, reason: str, report: R
     started = time.monotonic()
     if asked.release:
         freed = release(registry, cluster, workload, actor=by, reason=reason)
+        wake(cluster, workload)
         report(
             f"version {freed.number} is released; the chain tries what is newest, and `tanzu apps workload get "
             f"{asked.workload}` says how far it came"
@@ -605,6 +606,7 @@ def _roll_workload_back(settings: Settings, asked: Asked, reason: str, report: R
         change = pin(registry, cluster, workload, asked.to, actor=by, reason=reason)
     else:
         change = withdraw(registry, cluster, workload, actor=by, reason=reason)
+        wake(cluster, workload)
     for line in side_by_side(registry, change.before, change.after):
         report(line)
     report(f"version {change.after.number} comes in place of {change.before.number}; waiting for its answers")

@@ -29,8 +29,7 @@ VARIABLES = {
 the cluster), E2E_PYTHON_IMAGE (what those start from, where the cluster does not reach Docker Hub), E2E_VOLUME (a
 folder of the node, where nothing provides volumes), E2E_MLFLOW_STORES (a file of `NAME=value`, for MLflow on
 PostgreSQL and S3 as config/mlflow-postgresql-s3 describes it), E2E_NAMESPACE, E2E_ROLLOUTS (how many roll-outs are
-watched under load), E2E_FAULTY_IMAGE (tests/e2e/faulty on top of the server image), E2E_TRACKING_URI (MLflow, where the
-tests reach it otherwise than at its service's address), and E2E_TYPE (the workload type of a chain that is installed
+watched under load), E2E_FAULTY_IMAGE (tests/e2e/faulty on top of the server image), and E2E_TYPE (the workload type of a chain that is installed
 already; then nothing but the namespace is prepared)."""
 _SPOIL = """
 import sys, pathlib, mlflow
@@ -150,19 +149,23 @@ class Cluster:
             account = f"--serviceaccount={self.namespace}:{name}"
             self.kubectl("create", "rolebinding", name, f"--role={name}", account)
 
-    @property
-    def tracking_uri(self) -> str:
-        """The registry's address, for this machine."""
-        if given := self.environment.get("E2E_TRACKING_URI"):
-            return given
-        service = json.loads(run("kubectl", "get", "service", "-n", "mlflow", "mlflow", "-o", "json"))
-        return f"http://{service['spec']['clusterIP']}:{service['spec']['ports'][0]['port']}"
-
     def image_classifier(self, *arguments: str) -> str:
-        """What a command of ours prints, with this registry and namespace."""
-        given = {"MLFLOW_TRACKING_URI": self.tracking_uri, **self.environment}
-        command = [sys.executable, "-m", "image_classifier.cli", *arguments]
-        done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=300)
+        """What a command of ours prints, with this namespace and the registry, which is forwarded to this machine."""
+        forward = subprocess.Popen(
+            ["kubectl", "port-forward", "-n", "mlflow", "service/mlflow", ":5000"],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            assert forward.stdout is not None
+            port = forward.stdout.readline().rpartition(" -> ")[0].rpartition(":")[2]
+            # By this name its server lets itself be called; config/mlflow has those names.
+            given = {**self.environment, "MLFLOW_TRACKING_URI": f"http://localhost:{port}"}
+            command = [sys.executable, "-m", "image_classifier.cli", *arguments]
+            done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=300)
+        finally:
+            forward.terminate()
+            forward.communicate()
         if done.returncode:
             raise CommandError(done.stdout + done.stderr)
         return done.stdout
