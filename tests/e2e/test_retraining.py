@@ -101,7 +101,7 @@ def test_drift_starts_a_training_that_finds_the_data_as_before_and_the_next_one_
     print(first, second, sep="\n")
     assert "looks at its data again: drift" in first
     assert "not retrained: " in second
-    [begun] = wait("its run", lambda: runs_that_look_again(cluster, flowers))
-    wait("no training", lambda: "trained before" in cluster.log(begun, "train"))
+    begun = wait("its run", lambda: runs_that_look_again(cluster, flowers))
+    wait("no training", lambda: "trained before" in cluster.log(begun[0], "train"))
     settled(cluster, flowers)
     assert cluster.outputs(flowers, "accept") == served
