@@ -1,12 +1,16 @@
+import fcntl
 import io
 import json
+import shutil
 import subprocess
 import sys
 import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from image_classifier.datasets.cache import Cache
 from image_classifier.datasets.dataset import ORIGINAL_FORMATS
 from image_classifier.datasets.decoding import IN_PROCESS
 from image_classifier.errors import DataError
@@ -194,6 +198,22 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path, pets):
     )
     assert "DataError: there is no room for the prepared data in" in run.stderr.splitlines()[-1]
     assert left_in_cache(tmp_path) == []
+
+
+def test_a_draft_that_another_process_removes_just_before_it_is_locked_is_made_again(tmp_path, monkeypatch):
+    flock, removed = fcntl.flock, []
+
+    def lock_late(file, operation):
+        if not removed:
+            removed.append(Path(file.name).parent)
+            shutil.rmtree(removed[0])
+        flock(file, operation)
+
+    monkeypatch.setattr("image_classifier.datasets.cache.fcntl.flock", lock_late)
+    with Cache(tmp_path).draft() as draft:
+        assert draft.is_dir()
+        assert draft != removed[0]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_what_a_killed_process_left_is_removed(tmp_path, pets):

@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -73,11 +74,25 @@ def ended(cluster: Cluster, job: str) -> bool:
     return any(item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in conditions)
 
 
+def runs_that_look_again(cluster: Cluster, workload: str) -> list[Any]:
+    """The runs of `train` that were started by the workload's param `retrain` as it is now."""
+    [text] = [
+        item["value"]
+        for item in cluster.get("workload", workload)["spec"]["params"]
+        if item["name"] == "retrain"
+    ]
+    assert "(look again: " in text
+    return [
+        run
+        for run in cluster.runs(workload, "train")
+        if {"name": "retrain", "value": text} in run["spec"]["params"]
+    ]
+
+
 def test_drift_starts_a_training_that_finds_the_data_as_before_and_the_next_one_waits(
     cluster: Cluster, flowers: str
 ):
     settled(cluster, flowers)
-    before = len(cluster.runs(flowers, "train"))
     served = cluster.outputs(flowers, "accept")
     # The same image again and again is unlike anything that a model was made with.
     with retraining(cluster, flowers) as cron_job, Load(cluster.url(flowers)) as load:
@@ -86,8 +101,7 @@ def test_drift_starts_a_training_that_finds_the_data_as_before_and_the_next_one_
     print(first, second, sep="\n")
     assert "looks at its data again: drift" in first
     assert "not retrained: " in second
-    wait("its run", lambda: len(cluster.runs(flowers, "train")) == before + 1)
-    newest = cluster.runs(flowers, "train")[-1]
-    wait("no training", lambda: "trained before" in cluster.log(newest, "train"))
+    begun = wait("its run", lambda: runs_that_look_again(cluster, flowers))
+    wait("no training", lambda: "trained before" in cluster.log(begun[0], "train"))
     settled(cluster, flowers)
     assert cluster.outputs(flowers, "accept") == served

@@ -54,13 +54,17 @@ class Cache:
         """An empty folder beside the entries, removed at the end whatever happens."""
         self.root.mkdir(parents=True, exist_ok=True)
         self._remove_abandoned()
-        draft = Path(tempfile.mkdtemp(dir=self.root, prefix=_DRAFT))
-        try:
-            with (draft / _LOCK).open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                yield draft
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        while True:
+            draft = Path(tempfile.mkdtemp(dir=self.root, prefix=_DRAFT))
+            try:
+                with (draft / _LOCK).open("w") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX)
+                    # Just before that another process may have taken it for abandoned.
+                    if (draft / _LOCK).exists():
+                        yield draft
+                        return
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
 
     def publish(self, folder: Path, key: str, facts: Facts, signature: str, source: str) -> Dataset:
         """Make a folder with images, labels, names and originals the entry `key`; one that is there and whole stays."""
