@@ -7,20 +7,24 @@ nothing; each takes row groups in turn, decodes the images, and asks the model a
 checks nothing, and catches nothing. It decodes once by Pillow alone (`Image.open(...).convert("RGB")`: the images must
 have the model's size) and once by our decoder. Ours is the whole command, from its start to its summary. `--times`
 scores the files so many times over; `--ray` lets Ray Data do the same, too. Prints the rates, ours to each other one,
-and the peak memory of ours (all its processes).
+and the peak memory of ours (all its processes). Where others use the machine, the rates say little, and the seconds of
+CPU for an image still tell.
 """
 
 import argparse
 import io
 import multiprocessing
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -67,46 +71,60 @@ def score_bare(task: tuple[Path, int, str, Path]) -> int:
     return len(images)
 
 
-def rate_of_bare(folder: Path, package: Path, decoder: str) -> float:
+class Spent(NamedTuple):
+    """What a way of scoring took."""
+
+    seconds: float
+    """From its start to its end."""
+    cpu: float
+    """Seconds of CPU, in all its processes."""
+
+
+@contextmanager
+def spent() -> Iterator[list[Spent]]:
+    """Puts what the processes that the block starts and waits for took into the list."""
+    found: list[Spent] = []
+    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    yield found
+    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+    found.append(Spent(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
+
+
+def of_bare(folder: Path, package: Path, decoder: str) -> Spent:
     tasks = [
         (file, group, decoder, package)
         for file in sorted(folder.iterdir())
         for group in range(pq.read_metadata(file).num_row_groups)
     ]
-    with multiprocessing.get_context("fork").Pool(available_cpus()) as pool:
-        # Each process takes some of them and loads its session.
-        pool.map(score_bare, tasks[: 4 * available_cpus()], chunksize=1)
+    # Each process takes some of these and loads its session.
+    first = tasks[: 4 * available_cpus()]
+    with spent() as found, multiprocessing.get_context("fork").Pool(available_cpus()) as pool:
+        warm = sum(pool.map(score_bare, first, chunksize=1))
         began = time.perf_counter()
         count = sum(pool.imap_unordered(score_bare, tasks))
-        return count / (time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        pool.close()
+        pool.join()
+    return Spent(seconds, found[0].cpu * count / (count + warm))
 
 
-def rate_of_ours(folder: Path, package: Path, count: int) -> tuple[float, PeakMemory]:
-    with tempfile.TemporaryDirectory() as home:
-        command = [
-            sys.executable,
-            "-m",
-            "image_classifier.cli",
-            "score",
-            str(folder),
-            "--model",
-            str(package),
-        ]
-        with PeakMemory() as memory:
-            began = time.perf_counter()
-            subprocess.run(
-                [*command, "--to", f"{home}/scores", "--home", home], check=True, stdout=sys.stderr
-            )
-            return count / (time.perf_counter() - began), memory
+def of_command(command: Sequence[str | Path]) -> Spent:
+    with spent() as found:
+        subprocess.run(command, check=True, stdout=sys.stderr)
+    return found[0]
 
 
-def rate_of_ray(folder: Path, package: Path, count: int) -> float:
+def of_ours(folder: Path, package: Path) -> tuple[Spent, PeakMemory]:
+    with tempfile.TemporaryDirectory() as home, PeakMemory() as memory:
+        score = (sys.executable, "-m", "image_classifier.cli", "score", folder, "--model", package)
+        return of_command((*score, "--to", f"{home}/scores", "--home", home)), memory
+
+
+def of_ray(folder: Path, package: Path) -> Spent:
     python = make_environment("ray")
     with tempfile.TemporaryDirectory() as home:
-        command = [python, PEERS / "ray_score.py", folder, package, f"{home}/scores", str(available_cpus())]
-        began = time.perf_counter()
-        subprocess.run(command, check=True, stdout=sys.stderr)
-        return count / (time.perf_counter() - began)
+        score = (python, PEERS / "ray_score.py", folder, package)
+        return of_command((*score, f"{home}/scores", str(available_cpus())))
 
 
 def main() -> None:
@@ -117,7 +135,7 @@ def main() -> None:
     parser.add_argument("--times", type=int, default=1)
     parser.add_argument("--ray", action="store_true")
     given = parser.parse_args()
-    rates: dict[str, list[float]] = {name: [] for name in ("ours", *DECODERS)}
+    all_spent: dict[str, list[Spent]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for number in range(given.times):
@@ -125,20 +143,25 @@ def main() -> None:
                 (folder / f"{file.stem}-{number}.parquet").symlink_to(file.absolute())
         count = sum(pq.read_metadata(file).num_rows for file in folder.iterdir())
         for _ in range(given.repeats):
-            for decoder in DECODERS:
-                rates[decoder].append(rate_of_bare(folder, given.package, decoder))
-            rate, memory = rate_of_ours(folder, given.package, count)
-            rates["ours"].append(rate)
+            ours, memory = of_ours(folder, given.package)
+            now = {"ours": ours, **{name: of_bare(folder, given.package, name) for name in DECODERS}}
             if given.ray:
-                rates.setdefault("Ray Data", []).append(rate_of_ray(folder, given.package, count))
-            told = ", ".join(f"{name} {values[-1]:,.0f}/s" for name, values in rates.items())
-            print(
-                f"{count:,} images on {available_cpus()} cores: {told}; ours took {memory.all / 2**20:,.0f} MiB "
-                f"({memory.private / 2**20:,.0f} MiB private)"
+                now["Ray Data"] = of_ray(folder, given.package)
+            for name, took in now.items():
+                all_spent.setdefault(name, []).append(took)
+            told = ", ".join(
+                f"{name} {count / took.seconds:,.0f}/s and {1e3 * took.cpu / count:.3f} ms of CPU an image"
+                for name, took in now.items()
             )
-    ours = statistics.median(rates["ours"])
-    for name, values in rates.items():
-        print(f"ours to {name}: {ours / statistics.median(values):.3f}")
+            print(f"{count:,} images on {available_cpus()} cores: {told}")
+            print(
+                f"ours: {memory.all / 2**20:,.0f} MiB ({memory.private / 2**20:,.0f} MiB private)", flush=True
+            )
+    seconds, cpu = (statistics.median(column) for column in zip(*all_spent["ours"], strict=True))
+    for name, column in all_spent.items():
+        rate = statistics.median(took.seconds for took in column) / seconds
+        by_cpu = statistics.median(took.cpu for took in column) / cpu
+        print(f"ours to {name}: {rate:.3f} of the rate, {by_cpu:.3f} of the images by seconds of CPU")
 
 
 if __name__ == "__main__":

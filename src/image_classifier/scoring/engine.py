@@ -5,6 +5,7 @@ loopback address alone, and only to those who have this run's certificate.
 """
 
 import logging
+import signal
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -37,6 +38,8 @@ class _OneModel(WorkerPlugin):
         self._work = work
 
     def setup(self, worker: Any) -> None:  # noqa: ARG002 (Dask gives it)
+        # Ctrl-C goes to all processes of a terminal, and the first one ends the others.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.scorer = Scorer(self._work)
 
 
@@ -56,7 +59,8 @@ def score_in_processes(parts: Sequence[Part], work: Work, processes: int, scratc
             worker_dashboard_address=None,
             security=Security.temporary(),
             local_directory=str(scratch),
-            silence_logs=logging.ERROR,
+            # What goes wrong is raised here; a run that is ended early would print what its processes miss.
+            silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
     ):

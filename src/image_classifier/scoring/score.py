@@ -7,6 +7,7 @@ from pathlib import Path
 
 from image_classifier.cpus import available_cpus
 from image_classifier.datasets.cache import Cache
+from image_classifier.datasets.decoding import IN_PROCESS
 from image_classifier.datasets.fetch import is_remote, without_credentials
 from image_classifier.datasets.known import KNOWN, describe
 from image_classifier.datasets.reading import locate, read_source, stamps_of
@@ -24,8 +25,6 @@ from image_classifier.settings import Settings
 
 _FORMAT = 1
 """Of the results; to be raised when the columns, or the parts of a source, change."""
-_ALONE = 2**24
-"""Up to so many bytes of data, starting worker processes costs more than they save."""
 
 Stamps = Sequence[tuple[str, str, int, int]]
 
@@ -97,7 +96,7 @@ def _read(settings: Settings, path: Path | None, scratch: Path) -> Source:
 
 def _processes(given: int, size: int) -> int:
     """How many processes score `size` bytes of data."""
-    return given or (1 if size <= _ALONE else available_cpus())
+    return given or (1 if size <= IN_PROCESS else available_cpus())
 
 
 def _scored(parts: Sequence[Part], work: Work, processes: int, scratch: Path) -> Iterator[int]:
