@@ -51,9 +51,16 @@ class Attestations:
             made,
             actor=self.actor,
             steps_image=self.steps_image,
-            version=importlib.metadata.version("image-classifier"),
+            version=_program_version(),
         )
         (folder / artifacts.PROVENANCE).write_text(json.dumps(statement, indent=1) + "\n", encoding="utf-8")
         if self.key is not None:
             (folder / artifacts.SIGNED_PROVENANCE).write_bytes(seal(statement, self.key))
             (folder / artifacts.SIGNATURE).write_bytes(sign(digests_of(folder), self.name, self.key))
+
+
+def _program_version() -> str:
+    try:
+        return importlib.metadata.version("image-classifier")
+    except importlib.metadata.PackageNotFoundError:  # run from its source, as in an image that a buildpack made
+        return "unknown"
