@@ -53,7 +53,8 @@ def test_a_signed_model_is_served_and_a_changed_one_is_not(
     cluster, key = signing
     name = new_name("signed")
     source = ("--git-repo", repository.address, "--git-branch", "main")
-    given = {"budget": "1.5s", "min_accuracy": "0.3", "public_key": key, "min_scale": "1"}
+    easy = {"budget": "5s", "min_accuracy": "0.15", "max_calibration_error": "1"}
+    given = {**easy, "public_key": key, "min_scale": "1"}
     cluster.create(name, *source, **given)
     print(settled(cluster, name))
     assert ask(cluster.url(name)) == "1"
