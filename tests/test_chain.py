@@ -17,7 +17,9 @@ from image_classifier import chain
 from image_classifier.errors import PackageError, RegistryError, SignatureError
 from image_classifier.local_server import free_port
 from image_classifier.package import Package
+from image_classifier.registry_access import fetch_model
 from image_classifier.settings import Seconds, Settings
+from image_classifier.usage import predict
 from tests.test_signature import model_signing, write_keys
 
 
@@ -55,7 +57,7 @@ def champion(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> 
 
 
 def test_a_package_that_was_promoted_says_where_it_comes_from(champion):
-    package = chain.fetch_model(champion, Lines())
+    package = fetch_model(champion, Lines())
     assert package.classes == tuple("0123456789")
     assert {"source_revision", "data_digest", "run_id", "fingerprint", "parameters"} <= set(
         package.provenance
@@ -78,7 +80,7 @@ def test_a_registered_model_is_verified_by_model_signing_as_mlflow_hands_it_out(
 def test_a_version_of_another_key_is_not_used(champion, tmp_path):
     _, other = write_keys(tmp_path)
     with pytest.raises(SignatureError, match="is by another key"):
-        chain.fetch_model(replace(champion, public_key=str(other)), Lines())
+        fetch_model(replace(champion, public_key=str(other)), Lines())
 
 
 def test_a_version_that_was_registered_before_the_key_is_said_to_lack_its_signature(champion, tmp_path):
@@ -116,9 +118,9 @@ def test_a_worse_model_is_refused_in_words_and_the_champion_stays(champion):
 
 
 def test_predict_ranks_the_classes_of_image_files(champion, tmp_path):
-    golden = Package.read(chain.fetch_model(champion, Lines()).folder).golden[0]
+    golden = Package.read(fetch_model(champion, Lines()).folder).golden[0]
     (tmp_path / "digit.png").write_bytes(golden.png)
-    ((path, ranking),) = chain.predict(replace(champion, top=3), [tmp_path / "digit.png"], Lines())
+    ((path, ranking),) = predict(replace(champion, top=3), [tmp_path / "digit.png"], Lines())
     assert path.name == "digit.png"
     assert len(ranking) == 3
     assert ranking[0][1] == pytest.approx(max(golden.probabilities), abs=1e-4)

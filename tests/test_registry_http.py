@@ -6,9 +6,9 @@ import urllib.parse
 
 import pytest
 
-from image_classifier.chain import open_registry
 from image_classifier.errors import RegistryError
 from image_classifier.package import Package
+from image_classifier.registry_access import open_registry
 from image_classifier.settings import Seconds, Settings
 from tests.mlflow_helpers import record_training, registry_at
 

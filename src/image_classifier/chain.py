@@ -3,35 +3,28 @@
 Steps leave what the next one needs in the work folder (`home/work`), and what must last in the registry.
 """
 
-import getpass
 import json
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from image_classifier import artifacts, provenance
 from image_classifier.cpus import available_cpus, share_cpus
 from image_classifier.errors import (
-    ClusterError,
-    ImageError,
     PackageError,
-    RegistryAwayError,
     RegistryError,
     SourceError,
     TrainingError,
 )
 from image_classifier.files import write_atomically
-from image_classifier.images import decode
-from image_classifier.package import Model, Package, likeliest
+from image_classifier.package import Model, Package
 from image_classifier.platform.results import clipped, leave_results
 from image_classifier.recipe import Recipe
+from image_classifier.registry_access import Report, actor, fetch_model, open_registry
 from image_classifier.settings import SETTINGS, Settings, as_environment
 
 if TYPE_CHECKING:  # these bring PyTorch, MLflow or SciPy, which most commands never need
@@ -39,14 +32,7 @@ if TYPE_CHECKING:  # these bring PyTorch, MLflow or SciPy, which most commands n
     from image_classifier.distributed import Group
     from image_classifier.evaluation import Evaluation
     from image_classifier.gate import Verdict
-    from image_classifier.registry import Registry, Version
-    from image_classifier.scoring.summary import Summary
-    from image_classifier.served import Entry
-
-_REGISTRY_PAUSE = 2.0
-
-Report = Callable[[str], None]
-"""Takes a line that tells the user what was done."""
+    from image_classifier.registry import Version
 
 
 @dataclass(frozen=True)
@@ -74,26 +60,6 @@ class WorkFolder:
 
 def work_folder(settings: Settings) -> WorkFolder:
     return WorkFolder(settings.home / "work")
-
-
-def open_registry(settings: Settings, report: Report) -> "Registry":
-    """The registry, once it answers, so that no work is done that could not be recorded."""
-    from image_classifier.registry import Registry
-
-    registry = Registry(settings)
-    end = time.monotonic() + settings.registry_wait
-    waiting = False
-    while True:
-        try:
-            registry.check()
-            return registry
-        except RegistryAwayError as error:
-            if time.monotonic() >= end:
-                raise
-            if not waiting:
-                report(f"{error} Waiting for it for up to {settings.registry_wait:g} s.")
-            waiting = True
-            time.sleep(_REGISTRY_PAUSE)
 
 
 def source(settings: Settings, report: Report) -> None:
@@ -505,8 +471,9 @@ def watch(settings: Settings, report: Report) -> None:
     It is turned back as `rollback` would; that it was is a result, and no error.
     """
     from image_classifier.platform.cluster import Cluster
-    from image_classifier.platform.rollback import require_workload, withdraw
+    from image_classifier.platform.rollback import withdraw
     from image_classifier.platform.watch import watch as watch_revision
+    from image_classifier.platform.workload import require_workload
 
     registry = open_registry(settings, report)
     version = registry.get(settings.model or "champion")
@@ -532,205 +499,6 @@ def watch(settings: Settings, report: Report) -> None:
         )
     verdict = "refused" if seen.worse else "accepted"
     leave_results(settings, {"verdict": verdict, "reason": clipped(reason)})
-
-
-def history(settings: Settings, report: Report) -> "list[Entry]":
-    """All that was decided about the model's versions, the newest first."""
-    from image_classifier.served import entries
-
-    return entries(open_registry(settings, report))
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a roll-back is asked to do."""
-
-    to: str = ""
-    """Version to go to; "": the one that served before."""
-    release: bool = False
-    """Undo it instead."""
-    reason: str = ""
-    workload: str = ""
-    """"" for the registry of this machine, without a platform."""
-    namespace: str = ""
-    """"" for the one that kubectl would take."""
-
-
-def rollback(settings: Settings, asked: Asked, report: Report) -> None:
-    """Let a version that served before serve again, and record who wanted it and why.
-
-    On the platform it ends when the address of the workload gives that version's answers alone.
-    """
-    from image_classifier.rollback import NO_REASON, roll_back_champion, side_by_side
-
-    reason = asked.reason or NO_REASON
-    if asked.workload:
-        _roll_workload_back(settings, asked, reason, report)
-        return
-    if asked.release:
-        raise RegistryError(
-            "nothing is held back without a platform; name a workload, or the version with "
-            "`image-classifier promote --model NUMBER`"
-        )
-    registry = open_registry(settings, report)
-    before, after = roll_back_champion(registry, asked.to, actor=actor(), reason=reason)
-    for line in side_by_side(registry, before, after):
-        report(line)
-    report(
-        f"version {after.number} is the champion in place of {before.number}; `image-classifier serve` serves it, "
-        "and a server that runs goes on with its own"
-    )
-
-
-def _roll_workload_back(settings: Settings, asked: Asked, reason: str, report: Report) -> None:
-    from image_classifier.platform.acceptance import Expected, wait_for_all_answers
-    from image_classifier.platform.cluster import INFERENCE_SERVICE, Cluster
-    from image_classifier.platform.rollback import model_name, pin, release, require_workload, wake, withdraw
-    from image_classifier.rollback import side_by_side
-
-    cluster = Cluster.connect(asked.namespace)
-    workload = require_workload(cluster, asked.workload)
-    registry = open_registry(replace(settings, name=model_name(workload)), report)
-    user = cluster.user()
-    by = f"{actor()} ({user})" if user else actor()
-    started = time.monotonic()
-    if asked.release:
-        freed = release(registry, cluster, workload, actor=by, reason=reason)
-        wake(cluster, workload)
-        report(
-            f"version {freed.number} is released; the chain tries what is newest, and `tanzu apps workload get "
-            f"{asked.workload}` says how far it came"
-        )
-        return
-    if asked.to:
-        change = pin(registry, cluster, workload, asked.to, actor=by, reason=reason)
-    else:
-        change = withdraw(registry, cluster, workload, actor=by, reason=reason)
-        wake(cluster, workload)
-    for line in side_by_side(registry, change.before, change.after):
-        report(line)
-    report(f"version {change.after.number} comes in place of {change.before.number}; waiting for its answers")
-    service = cluster.get(INFERENCE_SERVICE, asked.workload)
-    url = (service or {}).get("status", {}).get("url", "")
-    if not url:
-        raise ClusterError(f"workload {asked.workload} has no address yet; nothing can be asked of it")
-    expected = Expected(str(change.after.number), change.image)
-    wait_for_all_answers(url, expected, timeout=settings.accept_timeout)
-    report(
-        f"version {change.after.number} gives all answers of {url} after {time.monotonic() - started:.0f} s; "
-        "--release undoes this"
-    )
-
-
-def fetch_model(settings: Settings, report: Report) -> Package:
-    """The package that `model` names: a folder, or a version of the registry (the champion by default).
-
-    Where the settings have a public key it must be signed, and a version of the registry as one of its model.
-    """
-    package, name = _found_package(settings, report)
-    if settings.public_key:
-        # Not imported above: who asks for no signature need not load a library of cryptography.
-        from image_classifier.signature import verify_folder
-
-        verify_folder(package.folder, settings.public_key, name=name)
-    return package
-
-
-def _found_package(settings: Settings, report: Report) -> tuple[Package, str]:
-    """The package, and the name of its registered model ("" of a folder)."""
-    folder = Path(settings.model) if settings.model else None
-    if folder is not None and (folder.exists() or not settings.model.startswith("models:")):
-        return Package.read(folder), ""
-    registry = open_registry(settings, report)
-    version = registry.get(settings.model or "champion")
-    target = settings.home / "models" / version.name / str(version.number)
-    try:
-        return Package.read(target), version.name
-    except PackageError:
-        # Absent or damaged: fetched anew.
-        registry.download(version, target)
-        return Package.read(target), version.name
-
-
-def predict(
-    settings: Settings, paths: Sequence[Path], report: Report
-) -> Iterator[tuple[Path, list[tuple[str, float]]]]:
-    """For each image file, its `top` classes and their probabilities, the likeliest first."""
-    model = Model.load(fetch_model(settings, report), available_cpus())
-    for path in paths:
-        try:
-            image = decode(path.read_bytes(), model.package.image_size, settings.max_pixels)
-        except OSError as error:
-            raise ImageError(f"{path} cannot be read: {error.strerror}") from error
-        except ImageError as error:
-            raise type(error)(f"{path}: {error}") from error
-        probabilities = model.probabilities(image[np.newaxis])[0]
-        yield path, likeliest(probabilities, model.classes, settings.top)
-
-
-def score(settings: Settings, report: Report) -> "Summary":
-    """Score all images of `data`, labelled or not, into parquet files in `to`. A run that was cut off goes on."""
-    from image_classifier.scoring.score import score_source
-
-    summary = score_source(settings, fetch_model(settings, report), report)
-    report(f"{summary.in_words}; the scores are in {settings.to}")
-    leave_results(
-        settings,
-        {
-            "verdict": "scored",
-            "reason": clipped(summary.in_words),
-            "images": str(summary.images),
-            "unread": str(summary.unread),
-        },
-    )
-    return summary
-
-
-@dataclass(frozen=True)
-class Answer:
-    """What `why` found."""
-
-    well: bool
-    """Whether nothing is wrong."""
-    lines: tuple[str, ...]
-    """For people."""
-    content: Mapping[str, Any]
-    """For machines."""
-
-
-def why(settings: Settings, workload: str | None, report: Report) -> Answer:
-    """Why a workload is as it is, of its cluster; without one, how the newest version stands, of the registry.
-
-    Raises ClusterError where there is no cluster, it cannot be asked, or it has no such workload.
-    """
-    if workload is None:
-        return _registry_answer(settings, report)
-    from image_classifier.platform import diagnosis as made_of
-    from image_classifier.platform.cluster import Cluster
-    from image_classifier.platform.walk import collect
-
-    evidence = collect(Cluster.connect(settings.namespace), workload, datetime.now(UTC))
-    diagnosis = made_of.diagnose(evidence)
-    return Answer(
-        diagnosis.outcome is not made_of.Outcome.TROUBLE,
-        tuple(made_of.in_words(diagnosis)),
-        made_of.to_json(diagnosis),
-    )
-
-
-def _registry_answer(settings: Settings, report: Report) -> Answer:
-    from image_classifier.standing import Place, in_words, standing_of, to_json
-
-    standing = standing_of(open_registry(settings, report))
-    return Answer(standing.place is Place.SERVES, tuple(in_words(standing)), to_json(standing))
-
-
-def actor() -> str:
-    """Who acts, for the registry's history: the user, or the service account a step runs as."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a numeric user without an entry, as in a container
-        return f"uid {os.getuid()}"
 
 
 def _trained_package(work: WorkFolder) -> Package:

@@ -88,6 +88,18 @@ def _chain() -> ModuleType:
     return chain
 
 
+def _usage() -> ModuleType:
+    from image_classifier import usage
+
+    return usage
+
+
+def _oversight() -> ModuleType:
+    from image_classifier import oversight
+
+    return oversight
+
+
 def _upkeep() -> ModuleType:
     from image_classifier import upkeep
 
@@ -332,10 +344,9 @@ def serve(settings: Settings) -> None:
     """
     need_no_blas()
     with lasting():
+        from image_classifier.registry_access import fetch_model
         from image_classifier.serving.server import serve as run_server
-
-        chain = _chain()
-    run_server(settings, chain.fetch_model(settings, click.echo))
+    run_server(settings, fetch_model(settings, click.echo))
 
 
 @main.command()
@@ -348,7 +359,7 @@ def predict(settings: Settings, images: tuple[Path, ...], as_json: bool) -> None
     \b
     image-classifier predict photo.jpg
     """
-    for path, ranking in _chain().predict(settings, images, _note):
+    for path, ranking in _usage().predict(settings, images, _note):
         if as_json:
             click.echo(
                 json.dumps({"image": str(path), "top": [{"label": n, "probability": p} for n, p in ranking]})
@@ -370,7 +381,7 @@ def score(settings: Settings, source: str | None) -> None:
     image-classifier score ~/photos --to scores.parquet
     image-classifier score s3://bucket/images.parquet --to s3://bucket/scores --model models:/image-classifier/7
     """
-    _chain().score(replace(settings, data=source) if source else settings, click.echo)
+    _usage().score(replace(settings, data=source) if source else settings, click.echo)
 
 
 @main.command()
@@ -385,7 +396,7 @@ def history(settings: Settings, as_json: bool) -> None:
     image-classifier history
     image-classifier history --name photos --json
     """
-    entries = _chain().history(settings, _note)
+    entries = _oversight().history(settings, _note)
     if as_json:
         click.echo(json.dumps([entry.to_dict() for entry in entries], indent=1))
         return
@@ -403,8 +414,7 @@ def history(settings: Settings, as_json: bool) -> None:
 )
 @click.option("--release", is_flag=True, help="Undo a roll-back: let the newest version be tried again.")
 @click.option("--reason", default="", metavar="TEXT", help="Why, for the history.")
-@click.option("--namespace", default="", metavar="NAME", help="Of the workload.  [default: kubectl's]")
-@settings_options(*WHERE, "accept_timeout")
+@settings_options("namespace", *WHERE, "accept_timeout")
 def rollback(settings: Settings, **asked: Any) -> None:
     """Let the version that served before, or VERSION, serve again; of a WORKLOAD, or of this machine's registry.
 
@@ -416,8 +426,8 @@ def rollback(settings: Settings, **asked: Any) -> None:
     image-classifier rollback photos --reason "cats became dogs"
     image-classifier rollback photos --to 3
     """
-    chain = _chain()
-    chain.rollback(settings, chain.Asked(**asked), click.echo)
+    oversight = _oversight()
+    oversight.rollback(settings, oversight.Asked(**asked), click.echo)
 
 
 @main.command()
@@ -434,7 +444,7 @@ def why(settings: Settings, workload: str | None, as_json: bool) -> None:
     image-classifier why photos
     image-classifier why
     """
-    answer = _chain().why(settings, workload, _note)
+    answer = _oversight().why(settings, workload, _note)
     for line in [json.dumps(answer.content, indent=1, ensure_ascii=False)] if as_json else answer.lines:
         click.echo(line)
     if not answer.well:
@@ -502,7 +512,9 @@ def run(settings: Settings, keep: bool | None) -> None:
     _chain().gate(settings, click.echo)
     if _chain().promote(settings, click.echo) is None:
         return
-    package = _chain().fetch_model(settings, click.echo)
+    from image_classifier.registry_access import fetch_model
+
+    package = fetch_model(settings, click.echo)
     command = [sys.executable, "-m", "image_classifier.cli", "serve", "--model", str(package.folder)]
     # Not as options, for one is a token.
     given = as_environment(settings, (*SERVING, "public_key"))

@@ -5,7 +5,6 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 from image_classifier import artifacts
-from image_classifier.chain import Report, actor, fetch_model, open_registry
 from image_classifier.drift import DriftJudgement, Reference
 from image_classifier.drift_record import DriftRecord
 from image_classifier.errors import RegistryError, ServerError, SettingError
@@ -14,6 +13,7 @@ from image_classifier.platform.servers import ServerReport, addresses_of, ask_se
 from image_classifier.platform.workload import model_name, params_of, require_workload, set_params
 from image_classifier.provenance import look_again
 from image_classifier.registry import Registry, Version
+from image_classifier.registry_access import Report, actor, fetch_model, open_registry
 from image_classifier.retraining import Rules, decide
 from image_classifier.settings import Settings
 from image_classifier.text import clip

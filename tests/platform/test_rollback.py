@@ -9,14 +9,8 @@ import pytest
 
 from image_classifier.errors import ClusterError, ConflictError, RegistryError
 from image_classifier.platform.cluster import Cluster
-from image_classifier.platform.rollback import (
-    accepted_runs,
-    model_name,
-    pin,
-    release,
-    require_workload,
-    withdraw,
-)
+from image_classifier.platform.rollback import accepted_runs, pin, release, withdraw
+from image_classifier.platform.workload import require_workload
 from tests.mlflow_helpers import record_training, registry_at
 from tests.platform.recorded_cluster import Records, recorded_cluster
 
@@ -156,16 +150,6 @@ def test_where_nothing_is_before_it_is_said(cluster, records, registry, objects,
     with pytest.raises(ClusterError, match=said):
         withdraw(registry, cluster, workload_of(cluster), **BY)
     assert registry.champion().number == 2
-
-
-def test_a_workload_that_is_not_there_is_named_with_those_that_are(cluster):
-    with pytest.raises(ClusterError, match="no workload weeds in namespace team, only: flowers; --namespace"):
-        require_workload(cluster, "weeds")
-
-
-def test_the_registered_model_has_the_workloads_name_or_that_of_its_param():
-    assert model_name(a_workload()) == "flowers"
-    assert model_name(a_workload(name="blossoms")) == "blossoms"
 
 
 def test_a_pin_changes_one_param_and_is_recorded(cluster, records, registry):

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from image_classifier import chain
+from image_classifier import usage
 from image_classifier.errors import DataError
 from image_classifier.images import decode
 from image_classifier.package import Model, Package
@@ -362,7 +362,7 @@ def test_a_step_leaves_what_came_of_it(tmp_path, package_folder):
         model=str(package_folder),
         results=str(tmp_path / "results"),
     )
-    chain.score(settings, lines.append)
+    usage.score(settings, lines.append)
     assert lines == [f"scored 1 image; the scores are in {tmp_path / 'scores'}"]
     assert {path.name: path.read_text() for path in (tmp_path / "results").iterdir()} == {
         "verdict": "scored",

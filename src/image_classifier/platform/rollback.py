@@ -12,16 +12,15 @@ Two ways, by what is wanted:
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-from image_classifier.errors import ClusterError, ConflictError
+from image_classifier.errors import ClusterError
 from image_classifier.history import Event, withdrawal
 from image_classifier.platform.cluster import TASK_RUN, WORKLOAD, Cluster, Object
+from image_classifier.platform.workload import params_of, set_params
 from image_classifier.registry import Registry, Version
 from image_classifier.rollback import acceptable, check_alone
 
 PIN = "model_version"
-_TRIES = 5
 _WOKEN = "image-classifier/woken-at"
 
 
@@ -47,27 +46,6 @@ class Change:
     after: Version
     image: str
     """Server image that answers with it then; "": whichever is the newest."""
-
-
-def require_workload(cluster: Cluster, name: str) -> Object:
-    """The workload of that name; raises ClusterError, with the names of those that are there, for one that is not."""
-    workload = cluster.get(WORKLOAD, name)
-    if workload is None:
-        there = ", ".join(item["metadata"]["name"] for item in cluster.list(WORKLOAD)) or "none"
-        raise ClusterError(
-            f"there is no workload {name} in namespace {cluster.namespace}, only: {there}; --namespace names another"
-        )
-    return workload
-
-
-def model_name(workload: Object) -> str:
-    """The registered model of a workload."""
-    return str(params_of(workload).get("name") or workload["metadata"]["name"])
-
-
-def params_of(workload: Object) -> dict[str, Any]:
-    """A workload's own params."""
-    return {param["name"]: param["value"] for param in workload.get("spec", {}).get("params") or []}
 
 
 def accepted_runs(cluster: Cluster, workload: str) -> list[AcceptedRun]:
@@ -106,7 +84,8 @@ def succeeded(run: Object) -> bool:
 def withdraw(registry: Registry, cluster: Cluster, workload: Object, *, actor: str, reason: str) -> Change:
     """Take the pair that serves out of service, for the one that was accepted before it.
 
-    The chain follows when Cartographer looks at the workload next: when a step ends, or `wake` is called. Raises ClusterError where there is none, or where a pin holds what serves.
+    The chain follows when Cartographer looks at the workload next: when a step ends, or `wake` is called. Raises
+    ClusterError where there is none, or where a pin holds what serves.
     """
     name = workload["metadata"]["name"]
     if pinned := params_of(workload).get(PIN):
@@ -162,7 +141,7 @@ def pin(
     if pinned == str(version.number) or (not pinned and champion.number == version.number):
         raise ClusterError(f"version {version.number} serves already")
     image = _newest_image(workload)
-    _set_pin(cluster, workload, str(version.number))
+    set_params(cluster, workload, {PIN: str(version.number)})
     registry.roll_back(version, replaced=champion.number, actor=actor, reason=reason, image=image)
     return Change(champion, version, "")
 
@@ -183,7 +162,7 @@ def release(registry: Registry, cluster: Cluster, workload: Object, *, actor: st
     """
     name, champion = workload["metadata"]["name"], registry.champion()
     if params_of(workload).get(PIN) and champion is not None:
-        _set_pin(cluster, workload, None)
+        set_params(cluster, workload, {PIN: None})
         registry.release(champion, actor=actor, reason=reason)
         return champion
     # What was tried last is what the chain would serve.
@@ -204,29 +183,3 @@ def wake(cluster: Cluster, workload: Object) -> None:
     """Have Cartographer look at a workload: it notices at once what changes, but only by and by what is deleted."""
     now = datetime.now(UTC).isoformat(timespec="milliseconds")
     cluster.patch(WORKLOAD, workload["metadata"]["name"], {"metadata": {"annotations": {_WOKEN: now}}})
-
-
-def _set_pin(cluster: Cluster, workload: Object, version: str | None) -> None:
-    """Change that one param, and nothing of what somebody else changed meanwhile."""
-    name, generation = workload["metadata"]["name"], workload["metadata"]["generation"]
-    seen: Object | None = workload
-    for _ in range(_TRIES):
-        if seen is None or seen["metadata"]["generation"] != generation:
-            break
-        params = [param for param in seen["spec"].get("params") or [] if param["name"] != PIN]
-        if version is not None:
-            params.append({"name": PIN, "value": version})
-        try:
-            # A merge patch has lists as a whole: the version guards them. Cartographer's writes to the status change
-            # it, too, but not the generation.
-            change = {
-                "metadata": {"resourceVersion": seen["metadata"]["resourceVersion"]},
-                "spec": {"params": params},
-            }
-            cluster.patch(WORKLOAD, name, change)
-            return
-        except ConflictError:
-            seen = cluster.get(WORKLOAD, name)
-    raise ConflictError(
-        f"somebody else changed workload {name} at the same time; look at it, then repeat the command"
-    )

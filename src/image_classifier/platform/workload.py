@@ -3,17 +3,19 @@
 from collections.abc import Mapping
 from typing import Any
 
-from image_classifier.errors import ClusterError
+from image_classifier.errors import ClusterError, ConflictError
 from image_classifier.platform.cluster import WORKLOAD, Cluster, Object
+
+_TRIES = 5
 
 
 def require_workload(cluster: Cluster, name: str) -> Object:
-    """The workload; raises ClusterError where there is none."""
+    """The workload of that name; raises ClusterError, with the names of those that are there, for one that is not."""
     workload = cluster.get(WORKLOAD, name)
     if workload is None:
+        there = ", ".join(item["metadata"]["name"] for item in cluster.list(WORKLOAD)) or "none"
         raise ClusterError(
-            f"there is no workload {name} in namespace {cluster.namespace}; `tanzu apps workload list` shows those "
-            "there are"
+            f"there is no workload {name} in namespace {cluster.namespace}, only: {there}; --namespace names another"
         )
     return workload
 
@@ -29,9 +31,28 @@ def model_name(workload: Object) -> str:
 
 
 def set_params(cluster: Cluster, workload: Object, values: Mapping[str, Any]) -> None:
-    """Set params of a workload as it was read; raises ClusterError where somebody has changed it since."""
-    others = [param for param in workload["spec"].get("params") or [] if param["name"] not in values]
-    params = [*others, *({"name": name, "value": value} for name, value in values.items())]
-    metadata = workload["metadata"]
-    change = {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "spec": {"params": params}}
-    cluster.patch(WORKLOAD, metadata["name"], change)
+    """Set these params of a workload as it was read, or remove those that are None, and change no other.
+
+    Raises ConflictError where somebody has changed the workload since.
+    """
+    name, generation = workload["metadata"]["name"], workload["metadata"]["generation"]
+    seen: Object | None = workload
+    for _ in range(_TRIES):
+        if seen is None or seen["metadata"]["generation"] != generation:
+            break
+        others = [param for param in seen["spec"].get("params") or [] if param["name"] not in values]
+        given = [{"name": key, "value": value} for key, value in values.items() if value is not None]
+        # A merge patch has lists as a whole: the version guards them. Cartographer's writes to the status change it,
+        # too, but not the generation.
+        change = {
+            "metadata": {"resourceVersion": seen["metadata"]["resourceVersion"]},
+            "spec": {"params": [*others, *given]},
+        }
+        try:
+            cluster.patch(WORKLOAD, name, change)
+            return
+        except ConflictError:
+            seen = cluster.get(WORKLOAD, name)
+    raise ConflictError(
+        f"somebody else changed workload {name} at the same time; look at it, then repeat the command"
+    )
