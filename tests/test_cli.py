@@ -1,5 +1,6 @@
 """The command line as a user meets it, in processes of its own."""
 
+import json
 import os
 import re
 import shutil
@@ -73,6 +74,10 @@ def test_help_needs_neither_torch_nor_mlflow():
     assert imported(["run", "--help"], {"torch", "mlflow", "pyarrow", "sklearn", "scipy"}) == "0 []\n"
 
 
+def test_why_of_a_workload_needs_neither_torch_nor_mlflow():
+    assert imported(["why", "photos"], {"torch", "mlflow", "scipy", "sklearn"}) == "1 []\n"
+
+
 def test_fetch_which_every_pod_waits_for_needs_no_numpy():
     assert (
         imported(["fetch", "models:/a@b", "folder"], {"numpy", "PIL", "flask", "onnxruntime", "cryptography"})
@@ -109,6 +114,19 @@ def test_an_error_is_one_clear_line_and_status_1(tmp_path, empty_database, argum
     assert [
         line for line in result.stderr.splitlines() if line.startswith("error: ")
     ] == result.stderr.splitlines()
+
+
+def test_why_of_a_workload_where_no_cluster_is_named_says_so(tmp_path):
+    result = image_classifier("why", "photos", home=tmp_path, HOME=str(tmp_path), KUBECONFIG="")
+    assert result.returncode == 1
+    assert "error: no cluster is named here: set KUBECONFIG" in result.stderr
+
+
+def test_why_of_an_empty_registry_is_told_as_json_too(tmp_path, empty_database):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    result = image_classifier("why", "--json", home=tmp_path)
+    assert result.returncode == 1
+    assert json.loads(result.stdout)["place"] == "none"
 
 
 def test_debug_shows_the_traceback(tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from image_classifier.cli import main
+from image_classifier.platform import cluster
 from image_classifier.settings import CHAIN_PARAMS, SETTINGS
 
 ROOT = Path(__file__).parent.parent.parent
@@ -316,3 +317,24 @@ def test_the_dockerfile_has_the_targets_that_the_chain_builds():
     assert all(
         re.search(rf"AS {target}\n.*?^USER 1000", text, flags=re.MULTILINE | re.DOTALL) for target in targets
     )
+
+
+def test_who_may_look_at_a_namespace_may_read_all_that_why_reads():
+    roles = {role["metadata"]["name"]: role["rules"] for role in BY_KIND["ClusterRole"]}
+
+    def resources(role: str) -> set[tuple[str, str]]:
+        return {
+            (group, name)
+            for rule in roles[role]
+            for group in rule["apiGroups"]
+            for name in rule["resources"]
+            if group  # the core kinds are in Kubernetes' own `view`
+        }
+
+    read = {
+        (kind.group, kind.plural)
+        for kind in vars(cluster).values()
+        if isinstance(kind, cluster.Kind) and kind.group
+    }
+    assert read | resources("image-classifier-chain") == resources("image-classifier-view")
+    assert all(rule["verbs"] == ["get", "list", "watch"] for rule in roles["image-classifier-view"])

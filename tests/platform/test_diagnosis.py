@@ -98,6 +98,7 @@ def test_a_change_that_the_chain_has_not_seen_is_under_way(recorded):
     diagnosis = recorded("healthy", edit)
     assert diagnosis.outcome is Outcome.UNDER_WAY
     assert "has not looked at its last change yet" in words(diagnosis)
+    assert "so it was before the last change" in words(recorded("failing", edit))
 
 
 def test_programs_get_the_same_as_json(recorded):

@@ -98,12 +98,13 @@ def _unknown(signs: tuple[Sign, ...], where: str) -> Found:
 
 
 def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    """The diagnosis for machines: {workload, namespace, outcome, cause, resources, serving, passed, pinned, unread}."""
+    """The diagnosis for machines: {workload, outcome, cause, resources, serving …}."""
     evidence, cause, resource = diagnosis.evidence, diagnosis.cause, diagnosis.resource
     return {
         "workload": evidence.workload,
         "namespace": evidence.namespace,
         "outcome": str(diagnosis.outcome),
+        "seen": evidence.seen,
         "resource": resource.name if resource else None,
         "cause": cause
         and {
@@ -136,6 +137,8 @@ def in_words(diagnosis: Diagnosis) -> Iterator[str]:
         yield f"  cause       {cause.name}" + (f", in {where or resource.name}" if resource else "")
         if resource and resource.retried:
             yield "              a first try failed so; another one runs"
+        if not evidence.seen:
+            yield "              so it was before the last change, which the chain has not looked at yet"
         yield f"  what to do  {cause.do}"
         yield "  shown by"
         yield from _shown(diagnosis.signs)
