@@ -62,7 +62,6 @@ class Attestations:
 def _program_version() -> str:
     try:
         return importlib.metadata.version("image-classifier")
-    except (
-        importlib.metadata.PackageNotFoundError
-    ):  # run from its source, as in an image that a buildpack made
+    except importlib.metadata.PackageNotFoundError:
+        # Run from its source, as in an image that a buildpack made.
         return "unknown"
