@@ -39,7 +39,7 @@ def image_that_answers(cluster: Cluster, name: str) -> str:
     [
         ("errors", "of its answers are errors"),
         ("slow", "its answers take"),
-        ("one-class", "it answers '0' to"),
+        ("one-class", "it answers '9' to 100% of the requests"),
     ],
 )
 def test_a_bad_revision_is_turned_back_with_its_reason(cluster: Cluster, watched: str, fault, said):
