@@ -12,8 +12,6 @@ from tests.e2e.user import Load, ask, settled
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 CLIENTS = 3
-NO_WORSE = {"max_accuracy_drop": "0.5", "max_recall_drop": "1", "max_robustness_drop": "1"}
-"""The gate is not the subject here."""
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +76,14 @@ def bad_revision_serves(cluster: Cluster, name: str) -> bool:
 
 def test_without_traffic_a_roll_out_is_kept_and_the_watch_ends(cluster: Cluster, watched: str):
     cluster.change(
-        watched, "--env", "PLANTED-", server_image=None, watch_duration="8s", retrain="quiet", seed="1"
+        watched,
+        "--env",
+        "PLANTED-",
+        server_image=cluster.environment["E2E_FAULTY_IMAGE"],
+        watch_duration="8s",
     )
+    release = ("rollback", watched, "--namespace", cluster.namespace, "--release", "--reason", "mended")
+    cluster.image_classifier(*release)
     settled(cluster, watched)
     last = cluster.runs(watched, "watch")[-1]
     reason = {item["name"]: item["value"] for item in last["status"]["results"]}["reason"]
