@@ -1,6 +1,6 @@
 """How often the watch of a roll-out is wrong, and what it finds, in simulated roll-outs of a minute.
 
-python bench/watch.py [ROLL-OUTS]
+python -m bench.watch [ROLL-OUTS]
 """
 
 import sys

@@ -85,7 +85,7 @@ def _roll_workload_back(settings: Settings, asked: Asked, reason: str, report: R
         change = pin(registry, cluster, workload, asked.to, actor=by, reason=reason)
     else:
         change = withdraw(registry, cluster, workload, actor=by, reason=reason)
-        wake(cluster, workload)
+    wake(cluster, workload)
     for line in side_by_side(registry, change.before, change.after):
         report(line)
     report(f"version {change.after.number} comes in place of {change.before.number}; waiting for its answers")

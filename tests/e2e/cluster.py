@@ -25,13 +25,12 @@ VARIABLES = {
     "E2E_GIT": "address that the cluster fetches repositories from, without the repository's name",
     "E2E_GIT_PUSH": "folder or address that the tests push bare repositories to",
 }
-"""Optional: E2E_REGISTRY (where sources and images are pushed to, over plain HTTP), E2E_BUILDER_IMAGE (for builds in
-the cluster), E2E_PYTHON_IMAGE (what those start from, where the cluster does not reach Docker Hub), E2E_VOLUME (a
-folder of the node, where nothing provides volumes), E2E_MLFLOW_STORES (a file of `NAME=value`, for MLflow on
+"""Optional: E2E_REGISTRY (where sources and images are pushed to, over plain HTTP), E2E_BUILDER_IMAGE (for builds
+in the cluster), E2E_PYTHON_IMAGE (what those start from, where the cluster does not reach Docker Hub), E2E_VOLUME
+(a folder of the node, where nothing provides volumes), E2E_MLFLOW_STORES (a file of `NAME=value`, for MLflow on
 PostgreSQL and S3 as config/mlflow-postgresql-s3 describes it), E2E_NAMESPACE, E2E_ROLLOUTS (how many roll-outs are
-watched under load), E2E_FAULTY_IMAGE (tests/e2e/faulty on top of the server image), E2E_TRACKING_URI (MLflow, where
-the tests reach it otherwise than at its service's address), and E2E_TYPE (the workload type of a chain that is
-installed already; then nothing but the namespace is prepared)."""
+watched under load), E2E_FAULTY_IMAGE (tests/e2e/faulty on top of the server image), and E2E_TYPE (the workload type
+of a chain that is installed already; then nothing but the namespace is prepared)."""
 _SPOIL = """
 import sys, pathlib, mlflow
 client = mlflow.MlflowClient("http://localhost:5000")

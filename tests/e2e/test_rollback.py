@@ -54,7 +54,7 @@ def test_the_pair_before_comes_back_in_time_without_a_lost_request(cluster: Clus
     assert last["reason"] == "worse on sevens"
     assert last["image"] == cluster.environment["E2E_SERVER_IMAGE"]
     assert last["data_digest"]
-    said = wait("the reason", lambda: cluster.message(photos, "accept"))
+    said = wait("the reason", lambda: cluster.message(photos, "accept").strip())
     assert "worse on sevens" in said
     print(cluster.show(photos))
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from image_classifier.errors import ClusterError, ConflictError, RegistryError
+from image_classifier.history import withdrawal
 from image_classifier.platform.cluster import Cluster
 from image_classifier.platform.rollback import accepted_runs, pin, release, withdraw
 from image_classifier.platform.workload import require_workload
@@ -162,6 +163,14 @@ def test_a_pin_changes_one_param_and_is_recorded(cluster, records, registry):
     ]
     event = registry.history()[0]
     assert (event.action, event.version, event.image, event.from_image) == ("rolled-back", 1, "server@b", "")
+
+
+def test_a_withdrawn_version_that_is_pinned_is_tried_again(cluster, records, registry):
+    withdraw(registry, cluster, workload_of(cluster), **BY)
+    records.objects.append(accept_run(2, "server@b", 5, verdict="refused"))
+    pin(registry, cluster, workload_of(cluster), "2", **BY)
+    assert left(records) == ["flowers-accept-0"]
+    assert withdrawal(registry.history(), 2, "server@b") is None
 
 
 @pytest.mark.parametrize(("pinned", "to"), [(None, "2"), ("1", "1")])

@@ -143,6 +143,7 @@ def pin(
     image = _newest_image(workload)
     set_params(cluster, workload, {PIN: str(version.number)})
     registry.roll_back(version, replaced=champion.number, actor=actor, reason=reason, image=image)
+    _forget_refusal(cluster, name, version)
     return Change(champion, version, "")
 
 
@@ -166,17 +167,24 @@ def release(registry: Registry, cluster: Cluster, workload: Object, *, actor: st
         registry.release(champion, actor=actor, reason=reason)
         return champion
     # What was tried last is what the chain would serve.
-    for run in runs_of(cluster, name, "accept")[:1]:
-        results = results_of(run)
+    for results in map(results_of, runs_of(cluster, name, "accept")[:1]):
         version, image = results.get("model-version", ""), results.get("image", "")
         if results.get("verdict") == "refused" and withdrawal(registry.history(), int(version), image):
             freed = registry.get(version)
             registry.release(freed, actor=actor, reason=reason, image=image)
-            cluster.delete(TASK_RUN, run["metadata"]["name"], run["metadata"]["uid"])
+            _forget_refusal(cluster, name, freed)
             return freed
     raise ClusterError(
         f"workload {name} has neither a pinned nor a withdrawn version; there is nothing to release"
     )
+
+
+def _forget_refusal(cluster: Cluster, workload: str, version: Version) -> None:
+    """Delete the last run of `accept` where it refused a version, for it is not run again while that is there."""
+    for run in runs_of(cluster, workload, "accept")[:1]:
+        results = results_of(run)
+        if (results.get("verdict"), results.get("model-version")) == ("refused", str(version.number)):
+            cluster.delete(TASK_RUN, run["metadata"]["name"], run["metadata"]["uid"])
 
 
 def wake(cluster: Cluster, workload: Object) -> None:
