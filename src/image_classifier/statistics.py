@@ -26,15 +26,24 @@ _DECIMALS = 4
 Values = npt.NDArray[np.float64]
 
 
+def middle_of(image: Images) -> Images:
+    """What of an image uint8 [S, S, 3] is looked at: all of it, or of a large one its middle; a view."""
+    side = len(image)
+    if side <= _LARGEST_SIDE:
+        return image
+    start = (side - _LARGEST_SIDE) // 2
+    return image[start : start + _LARGEST_SIDE, start : start + _LARGEST_SIDE]
+
+
 def image_statistics(image: Images) -> tuple[float, ...]:
     """The IMAGE_STATISTICS of one image, uint8 [S, S, 3]; brightness and contrast (standard deviation) in 0..1.
 
     Sharpness is the mean absolute difference of neighbouring pixels; direction the share of it between neighbours in
     a row, which changes when images are turned; warmth the mean of red less that of blue.
     """
-    side = min(len(image), _LARGEST_SIDE)
-    start = (len(image) - side) // 2
-    rows = image[start : start + side, start : start + side].reshape(side, 3 * side).astype(np.float32)
+    pixels = middle_of(image)
+    side = len(pixels)
+    rows = pixels.reshape(side, 3 * side).astype(np.float32)
     flat = rows.ravel()
     # Few and large steps, by BLAS where it can: each of NumPy's own takes a microsecond however small the image.
     red, green, blue = (np.ones(side * side, np.float32) @ flat.reshape(-1, 3)).tolist()

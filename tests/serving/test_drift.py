@@ -2,13 +2,16 @@
 
 import base64
 import json
+import time
 
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from image_classifier.images import Extent
 from image_classifier.package import Model, Package, encode_png
 from image_classifier.serving.application import create_app
+from image_classifier.serving.drift import Drift
 from image_classifier.serving.identity import Identity
 from image_classifier.settings import Settings
 from image_classifier.statistics import CLASS, IMAGE_STATISTICS, SIZE, reference_statistics
@@ -134,6 +137,27 @@ def test_of_a_large_request_some_images_are_looked_at(client):
     assert counts["images"] == sum(counts["features"][CLASS]) == 50
 
 
+def test_more_images_than_can_be_looked_at_in_a_moment_are_a_sample(folder):
+    package = Package.read(folder)
+    drift, images = Drift(Settings(), package), noisy(1)
+    answers = Model.load(package, 1).probabilities(images)
+    for _ in range(1000):
+        drift.see(images, answers, [Extent(SIDE, SIDE)])
+    counts = drift.report(Identity("colours", "1", "", "", ""))["counts"]
+    assert 128 <= counts["images"] < 1000
+    assert sum(counts["features"][SIZE]) == counts["images"]
+
+
+def test_what_waits_is_counted_soon_though_nobody_asks(folder):
+    package = Package.read(folder)
+    observed, images = Drift(Settings(), package), noisy(3)
+    observed.see(images, Model.load(package, 1).probabilities(images), [])
+    deadline = time.monotonic() + 10
+    while observed._observations.seen().images < 3:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_a_package_of_an_earlier_version_is_served_without_a_verdict(model):
     client = create_app(Settings(), model, Identity("colours", "1", "", "", "")).test_client()
     send(client, noisy(2))
@@ -163,6 +187,11 @@ def test_several_workers_fill_one_window_together(folder, tmp_path):
     with running(folder, tmp_path / "log", "--drift-window", str(WINDOW), workers=2) as server:
         for image in noisy(WINDOW, seed=1) // 2:
             assert server.ask("POST", "/predict", encode_png(image)).status == 200
+        # Each counts what it was asked a moment later.
+        deadline = time.monotonic() + 10
+        while server.ask("GET", "/drift").json["verdict"] == "too_few_images":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         told = [server.ask("GET", "/drift").json for _ in range(6)]
         assert {each["verdict"] for each in told} == {"drift"}
         assert {each["counts"]["images"] for each in told} == {WINDOW}

@@ -51,7 +51,8 @@ def serve(settings: Settings, package: Package) -> None:
     threads do not survive a fork, and replays the golden images before it takes its first connection; where that
     fails the server ends with gunicorn's status 3 and the reason.
 
-    Raises PackageError for a version.json that cannot be read, and SettingError where it cannot listen at the address.
+    Raises PackageError for a version.json or a reference that cannot be used, and SettingError where it cannot listen
+    at the address.
     """
     give_back_large_blocks()
     identity = Identity.read(package, settings.name)
