@@ -4,8 +4,8 @@ import os
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
-from image_classifier.serving.drift import Drift, DriftCollector
 from image_classifier.serving.identity import Identity
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -14,10 +14,11 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 class Metrics:
     """The counts of one worker, and the text for those of all."""
 
-    def __init__(self, identity: Identity, drift: Drift) -> None:
+    def __init__(self, identity: Identity, *shared: Collector) -> None:
+        """`shared`: collectors of what the workers count together in a way of their own."""
         registry = CollectorRegistry()
         self._registry = registry
-        self._drift = DriftCollector(drift)
+        self._shared = shared
         self._requests = Counter(
             "image_classifier_requests", "Requests answered.", ("route", "status"), registry=registry
         )
@@ -99,5 +100,4 @@ class Metrics:
             shared = CollectorRegistry()
             MultiProcessCollector(shared)  # type: ignore[no-untyped-call]
             counts = generate_latest(shared)
-        # Which the workers count together in another way.
-        return counts + generate_latest(self._drift)
+        return counts + b"".join(generate_latest(collector) for collector in self._shared)

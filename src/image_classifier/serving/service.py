@@ -4,7 +4,7 @@ import threading
 
 from image_classifier.package import Model
 from image_classifier.serving.admission import Admission, MemoryMeter
-from image_classifier.serving.drift import Drift
+from image_classifier.serving.drift import Drift, DriftCollector
 from image_classifier.serving.headers import AnswerHeaders
 from image_classifier.serving.hot_path import Application, HotPath
 from image_classifier.serving.identity import Identity
@@ -36,7 +36,7 @@ class Service:
         self.settings, self.identity, self.package = settings, identity, model.package
         self.draining = draining or threading.Event()
         self.drift = drift or Drift(settings, model.package)
-        self.metrics = Metrics(identity, self.drift)
+        self.metrics = Metrics(identity, DriftCollector(self.drift))
         self.admission = Admission(
             places=places,
             queue=settings.queue,
