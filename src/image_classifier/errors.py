@@ -63,3 +63,7 @@ class NoClusterError(ClusterError):
 
 class ForbiddenError(ClusterError):
     """The cluster does not allow this user to ask that."""
+
+
+class ConflictError(ClusterError):
+    """An object changed between the look at it and its change."""

@@ -32,6 +32,10 @@ class Records:
     answer: int = 0
     """A status that every request gets; 0: what is fitting."""
     patches: list[Any] = field(default_factory=list)
+    user: str = "dev"
+    """Whom the API server takes the asker for."""
+    meanwhile: Mapping[str, Any] = field(default_factory=dict)
+    """What somebody else has changed of an object's top level by the time of the first patch."""
 
 
 @contextmanager
@@ -44,8 +48,27 @@ def recorded_cluster(records: Records, kubeconfig: Path) -> Iterator[None]:
 
         def do_PATCH(self) -> None:
             assert self.headers["Content-Type"] == "application/merge-patch+json"
-            records.patches.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self._send(*_answer(records, self.path))
+            change = self._body()
+            records.patches.append(change)
+            status, content = _answer(records, self.path)
+            if status == 200:
+                status, content = _patched(records, content, change)
+            self._send(status, content)
+
+        def do_DELETE(self) -> None:
+            uid = self._body()["preconditions"]["uid"]
+            status, content = _answer(records, self.path)
+            if status == 200 and content["metadata"]["uid"] == uid:
+                records.objects.remove(content)
+            self._send(status, content)
+
+        def do_POST(self) -> None:
+            assert self.path == "/apis/authentication.k8s.io/v1/selfsubjectreviews"
+            self._body()
+            self._send(201, {"status": {"userInfo": {"username": records.user}}})
+
+        def _body(self) -> Any:
+            return json.loads(self.rfile.read(int(self.headers["Content-Length"])))
 
         def _send(self, status: int, content: Any) -> None:
             body = content.encode() if isinstance(content, str) else json.dumps(content).encode()
@@ -116,6 +139,19 @@ def _answer(records: Records, address: str) -> tuple[int, Any]:
     # Of core objects a list does not say the kind.
     items = [{key: value for key, value in item.items() if key != "kind" or match["group"]} for item in page]
     return 200, {"items": items, "metadata": {"continue": more}}
+
+
+def _patched(records: Records, item: dict[str, Any], change: Mapping[str, Any]) -> tuple[int, Any]:
+    """Apply a merge patch, of one level, where its resourceVersion is that of the object."""
+    for name, value in records.meanwhile.items():
+        item[name] = {**item[name], **value}
+    records.meanwhile = {}
+    metadata = item["metadata"]
+    if change.get("metadata", {}).get("resourceVersion", "") not in ("", metadata.get("resourceVersion")):
+        return 409, _status(409, "the object has been modified")
+    if "spec" in change:
+        item["spec"] = {**item.get("spec", {}), **change["spec"]}
+    return 200, item
 
 
 def _plural(kind: str) -> str:

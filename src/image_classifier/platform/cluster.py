@@ -1,4 +1,4 @@
-"""The cluster's objects as plain JSON: read, listed, patched, and the logs of pods.
+"""The cluster's objects as plain JSON: read, listed, patched, deleted, and the logs of pods.
 
 Everything goes through the `kubernetes` client, and every failure of it is a ClusterError of one line. The cluster
 is that of the kubeconfig, as kubectl takes it, or the one that this process runs in.
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from image_classifier.errors import ClusterError, ForbiddenError, NoClusterError
+from image_classifier.errors import ClusterError, ConflictError, ForbiddenError, NoClusterError
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -24,6 +24,7 @@ _USUAL = Path("~/.kube/config")
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 30.0
 _PAGE = 500
 _MERGE_PATCH = "application/merge-patch+json"
+_LOOKING = ("read", "list")
 
 Object = dict[str, Any]
 """An object of the cluster as its API gives it."""
@@ -83,24 +84,23 @@ class Cluster:
         from kubernetes import client, config
 
         settings = client.Configuration()
-        settings.retries = False  # urllib3 would print a warning of each
-        given = _kubeconfig()
+        settings.retries = False  # urllib3 warns of each; who waits should be told
+        # By its name: the client reads the environment once, when it is imported.
+        file = _kubeconfig()
         try:
-            if given is None and is_in_cluster():
+            if file is None and not is_in_cluster():
+                raise NoClusterError(
+                    "no cluster is named here: set KUBECONFIG, or log in so that `kubectl get pods` answers"
+                )
+            if file is None:
                 config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
                 own = (ACCOUNT / "namespace").read_text(encoding="utf-8")
             else:
-                # Without a name the client would take what KUBECONFIG was when it was imported.
-                file = given or str(_USUAL.expanduser())
                 config.load_kube_config(file, client_configuration=settings)  # type: ignore[no-untyped-call]
                 current = config.list_kube_config_contexts(file)[1]  # type: ignore[no-untyped-call]
                 own = current["context"].get("namespace", "")
         except config.ConfigException as error:
-            if given is None:
-                raise NoClusterError(
-                    "no cluster is named here: set KUBECONFIG, or log in so that `kubectl get pods` answers"
-                ) from error
-            raise ClusterError(f"{given} names no cluster that can be used: {error}") from error
+            raise ClusterError(f"{file or ACCOUNT} names no cluster that can be used: {error}") from error
         return cls(client.ApiClient(settings), namespace or own or "default")
 
     def get(self, kind: Kind, name: str) -> Object | None:
@@ -142,7 +142,8 @@ class Cluster:
     def patch(self, kind: Kind, name: str, change: Mapping[str, Any]) -> Object:
         """Change an object by a JSON merge patch; gives what it then is.
 
-        Raises ClusterError where it is not there or the cluster refuses the change. Custom kinds only.
+        Raises ClusterError where it is not there or the cluster refuses the change, and ConflictError, a kind of it,
+        where the change has a `metadata.resourceVersion` that the object no longer has. Custom kinds only.
         """
         with self._failures(f"change {kind} {name}") as failed:
             response = self._custom.patch_namespaced_custom_object(
@@ -158,6 +159,34 @@ class Cluster:
         if failed:
             raise ClusterError(f"there is no {kind.name} {name} in namespace {self.namespace}")
         return _read(response)
+
+    def delete(self, kind: Kind, name: str, uid: str) -> bool:
+        """Delete the object of that name and uid; False where it is gone already. Custom kinds only."""
+        from kubernetes import client
+
+        with self._failures(f"delete {kind} {name}") as failed:
+            self._custom.delete_namespaced_custom_object(
+                kind.group,
+                kind.version,
+                self.namespace,
+                kind.plural,
+                name,
+                body=client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=uid)),
+                **_RAW,
+            )
+        return not failed
+
+    def user(self) -> str:
+        """The name by which the cluster knows whoever asks; "" where it does not say."""
+        from kubernetes import client
+
+        authentication = client.AuthenticationV1Api(self._core.api_client)
+        try:
+            with self._failures("ask who I am") as failed:
+                response = authentication.create_self_subject_review(client.V1SelfSubjectReview(), **_RAW)
+        except ForbiddenError:
+            return ""
+        return "" if failed else str(_read(response)["status"]["userInfo"].get("username", ""))
 
     def log(self, pod: str, container: str, *, lines: int) -> str:
         """The last lines that a container of a pod printed; "" where it never ran or its pod is gone."""
@@ -193,14 +222,17 @@ class Cluster:
             said = message_of(error)
             if error.status == 404:
                 not_found.append(said)
+            elif error.status == 409:
+                raise ConflictError(f"the cluster refuses to {what}: {said}") from error
             elif error.status == 401:
                 raise ClusterError(
                     f"the cluster at {self.address} does not know you ({said}): log in again"
                 ) from error
             elif error.status == 403:
+                role = "view" if what.startswith(_LOOKING) else "edit"
                 raise ForbiddenError(
                     f"you may not {what} in namespace {self.namespace}: {said}; an operator binds the ClusterRole "
-                    "`view` for that"
+                    f"`{role}` for that"
                 ) from error
             else:
                 raise ClusterError(f"the cluster refuses to {what}: {said}") from error
