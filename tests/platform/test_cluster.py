@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from image_classifier.errors import ClusterError, ForbiddenError, NoClusterError
+from image_classifier.errors import ClusterError, ConflictError, ForbiddenError, NoClusterError
 from image_classifier.local_server import free_port
 from image_classifier.platform.cluster import EVENT, POD, WORKLOAD, Cluster, Kind, is_in_cluster
 from tests.platform.recorded_cluster import NAMESPACE, Records, recorded_cluster, write_kubeconfig
@@ -61,6 +61,23 @@ def test_a_change_is_a_merge_patch(cluster, records):
     changed = cluster.patch(WORKLOAD, "flowers", {"spec": {"params": []}})
     assert changed["metadata"]["name"] == "flowers"
     assert records.patches == [{"spec": {"params": []}}]
+
+
+def test_a_change_of_what_has_changed_meanwhile_is_a_conflict(cluster, records):
+    records.meanwhile = {"metadata": {"resourceVersion": "2"}}
+    with pytest.raises(ConflictError, match="refuses to change .*flowers: the object has been modified"):
+        cluster.patch(WORKLOAD, "flowers", {"metadata": {"resourceVersion": "1"}})
+
+
+def test_an_object_is_deleted_once_and_only_as_the_one_that_was_seen(cluster, records):
+    records.objects[0]["metadata"]["uid"] = "u1"
+    assert cluster.delete(WORKLOAD, "flowers", "u1")
+    assert not cluster.delete(WORKLOAD, "flowers", "u1")
+
+
+def test_the_cluster_says_whom_it_takes_the_user_for(cluster, records):
+    records.user = "anna"
+    assert cluster.user() == "anna"
 
 
 def test_the_last_lines_of_a_log_are_read_and_of_what_never_ran_nothing(cluster):

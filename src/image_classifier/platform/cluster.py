@@ -84,24 +84,23 @@ class Cluster:
         from kubernetes import client, config
 
         settings = client.Configuration()
-        settings.retries = False  # urllib3 would print a warning of each
-        given = _kubeconfig()
+        settings.retries = False  # urllib3 warns of each; who waits should be told
+        # By its name: the client reads the environment once, when it is imported.
+        file = _kubeconfig()
         try:
-            if given is None and is_in_cluster():
+            if file is None and not is_in_cluster():
+                raise NoClusterError(
+                    "no cluster is named here: set KUBECONFIG, or log in so that `kubectl get pods` answers"
+                )
+            if file is None:
                 config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
                 own = (ACCOUNT / "namespace").read_text(encoding="utf-8")
             else:
-                # Without a name the client would take what KUBECONFIG was when it was imported.
-                file = given or str(_USUAL.expanduser())
                 config.load_kube_config(file, client_configuration=settings)  # type: ignore[no-untyped-call]
                 current = config.list_kube_config_contexts(file)[1]  # type: ignore[no-untyped-call]
                 own = current["context"].get("namespace", "")
         except config.ConfigException as error:
-            if given is None:
-                raise NoClusterError(
-                    "no cluster is named here: set KUBECONFIG, or log in so that `kubectl get pods` answers"
-                ) from error
-            raise ClusterError(f"{given} names no cluster that can be used: {error}") from error
+            raise ClusterError(f"{file or ACCOUNT} names no cluster that can be used: {error}") from error
         return cls(client.ApiClient(settings), namespace or own or "default")
 
     def get(self, kind: Kind, name: str) -> Object | None:
