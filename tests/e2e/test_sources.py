@@ -1,10 +1,10 @@
-"""What may be wrong from the start: the workload's own status names it."""
+"""Sources that are otherwise: in a folder, or built in the cluster; faults that are planted are in test_why.py."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import ROOT, Cluster, Repository, copy_project, make_repository, run, wait
+from tests.e2e.cluster import Cluster, Repository, copy_project, make_repository, run, wait
 from tests.e2e.user import ask, settled, unwell
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -13,11 +13,6 @@ QUICK = {"budget": "2s"}
 
 def git(repository: Repository, branch: str = "main") -> tuple[str, ...]:
     return "--git-repo", repository.address, "--git-branch", branch
-
-
-def test_a_branch_that_does_not_exist_is_named(cluster: Cluster, repository: Repository):
-    with cluster.workload("no-branch", *git(repository, "no-such-branch"), **QUICK) as name:
-        print(unwell(cluster, name, "source", "no-such-branch"))
 
 
 def test_a_repository_without_the_code_is_told_apart_and_a_sub_path_finds_it(
@@ -30,24 +25,6 @@ def test_a_repository_without_the_code_is_told_apart_and_a_sub_path_finds_it(
         revision = other.commit("The project, in a folder")
         cluster.change(name, "--sub-path", "models/digits", **QUICK)
         wait("its tests", lambda: revision in cluster.outputs(name, "test").get("revision", ""))
-
-
-@pytest.mark.parametrize(("image", "resource"), [("trainer_image", "test"), ("server_image", "server-image")])
-def test_an_image_that_cannot_be_pulled_is_named(
-    cluster: Cluster, repository: Repository, image: str, resource: str
-):
-    nowhere = cluster.environment["E2E_SERVER_IMAGE"].partition("@")[0] + f"@sha256:{'0' * 64}"
-    with cluster.workload("no-image", *git(repository), **{**QUICK, image: nowhere}) as name:
-        print(unwell(cluster, name, resource, "0" * 64))
-
-
-def test_a_missing_permission_is_named(cluster: Cluster, repository: Repository):
-    cluster.kubectl("delete", "rolebinding", "image-classifier-chain")
-    try:
-        with cluster.workload("no-permission", *git(repository), **QUICK) as name:
-            print(unwell(cluster, name, "source", "image-classifier-chain"))
-    finally:
-        cluster.kubectl("apply", "-k", str(ROOT / "config" / "namespace"))
 
 
 def test_an_image_is_built_in_the_cluster_where_the_namespace_allows_it(
