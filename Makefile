@@ -5,6 +5,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
+E2E    := tests/e2e
 UV_COMPILE := $(BIN)/uv pip compile --quiet --python-version 3.11 --no-annotate --no-emit-find-links \
               --upgrade --custom-compile-command "make lock"
 
@@ -18,7 +19,7 @@ test: $(VENV)/.test  ## the tests
 	$(BIN)/pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 e2e: $(VENV)/.test  ## the chain's cases, on the cluster that the environment names (tests/e2e/cluster.py)
-	$(BIN)/pytest tests/e2e -m e2e --capture=no --verbose --exitfirst
+	$(BIN)/pytest $(E2E) -m e2e --capture=no --verbose --exitfirst
 
 chaos: $(VENV)/.test  ## things break while the chain runs and serves; wants the cluster to itself, and its node's processes
 	$(BIN)/pytest tests/e2e -m chaos --capture=no --verbose
