@@ -48,11 +48,11 @@ class Entry:
         said = [f"{event.time:%Y-%m-%d %H:%M:%S}  {what}{before} by {event.actor}: {event.reason}"]
         origins = [
             ("served until", f"{self.served_until:%Y-%m-%d %H:%M:%S}" if self.served_until else ""),
-            ("commit", self.source_revision[:_DIGEST_CHARACTERS]),
-            ("data", self.data_digest[:_DIGEST_CHARACTERS]),
+            ("commit", _short(self.source_revision)),
+            ("data", _short(self.data_digest)),
             ("run", self.run_id),
-            ("image", event.image),
-            ("instead of image", event.from_image),
+            ("image", _short(event.image)),
+            ("instead of image", _short(event.from_image)),
             ("accuracy", f"{self.metrics['test_accuracy']:.2%}" if "test_accuracy" in self.metrics else ""),
         ]
         if self._changed and self.served_until is None:
@@ -63,6 +63,11 @@ class Entry:
     @property
     def _changed(self) -> bool:
         return self.event.action in MAKE_CHAMPION
+
+
+def _short(digest: str) -> str:
+    """The beginning of a digest, without what it is of: main@sha1:8e131590b374… and server@sha256:dd9a247dfe4d…"""
+    return digest.rpartition(":")[2][:_DIGEST_CHARACTERS]
 
 
 def entries(registry: Registry) -> list[Entry]:

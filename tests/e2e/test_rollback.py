@@ -5,8 +5,8 @@ import time
 
 import pytest
 
-from tests.e2e.cluster import Cluster, CommandError, Repository, wait
-from tests.e2e.user import Load, answers, ask, settled
+from tests.e2e.cluster import Cluster, CommandError, Repository
+from tests.e2e.user import Load, answers, ask, settled, unwell
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 FIRST = {"budget": "1.5s", "min_accuracy": "0.3"}
@@ -54,9 +54,7 @@ def test_the_pair_before_comes_back_in_time_without_a_lost_request(cluster: Clus
     assert last["reason"] == "worse on sevens"
     assert last["image"] == cluster.environment["E2E_SERVER_IMAGE"]
     assert last["data_digest"]
-    said = wait("the reason", lambda: cluster.message(photos, "accept").strip())
-    assert "worse on sevens" in said
-    print(cluster.show(photos))
+    print(unwell(cluster, photos, "accept", "worse on sevens"))
 
 
 def test_a_roll_back_is_undone(cluster: Cluster, photos: str):

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 import pytest
 
 from tests.e2e.cluster import Cluster, Repository, wait
-from tests.e2e.user import Load, ask, settled
+from tests.e2e.user import Load, ask, settled, unwell
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 CLIENTS = 3
@@ -56,8 +56,7 @@ def test_a_bad_revision_is_turned_back_with_its_reason(cluster: Cluster, watched
     print(f"{sum(load.answered for load in loads)} answers, {sum(len(load.lost) for load in loads)} failed")
     if fault != "errors":
         assert [load.lost for load in loads] == [[]] * CLIENTS
-    assert said in wait("the reason", lambda: cluster.message(watched, "accept").strip())
-    print(cluster.show(watched))
+    print(unwell(cluster, watched, "accept", said))
     last = json.loads(cluster.image_classifier("history", "--name", watched, "--json"))[0]
     assert (last["action"], last["from_image"], last["image"]) == ("rolled-back", bad, good)
     assert said in last["reason"]
