@@ -17,8 +17,8 @@ from image_classifier.platform.cluster import Cluster as Asked
 from image_classifier.platform.diagnosis import Diagnosis, Outcome, diagnose, in_words
 from image_classifier.platform.walk import collect
 from tests.e2e.cluster import ROOT, Cluster, make_repository, new_name, run, wait
-from tests.e2e.faults import DAMAGED, FAULTS, OF_SERVING, OF_THE_START, OF_TRAINING, REFUSED, Fault
 from tests.e2e.user import settled
+from tests.platform.faults import DAMAGED, FAULTS, OF_SERVING, OF_THE_START, OF_TRAINING, REFUSED, Fault
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 TEST = "def test_{outcome}():\n    assert {outcome}\n"

@@ -11,7 +11,7 @@ from image_classifier.platform.acceptance import Expected, try_candidate
 from image_classifier.platform.causes import CAUSES, recognise
 from image_classifier.platform.diagnosis import in_words
 from image_classifier.platform.evidence import RESULT, Sign
-from tests.e2e.faults import FAULTS, Fault
+from tests.platform.faults import FAULTS, Fault
 from tests.platform.record import FOLDER
 
 RECORDED_ONLY = {
