@@ -67,7 +67,7 @@ def send(server, images):
 
 def workload(**params):
     listed = [{"name": name, "value": value} for name, value in params.items()]
-    metadata = {"name": "photos", "resourceVersion": "7"}
+    metadata = {"name": "photos", "generation": 1, "resourceVersion": "7"}
     return {"kind": "Workload", "metadata": metadata, "spec": {"params": listed}}
 
 
@@ -95,6 +95,8 @@ def test_servers_are_added_up_over_replicas_and_restarts_and_each_image_counts_o
         send(second, noisy(5, seed=3))
         judged, _ = drift(settings, first, second)
         assert judged.record.images == 25
+        first.process.terminate()
+        first.process.wait(30)
     with running(served, tmp_path / "c") as third:
         send(third, noisy(WINDOW - 25, seed=4) // 2)
         # The first is gone, and said to be.
