@@ -81,7 +81,7 @@ def test_many_answers_are_judged_as_exactly_as_few():
     ids=["errors", "slow", "one class"],
 )
 def test_a_bad_revision_is_called_so_while_traffic_moves(bad, said):
-    outcomes = [roll_out(seed, **bad) for seed in range(20)]
+    outcomes = [roll_out(seed, rate=40, **bad) for seed in range(20)]
     assert all(said in reason for reason, _ in outcomes)
 
 
