@@ -14,7 +14,7 @@ from typing import Any
 DOCS = Path(__file__).parent.parent / "docs"
 PROGRAMS = ("bash", "python", "javascript", "java")
 """Languages whose blocks must say whether they are run."""
-SUBSTITUTIONS = {"--budget 3m": "--budget 3s"}
+SUBSTITUTIONS = {"--budget 3m": "--budget 8s"}
 """What a test changes in a page's words."""
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>\w+)(?:: (?P<why>[^>]+))? -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$",

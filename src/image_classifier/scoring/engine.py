@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import dask
 from distributed import Client, KilledWorker, LocalCluster, Security, WorkerPlugin, as_completed, get_worker
@@ -26,6 +26,8 @@ _CONFIG = {
     "distributed.worker.profile.enabled": False,
     "distributed.scheduler.allowed-failures": 2,
     "distributed.comm.retry.count": 2,
+    # It would have workers give memory back that they ask for again at once, and set this in our own environment, too.
+    "distributed.nanny.pre-spawn-environ": {},
 }
 
 
@@ -65,23 +67,34 @@ def score_in_processes(parts: Sequence[Part], work: Work, processes: int, scratc
         Client(cluster) as client,
     ):
         client.register_plugin(_OneModel(work))
+        counts = {_key(part): part.count for part in parts}
         waiting = iter(parts)
         scored = as_completed([_submit(client, part) for part in islice(waiting, processes * (1 + _WAITING))])
         for future in scored:
-            try:
-                yield future.result()
-            except KilledWorker:
-                raise DataError(
-                    f"a process was killed whenever it scored {future.key}, probably for lack of memory; lower "
-                    "max_pixels or score_processes, or give it more"
-                ) from None
+            # A result is not asked for: it would lie with a process that may be gone, and Dask waits long for those.
+            if future.status == "error":
+                _raise(future.exception(), future.key)
+            yield counts[future.key]
             for part in islice(waiting, 1):
                 scored.add(_submit(client, part))
 
 
+def _raise(error: BaseException, key: str) -> NoReturn:
+    if isinstance(error, KilledWorker):
+        raise DataError(
+            f"a process was killed whenever it scored {key}, probably for lack of memory; lower max_pixels or "
+            "score_processes, or give it more"
+        )
+    raise error
+
+
+def _key(part: Part) -> str:
+    return f"part-{part.number}"
+
+
 def _submit(client: Any, part: Part) -> Any:
-    return client.submit(_score, part, key=f"part-{part.number}", pure=False)
+    return client.submit(_score, part, key=_key(part), pure=False)
 
 
-def _score(part: Part) -> int:
-    return cast(_OneModel, get_worker().plugins[_PLUGIN]).scorer.score(part)
+def _score(part: Part) -> None:
+    cast(_OneModel, get_worker().plugins[_PLUGIN]).scorer.score(part)
