@@ -6,11 +6,13 @@ import pytest
 import yaml
 
 from tests.e2e.cluster import Cluster, wait
+from tests.e2e.user import settled
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 def test_the_task_scores_images_with_the_champion_in_a_restricted_namespace(cluster: Cluster, flowers: str):
+    settled(cluster, flowers)
     params = {
         "trainer_image": cluster.environment["E2E_TRAINER_IMAGE"],
         "name": flowers,
