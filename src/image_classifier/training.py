@@ -48,10 +48,14 @@ _WORTH_ROUNDING = 0.9
 """Share of float32's time below which bfloat16 is taken: a machine that has no instructions for it is slower."""
 _SMALL_DATA = 10_000
 """Below so many training images each is seen so often that they are distorted, too."""
-LARGE_SIDE = 48
+LARGE_SIDE = 160
 HALF_SIDE_SHARE = 0.5
 """From LARGE_SIDE on, images have half their side in this share of the budget, the first: a step takes a quarter of
-the time, and most of what is to be learnt can be seen (progressive resizing, Howard et al. 2018, DAWNBench)."""
+the time (progressive resizing, Howard et al. 2018, DAWNBench).
+
+Smaller images are better learnt at their own side: on CIFAR-10's validation split at 64 and 128 pixels, and on
+mosaics of 64 pixels, 60 seconds, it cost 0.1 to 1.7 points.
+"""
 _REPORT_IMAGES = 1_000
 _STATISTICS_PIXELS = 2_000_000
 _TIMED_IMAGES = 64
