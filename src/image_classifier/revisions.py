@@ -153,17 +153,10 @@ class Comparison:
         return ""
 
     def _classes(self, level: float) -> str:
-        names = sorted(self._new.classes.keys() | self._old.classes.keys())
-        for name in names:
-            strata = [
-                (
-                    n.classes.get(name, 0),
-                    sum(n.classes.values()),
-                    o.classes.get(name, 0),
-                    sum(o.classes.values()),
-                )
-                for n, o in self._intervals
-            ]
+        names = self._new.classes.keys() | self._old.classes.keys()
+        by_name = {name: self._strata_of(name) for name in sorted(names)}
+        # What it answers more than before says more than what it answers less.
+        for name, strata in sorted(by_name.items(), key=lambda item: -_difference(item[1])):
             difference = _difference(strata)
             if abs(difference) < CLASSES_MATTER:
                 continue
@@ -176,6 +169,18 @@ class Comparison:
                     f"({self._new.answers} and {self._old.answers} answers)"
                 )
         return ""
+
+    def _strata_of(self, name: str) -> Strata:
+        """How often a class was answered."""
+        return [
+            (
+                new.classes.get(name, 0),
+                sum(new.classes.values()),
+                old.classes.get(name, 0),
+                sum(old.classes.values()),
+            )
+            for new, old in self._intervals
+        ]
 
 
 def chance_of_as_many(strata: Strata) -> float:

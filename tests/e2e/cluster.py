@@ -29,7 +29,8 @@ VARIABLES = {
 in the cluster), E2E_PYTHON_IMAGE (what those start from, where the cluster does not reach Docker Hub), E2E_VOLUME
 (a folder of the node, where nothing provides volumes), E2E_MLFLOW_STORES (a file of `NAME=value`, for MLflow on
 PostgreSQL and S3 as config/mlflow-postgresql-s3 describes it), E2E_NAMESPACE, E2E_ROLLOUTS (how many roll-outs are
-watched under load), E2E_FAULTY_IMAGE (tests/e2e/faulty on top of the server image), and E2E_TYPE (the workload type
+watched under load), E2E_FAULTY_IMAGE (tests/e2e/faulty on top of the server image), E2E_PLANTED
+(which of its faults, as errors,slow,one-class), and E2E_TYPE (the workload type
 of a chain that is installed already; then nothing but the namespace is prepared)."""
 _SPOIL = """
 import sys, pathlib, mlflow
