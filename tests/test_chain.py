@@ -17,6 +17,7 @@ from image_classifier import chain
 from image_classifier.errors import PackageError, RegistryError, SignatureError
 from image_classifier.local_server import free_port
 from image_classifier.package import Package
+from image_classifier.recipe import Recipe
 from image_classifier.registry_access import fetch_model
 from image_classifier.settings import Seconds, Settings
 from image_classifier.usage import predict
@@ -101,7 +102,14 @@ def test_the_same_code_data_and_parameters_are_not_trained_again(champion):
 
 
 def test_a_worse_model_is_refused_in_words_and_the_champion_stays(champion):
-    worse = replace(champion, budget=Seconds(0.3), seed=1, max_calibration_error=1.0, min_accuracy=0.0)
+    # So slow a rate that it learns hardly anything, however fast the machine.
+    worse = replace(
+        champion,
+        budget=Seconds(0.3),
+        recipe=Recipe(width=0.5, convolution_rate=0.01),
+        max_calibration_error=1.0,
+        min_accuracy=0.0,
+    )
     lines = up_to_promote(worse)
     assert "FAIL" in lines.text
     assert "is refused" in lines.text
