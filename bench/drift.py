@@ -37,7 +37,7 @@ from image_classifier.package import Images, Model
 from image_classifier.serving.drift import Drift
 from image_classifier.serving.identity import Identity
 from image_classifier.settings import Settings, load_settings
-from image_classifier.training import fit as train
+from training import train
 
 WINDOWS, STREAMS, LONGEST = 1_000, 200, 20
 
@@ -46,16 +46,7 @@ Places = npt.NDArray[np.int64]
 
 
 def trained(dataset: Dataset, settings: Settings, folder: Path) -> tuple[Model, npt.NDArray[np.int64]]:
-    outcome = train(
-        dataset,
-        budget=settings.budget,
-        seed=settings.seed,
-        validation_fraction=settings.validation_fraction,
-        recipe=settings.recipe,
-        checkpoint=None,
-        on_epoch=lambda _: None,
-        threads=available_cpus(),
-    )
+    outcome = train(dataset, settings.budget, settings.seed, settings.recipe)
     package = export_package(
         folder, outcome.classifier, dataset, outcome.validation, {"run_id": "bench"}, threads=available_cpus()
     )

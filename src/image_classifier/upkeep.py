@@ -10,7 +10,7 @@ from image_classifier.drift_record import DriftRecord
 from image_classifier.errors import RegistryError, ServerError, SettingError
 from image_classifier.platform.cluster import Cluster
 from image_classifier.platform.servers import ServerReport, addresses_of, ask_server
-from image_classifier.platform.workload import model_name, params_of, require_workload, set_params
+from image_classifier.platform.workload import PIN, model_name, params_of, require_workload, set_params
 from image_classifier.provenance import look_again
 from image_classifier.registry import Registry, Version
 from image_classifier.registry_access import Report, actor, fetch_model, open_registry
@@ -137,7 +137,7 @@ def retrain(settings: Settings, workload: str, if_drifted: bool, force: bool, re
         )
     cluster = Cluster.connect(settings.namespace)
     found = require_workload(cluster, workload)
-    if pinned := params_of(found).get("model_version"):
+    if pinned := params_of(found).get(PIN):
         report(f"not retrained: {workload} is pinned to version {pinned}")
         return False
     registry = open_registry(replace(settings, name=model_name(found)), report)

@@ -9,7 +9,7 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -26,6 +26,8 @@ _PAUSE_SECONDS = 0.5
 _REQUEST_SECONDS = 30.0
 # A name or route that is not there yet, and a pod that is not awake yet.
 _PATIENT_WITH = (404, 408, 425, 429, 500, 502, 503, 504)
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -102,20 +104,15 @@ def try_candidate(
     """
     golden = package.golden
     started = time.monotonic()
-    while True:
-        try:
-            _predict(url, [golden[0]], expected, raw=True)
-            waited = time.monotonic() - started
-            report(f"{url} answers as {expected} after {waited:.1f} s")
-            difference = _compare(url, package, expected)
-            p95 = _time(url, golden[0], expected)
-            break
-        except _NotYetError as error:
-            if time.monotonic() - started > timeout:
-                raise AcceptanceError(
-                    f"the candidate at {url} did not answer as {expected} within {timeout:g} s: {error}"
-                ) from None
-            time.sleep(_PAUSE_SECONDS)
+
+    def tried() -> tuple[float, float, float]:
+        _predict(url, [golden[0]], expected, raw=True)
+        waited = time.monotonic() - started
+        report(f"{url} answers as {expected} after {waited:.1f} s")
+        return waited, _compare(url, package, expected), _time(url, golden[0], expected)
+
+    complaint = f"the candidate at {url} did not answer as {expected}"
+    waited, difference, p95 = _patiently(tried, timeout, complaint)
     if p95 > max_latency:
         raise AcceptanceError(
             f"the candidate takes {p95 * 1e3:.0f} ms for an image (95th percentile of {_TIMED_REQUESTS} "
@@ -124,24 +121,30 @@ def try_candidate(
     return Trial(len(golden), difference, p95, waited)
 
 
-def wait_for_all_answers(url: str, expected: Expected, *, timeout: float) -> float:
-    """Wait until `url` gives so many answers in a row as expected that none can come from another; gives the seconds.
+def wait_for_all_answers(url: str, expected: Expected, *, timeout: float) -> None:
+    """Wait until `url` gives so many answers in a row as expected that none can come from another.
 
     While traffic moves, the old and the new answer in turn: one that still gets a tenth of it would be met with 99 %
     chance. Raises AcceptanceError, with the last thing seen, after `timeout` seconds.
     """
     black = GoldenImage(encode_png(np.zeros((8, 8, 3), dtype=np.uint8)), "", ())
+
+    def all_agree() -> None:
+        for _ in range(_UNANIMOUS):
+            _predict(url, [black], expected, raw=True)
+
+    _patiently(all_agree, timeout, f"{url} did not answer as {expected} alone")
+
+
+def _patiently(ask: Callable[[], Found], timeout: float, complaint: str) -> Found:
+    """What `ask` gives when the expected one answers; AcceptanceError, with the last thing seen, after `timeout` s."""
     started = time.monotonic()
     while True:
         try:
-            for _ in range(_UNANIMOUS):
-                _predict(url, [black], expected, raw=True)
-            return time.monotonic() - started
+            return ask()
         except _NotYetError as error:
             if time.monotonic() - started > timeout:
-                raise AcceptanceError(
-                    f"{url} did not answer as {expected} alone within {timeout:g} s: {error}"
-                ) from error
+                raise AcceptanceError(f"{complaint} within {timeout:g} s: {error}") from None
             time.sleep(_PAUSE_SECONDS)
 
 

@@ -8,11 +8,11 @@ from typing import Any
 
 from image_classifier.platform.causes import Found, recognise
 from image_classifier.platform.evidence import CONDITION, LOG, Evidence, Resource, Sign, State
+from image_classifier.platform.workload import PIN
 from image_classifier.text import clip
 
 UNKNOWN = "unknown"
 """The name of the cause that no entry of the list tells."""
-PIN = "model_version"
 _SHOWN_SIGNS, _SHOWN_LINES, _SHOWN_CHARACTERS = 4, 16, 600
 
 

@@ -9,6 +9,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from image_classifier.platform.cluster import POD, Cluster, Object
+from image_classifier.platform.workload import OF_SERVICE
 from image_classifier.revisions import Counts
 
 _ASKING = ("/predict", ":predict", "/infer")
@@ -33,7 +34,7 @@ class Pod:
 def pods_of(cluster: Cluster, service: str) -> list[Pod]:
     """The servers of an inference service that answer; one that starts or stops is left out."""
     found = []
-    for item in cluster.list(POD, labels={"serving.kserve.io/inferenceservice": service}):
+    for item in cluster.list(POD, labels={OF_SERVICE: service}):
         if text := _metrics(item):
             samples = list(_samples(text))
             version = _version(samples)

@@ -9,18 +9,18 @@ Two ways, by what is wanted:
   the pin is released.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from image_classifier.errors import ClusterError
 from image_classifier.history import Event, withdrawal
 from image_classifier.platform.cluster import TASK_RUN, WORKLOAD, Cluster, Object
-from image_classifier.platform.workload import params_of, set_params
+from image_classifier.platform.status import is_true, output_of, results_of
+from image_classifier.platform.workload import PIN, params_of, runs_of, set_params
 from image_classifier.registry import Registry, Version
 from image_classifier.rollback import acceptable, check_alone
 
-PIN = "model_version"
 _WOKEN = "image-classifier/woken-at"
 
 
@@ -53,7 +53,8 @@ def accepted_runs(cluster: Cluster, workload: str) -> list[AcceptedRun]:
     runs = [
         (run, results)
         for run in runs_of(cluster, workload, "accept")
-        if (results := results_of(run)).get("verdict") == "accepted" and succeeded(run)
+        if (results := results_of(run.get("status", {}))).get("verdict") == "accepted"
+        and is_true(run, "Succeeded")
     ]
     return [
         AcceptedRun(
@@ -61,24 +62,6 @@ def accepted_runs(cluster: Cluster, workload: str) -> list[AcceptedRun]:
         )
         for run, results in runs
     ]
-
-
-def runs_of(cluster: Cluster, workload: str, resource: str) -> list[Object]:
-    """The runs of a resource of the chain, the newest first."""
-    labels = {"carto.run/workload-name": workload, "carto.run/resource-name": resource}
-    runs = cluster.list(TASK_RUN, labels=labels)
-    return sorted(runs, key=lambda run: str(run["metadata"]["creationTimestamp"]), reverse=True)
-
-
-def results_of(run: Object) -> dict[str, str]:
-    """What a run left, by name."""
-    return {item["name"]: str(item["value"]) for item in run.get("status", {}).get("results") or []}
-
-
-def succeeded(run: Object) -> bool:
-    """Whether a run has come to a good end."""
-    conditions: Sequence[Mapping[str, str]] = run.get("status", {}).get("conditions") or []
-    return any(item["type"] == "Succeeded" and item["status"] == "True" for item in conditions)
 
 
 def withdraw(registry: Registry, cluster: Cluster, workload: Object, *, actor: str, reason: str) -> Change:
@@ -140,20 +123,11 @@ def pin(
         raise ClusterError(f"nothing of workload {name} was accepted yet; there is nothing to roll back from")
     if pinned == str(version.number) or (not pinned and champion.number == version.number):
         raise ClusterError(f"version {version.number} serves already")
-    image = _newest_image(workload)
+    image = output_of(workload.get("status", {}).get("resources") or [], "server-image", "image")
     set_params(cluster, workload, {PIN: str(version.number)})
     registry.roll_back(version, replaced=champion.number, actor=actor, reason=reason, image=image)
     _forget_refusal(cluster, name, version)
     return Change(champion, version, "")
-
-
-def _newest_image(workload: Object) -> str:
-    """The server image that the chain made last, as the workload's status tells it; "" where it does not."""
-    for resource in workload.get("status", {}).get("resources") or []:
-        if resource["name"] == "server-image":
-            for output in resource.get("outputs") or []:
-                return str(output["preview"]).strip()
-    return ""
 
 
 def release(registry: Registry, cluster: Cluster, workload: Object, *, actor: str, reason: str) -> Version:
@@ -167,7 +141,8 @@ def release(registry: Registry, cluster: Cluster, workload: Object, *, actor: st
         registry.release(champion, actor=actor, reason=reason)
         return champion
     # What was tried last is what the chain would serve.
-    for results in map(results_of, runs_of(cluster, name, "accept")[:1]):
+    for run in runs_of(cluster, name, "accept")[:1]:
+        results = results_of(run.get("status", {}))
         version, image = results.get("model-version", ""), results.get("image", "")
         if results.get("verdict") == "refused" and withdrawal(registry.history(), int(version), image):
             freed = registry.get(version)
@@ -182,7 +157,7 @@ def release(registry: Registry, cluster: Cluster, workload: Object, *, actor: st
 def _forget_refusal(cluster: Cluster, workload: str, version: Version) -> None:
     """Delete the last run of `accept` where it refused a version, for it is not run again while that is there."""
     for run in runs_of(cluster, workload, "accept")[:1]:
-        results = results_of(run)
+        results = results_of(run.get("status", {}))
         if (results.get("verdict"), results.get("model-version")) == ("refused", str(version.number)):
             cluster.delete(TASK_RUN, run["metadata"]["name"], run["metadata"]["uid"])
 

@@ -10,12 +10,12 @@ from typing import Any
 from image_classifier.drift_record import ServerCounts
 from image_classifier.errors import ServerError
 from image_classifier.platform.cluster import POD, Cluster
+from image_classifier.platform.workload import OF_SERVICE
 
 PATH = "/drift"
 _PORT = 8080
 _SECONDS = 10.0
 _LABELS = {"component": "predictor"}
-_SERVICE = "serving.kserve.io/inferenceservice"
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class ServerReport:
 
 def addresses_of(cluster: Cluster, workload: str) -> list[str]:
     """The addresses of a workload's servers that run, each by itself; raises ClusterError."""
-    pods = cluster.list(POD, labels={_SERVICE: workload, **_LABELS})
+    pods = cluster.list(POD, labels={OF_SERVICE: workload, **_LABELS})
     running = [pod["status"] for pod in pods if pod["status"].get("phase") == "Running"]
     return [f"http://{_host(status['podIP'])}:{_PORT}" for status in running if status.get("podIP")]
 

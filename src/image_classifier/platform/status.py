@@ -55,9 +55,14 @@ def conditions_of(item: Mapping[str, Any], *, of_what: str = "", only: Iterable[
             yield Sign(CONDITION, of_what or called(item), condition.get("reason", ""), message)
 
 
+def results_of(status: Mapping[str, Any]) -> dict[str, str]:
+    """What a run left, by name."""
+    return {result["name"]: str(result["value"]) for result in status.get("results") or []}
+
+
 def verdict_of(status: Mapping[str, Any]) -> tuple[str, str]:
     """The verdict that a step left, and its reason."""
-    results = {result["name"]: result["value"] for result in status.get("results", [])}
+    results = results_of(status)
     return results.get("verdict", ""), results.get("reason", "")
 
 

@@ -16,7 +16,6 @@ from image_classifier.platform.cluster import (
     INFERENCE_SERVICE,
     POD,
     REVISION,
-    TASK_RUN,
     WORKLOAD,
     Cluster,
     Object,
@@ -38,6 +37,7 @@ from image_classifier.platform.status import (
     time_of,
     verdict_of,
 )
+from image_classifier.platform.workload import labels_of, params_of, runs_of
 from image_classifier.text import shortened
 
 LOG_LINES = 20
@@ -46,7 +46,6 @@ LONG_START_SECONDS = 60.0
 _TRAIN, _SERVE = "train", "serve"
 """Resources of the chain."""
 _MOST_EVENTS = 5
-_OF_WORKLOAD, _OF_RESOURCE = "carto.run/workload-name", "carto.run/resource-name"
 _OF_REVISION = "serving.knative.dev/revision"
 _SERVER, _PROXY = "kserve-container", "queue-proxy"
 """Containers of a server's pod."""
@@ -72,7 +71,7 @@ def collect(cluster: Cluster, name: str, now: datetime) -> Evidence:
     return Evidence(
         workload=name,
         namespace=cluster.namespace,
-        params={param["name"]: param.get("value") for param in workload["spec"].get("params", [])},
+        params=params_of(workload),
         seen=status.get("observedGeneration") == workload["metadata"].get("generation"),
         # With resources, these repeat what the first of them says.
         signs=() if listed else tuple(conditions_of(workload)),
@@ -126,10 +125,10 @@ class _Walk:
 
     def runs(self, resource: str, _: Mapping[str, Any]) -> Iterator[Sign]:
         """Of the newest run of a step. (The reference may name an older one with the same spec.)"""
-        runs = self.cluster.list(TASK_RUN, labels={_OF_WORKLOAD: self.workload, _OF_RESOURCE: resource})
+        runs = runs_of(self.cluster, self.workload, resource)
         if not runs:
             return
-        run = max(runs, key=lambda item: str(item["metadata"]["creationTimestamp"]))
+        run = runs[0]
         name, status = called(run), run.get("status", {})
         yield from bad_result_of(name, status)
         yield from self.step_log(name, status)
@@ -239,8 +238,7 @@ class _Walk:
 
     def serving(self) -> Serving | None:
         """What the workload's own inference service gives requests to."""
-        chosen = {_OF_WORKLOAD: self.workload, _OF_RESOURCE: _SERVE}
-        for service in self.cluster.list(INFERENCE_SERVICE, labels=chosen):
+        for service in self.cluster.list(INFERENCE_SERVICE, labels=labels_of(self.workload, _SERVE)):
             status = service.get("status", {})
             traffic = status.get("components", {}).get("predictor", {}).get("traffic", [])
             shares = [self.share(entry) for entry in traffic if entry.get("percent")]

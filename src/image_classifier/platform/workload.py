@@ -1,11 +1,15 @@
-"""A workload of the supply chain: its params, read and set."""
+"""A workload of the supply chain: its params, read and set, and the runs and labels of what it made."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from image_classifier.errors import ClusterError, ConflictError
-from image_classifier.platform.cluster import WORKLOAD, Cluster, Object
+from image_classifier.platform.cluster import TASK_RUN, WORKLOAD, Cluster, Object
 
+PIN = "model_version"
+"""The param that pins what serves."""
+OF_SERVICE = "serving.kserve.io/inferenceservice"
+"""Label of a server's pod: the inference service that it belongs to."""
 _TRIES = 5
 
 
@@ -28,6 +32,17 @@ def params_of(workload: Object) -> dict[str, Any]:
 def model_name(workload: Object) -> str:
     """The name of its registered model."""
     return str(params_of(workload).get("name") or workload["metadata"]["name"])
+
+
+def labels_of(workload: str, resource: str) -> dict[str, str]:
+    """The labels that Cartographer gives to what a resource of a workload's chain stamps."""
+    return {"carto.run/workload-name": workload, "carto.run/resource-name": resource}
+
+
+def runs_of(cluster: Cluster, workload: str, resource: str) -> list[Object]:
+    """The runs of a resource of the chain, the newest first."""
+    runs = cluster.list(TASK_RUN, labels=labels_of(workload, resource))
+    return sorted(runs, key=lambda run: str(run["metadata"]["creationTimestamp"]), reverse=True)
 
 
 def set_params(cluster: Cluster, workload: Object, values: Mapping[str, Any]) -> None:
