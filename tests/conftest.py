@@ -1,6 +1,8 @@
 """Fixtures that several parts share."""
 
 import os
+import re
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +21,7 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 share_cpus()
 
 if TYPE_CHECKING:
+    from image_classifier.registry import Registry
     from tests.mlflow_helpers import TrackingServer
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
@@ -105,6 +108,21 @@ def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("empty")
     registry_at(home).check()
     return home / "mlflow.db"
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    """One store for a module, as opening one takes MLflow a while; each test has a registered model of its own."""
+    home = tmp_path_factory.mktemp("home")
+    shutil.copy(empty_database, home)
+    return home
+
+
+@pytest.fixture
+def registry(home: Path, request: pytest.FixtureRequest) -> "Registry":
+    from tests.mlflow_helpers import registry_at
+
+    return registry_at(home, name=re.sub(r"\W+", "-", request.node.name).strip("-"))
 
 
 @pytest.fixture(scope="session")

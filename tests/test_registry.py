@@ -23,19 +23,6 @@ from tests.mlflow_helpers import record_training, registry_at
 pytestmark = pytest.mark.usefixtures("tracking_server")
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory, empty_database):
-    """One store for all, as opening one takes MLflow a while; each test has a registered model of its own."""
-    home = tmp_path_factory.mktemp("home")
-    shutil.copy(empty_database, home)
-    return home
-
-
-@pytest.fixture
-def registry(home, request):
-    return registry_at(home, name=re.sub(r"\W+", "-", request.node.name).strip("-"))
-
-
 @pytest.fixture
 def client(home):
     return MlflowClient(f"sqlite:///{home / 'mlflow.db'}")

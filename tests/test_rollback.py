@@ -1,7 +1,5 @@
 """Back to what served before, by the registry alone, in a real sqlite store."""
 
-import re
-import shutil
 from datetime import timedelta
 
 import pytest
@@ -9,20 +7,7 @@ import pytest
 from image_classifier.errors import RegistryError
 from image_classifier.rollback import roll_back_champion, side_by_side
 from image_classifier.served import entries
-from tests.mlflow_helpers import record_training, registry_at
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory, empty_database):
-    """One store for all; each test has a registered model of its own."""
-    home = tmp_path_factory.mktemp("home")
-    shutil.copy(empty_database, home)
-    return home
-
-
-@pytest.fixture
-def registry(home, request):
-    return registry_at(home, name=re.sub(r"\W+", "-", request.node.name).strip("-"))
+from tests.mlflow_helpers import record_training
 
 
 def champions(registry, folder, count):

@@ -2,34 +2,19 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
-
-import pytest
 
 from image_classifier import artifacts
 from image_classifier.finding import Finding, Outcome
 from image_classifier.gate import Verdict
 from image_classifier.registry import Registry, Version
 from image_classifier.standing import Place, in_words, standing_of, to_json
-from tests.mlflow_helpers import record_training, registry_at
+from tests.mlflow_helpers import record_training
 
 FLOOR = Finding(
     "min-accuracy", Outcome.FAIL, "accuracy 95.83% is below the floor of 99.9%", 0.9583, threshold=0.999
 )
 ENOUGH = Finding("max-latency", Outcome.PASS, "it is fast enough")
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
-    home = tmp_path_factory.mktemp("home")
-    shutil.copy(empty_database, home)
-    return home
-
-
-@pytest.fixture
-def registry(home: Path, request: pytest.FixtureRequest) -> Registry:
-    return registry_at(home, name=re.sub(r"\W+", "-", request.node.name).strip("-"))
 
 
 def judged(registry: Registry, folder: Path, *findings: Finding) -> Version:

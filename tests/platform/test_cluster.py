@@ -1,7 +1,5 @@
 """How a cluster is asked, with the real client; that a real one is asked so is shown by tests/e2e/test_why.py."""
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,7 +7,7 @@ import pytest
 from image_classifier.errors import ClusterError, ConflictError, ForbiddenError, NoClusterError
 from image_classifier.local_server import free_port
 from image_classifier.platform.cluster import EVENT, POD, WORKLOAD, Cluster, Kind, is_in_cluster
-from tests.platform.recorded_cluster import NAMESPACE, Records, recorded_cluster, write_kubeconfig
+from tests.platform.recorded_cluster import NAMESPACE, Records, write_kubeconfig
 
 
 def an_object(kind: str, name: str, **labels: str) -> dict[str, Any]:
@@ -31,13 +29,6 @@ def records() -> Records:
         ],
         logs={"one/step-train": "first\nsecond\nthird\n"},
     )
-
-
-@pytest.fixture
-def cluster(records: Records, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    with recorded_cluster(records, tmp_path / "config"):
-        yield Cluster.connect()
 
 
 def test_objects_are_read_and_listed_by_labels_and_fields_over_all_pages(cluster):

@@ -1,8 +1,6 @@
 """Back to what served before, with a recorded cluster and a real registry; tests/e2e/test_rollback.py has both real."""
 
 import json
-import re
-import shutil
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -12,8 +10,7 @@ from image_classifier.history import withdrawal
 from image_classifier.platform.cluster import Cluster
 from image_classifier.platform.rollback import accepted_runs, pin, release, withdraw
 from image_classifier.platform.workload import require_workload
-from tests.mlflow_helpers import record_training, registry_at
-from tests.platform.recorded_cluster import Records, recorded_cluster
+from tests.platform.recorded_cluster import Records
 
 BEGAN = datetime(2026, 11, 25, 12, tzinfo=UTC)
 BY = {"actor": "ada", "reason": "worse on cats"}
@@ -47,34 +44,9 @@ def a_workload(**params):
     }
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory, empty_database):
-    home = tmp_path_factory.mktemp("home")
-    shutil.copy(empty_database, home)
-    return home
-
-
-@pytest.fixture
-def registry(home, request, tmp_path):
-    """Versions 1 and 2, which served one after the other."""
-    registry = registry_at(home, name=re.sub(r"\W+", "-", request.node.name).strip("-"))
-    for number, image in ((1, "server@a"), (2, "server@b")):
-        version = record_training(registry, tmp_path / f"p{number}", f"fingerprint-{number}")()
-        registry.set_tags(version, {"verdict": "accepted"})
-        registry.promote(version, actor="chain", reason="accepted", image=image)
-    return registry
-
-
 @pytest.fixture
 def records():
     return Records([a_workload(), accept_run(1, "server@a", 0), accept_run(2, "server@b", 1)])
-
-
-@pytest.fixture
-def cluster(records, tmp_path, monkeypatch):
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    with recorded_cluster(records, tmp_path / "config"):
-        yield Cluster.connect()
 
 
 def workload_of(cluster):

@@ -5,7 +5,6 @@ That real servers, routed to by Knative, are watched so is shown by tests/e2e/te
 
 import random
 import re
-import shutil
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +16,12 @@ import pytest
 from image_classifier import chain
 from image_classifier.errors import ForbiddenError
 from image_classifier.platform import watch as module
-from image_classifier.platform.cluster import Cluster
 from image_classifier.platform.watch import watch
 from image_classifier.serving.identity import Identity
 from image_classifier.serving.metrics import Metrics
 from image_classifier.settings import Seconds, Settings
-from tests.mlflow_helpers import record_training, registry_at
-from tests.platform.recorded_cluster import Records, recorded_cluster
+from tests.mlflow_helpers import registry_at
+from tests.platform.recorded_cluster import Records
 from tests.platform.test_live_counts import a_pod
 from tests.platform.test_rollback import a_workload, accept_run
 
@@ -67,24 +65,6 @@ def serving(*servers: MadeUpServer) -> Iterator[list[int]]:
             server.server_close()
 
 
-@pytest.fixture(scope="module")
-def home(tmp_path_factory, empty_database):
-    home = tmp_path_factory.mktemp("home")
-    shutil.copy(empty_database, home)
-    return home
-
-
-@pytest.fixture
-def registry(home, request, tmp_path):
-    """Versions 1 and 2, which were accepted one after the other."""
-    registry = registry_at(home, name=re.sub(r"\W+", "-", request.node.name).strip("-"))
-    for number, image in ((1, "server@a"), (2, "server@b")):
-        version = record_training(registry, tmp_path / f"p{number}", f"fingerprint-{number}")()
-        registry.set_tags(version, {"verdict": "accepted"})
-        registry.promote(version, actor="chain", reason="accepted", image=image)
-    return registry
-
-
 @pytest.fixture
 def records(registry):
     return Records(
@@ -93,13 +73,12 @@ def records(registry):
 
 
 @pytest.fixture
-def cluster(records, tmp_path, monkeypatch):
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+def cluster(cluster, monkeypatch):
+    """It is looked at often."""
     monkeypatch.setattr(module, "_EVERY_SECONDS", 0.05)
     monkeypatch.setattr(module, "_ASK_SECONDS", 0.1)
     monkeypatch.setattr(module, "_MOVED_SECONDS", 0.2)
-    with recorded_cluster(records, tmp_path / "config"):
-        yield Cluster.connect()
+    return cluster
 
 
 def watched(registry, cluster, records, *servers, seconds=3.0):

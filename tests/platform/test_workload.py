@@ -1,9 +1,8 @@
 import pytest
 
 from image_classifier.errors import ClusterError, ConflictError
-from image_classifier.platform.cluster import Cluster
 from image_classifier.platform.workload import model_name, params_of, require_workload, set_params
-from tests.platform.recorded_cluster import Records, recorded_cluster
+from tests.platform.recorded_cluster import Records
 
 
 def a_workload(**params):
@@ -17,13 +16,6 @@ def a_workload(**params):
 @pytest.fixture
 def records():
     return Records([a_workload(budget="10s", retrain="once")])
-
-
-@pytest.fixture
-def cluster(records, tmp_path, monkeypatch):
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
-    with recorded_cluster(records, tmp_path / "config"):
-        yield Cluster.connect()
 
 
 def test_a_workload_that_is_not_there_is_named_with_those_that_are(cluster):
