@@ -19,6 +19,7 @@ from image_classifier.trainers import (
     Result,
     Stopped,
     Trainer,
+    interrupts_held,
     started_trainers,
     with_messages,
 )
@@ -89,3 +90,18 @@ def test_the_processes_end_with_the_block(tmp_path: Path):
     with started_trainers(replace(Settings(), home=tmp_path), 2) as trainers:
         identities = [trainer.process_id for trainer in trainers]
     assert not any(Path(f"/proc/{identity}").exists() for identity in identities)
+
+
+def test_ctrl_c_while_a_process_starts_is_seen_afterwards():
+    reached = False
+    with pytest.raises(KeyboardInterrupt), interrupts_held():
+        os.kill(os.getpid(), signal.SIGINT)
+        reached = True
+    assert reached
+
+
+def test_a_process_does_not_see_ctrl_c(trainer):
+    trainer.begin(Job(Recipe(), 0))
+    assert isinstance(next_message(trainer), Epoch)
+    os.kill(trainer.process_id, signal.SIGINT)
+    assert isinstance(outcome(trainer), Result)

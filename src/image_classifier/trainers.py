@@ -7,6 +7,7 @@ import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
 from image_classifier.cpus import available_cpus
@@ -77,7 +78,7 @@ class Trainer:
         self._process = context.Process(
             target=_work, args=(theirs, self._settings, self._threads), daemon=True
         )
-        with _interrupts_ignored():
+        with interrupts_held():
             self._process.start()
         # With the only other end in the process, its death ends the connection.
         theirs.close()
@@ -183,10 +184,18 @@ def _outcome(
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    """What is started meanwhile does not see Ctrl-C, which a terminal sends to all: its parent decides."""
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+def interrupts_held() -> Iterator[None]:
+    """What is started meanwhile does not see Ctrl-C, which a terminal sends to all; its parent does, afterwards."""
+    # It is started with the first process otherwise, and lets them through again.
+    resource_tracker.ensure_running()
+    seen: list[int] = []
+    # The mask is what a process inherits; it holds for this thread alone, and another may get the signal.
+    handler = signal.signal(signal.SIGINT, lambda number, _: seen.append(number))
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        signal.signal(signal.SIGINT, handler)
+        if seen:
+            signal.raise_signal(signal.SIGINT)
