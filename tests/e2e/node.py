@@ -14,6 +14,10 @@ class Node:
 
     repair_command: str
 
+    def command(self, process: int) -> str:
+        """A process's command line, a space after each argument; empty for one of the kernel's."""
+        return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+
     def processes(self, pattern: str, pod_uid: str = "") -> list[int]:
         """Processes whose command line matches, the oldest first; those of a pod alone, where one is given."""
         found = []
@@ -21,7 +25,7 @@ class Node:
             if not folder.name.isdigit():
                 continue
             try:
-                command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                command = self.command(int(folder.name))
                 inside = not pod_uid or pod_uid in (folder / "cgroup").read_text().replace("_", "-")
             except OSError:  # it ended meanwhile
                 continue

@@ -57,7 +57,7 @@ def test_a_better_model_takes_over_under_load_without_a_lost_request(cluster: Cl
         cluster.change(flowers, **BETTER)
         wait("the new version", lambda: ask(cluster.url(flowers)) != "1", 300)
         settled(cluster, flowers)
-    print(f"{load.answered} requests during the roll-out, {len(load.lost)} lost")
+    print(f"during the roll-out {load}")
     assert load.lost == []
     assert load.answered > 20
 
@@ -76,7 +76,7 @@ def test_an_older_version_is_pinned_and_released_under_load_without_training(clu
             answers(url, expected)
             took.append(time.monotonic() - started)
             print(f"version {expected} gives all answers after {took[-1]:.0f} s")
-    print(f"{load.answered} requests, {len(load.lost)} lost; the longest switch took {max(took):.0f} s")
+    print(f"{load}; the longest switch took {max(took):.0f} s")
     assert load.lost == []
     cluster.change(flowers, **BETTER, model_version=None)
     settled(cluster, flowers)

@@ -35,7 +35,7 @@ def timed(cluster: Cluster, name: str, *arguments: str, version: str) -> str:
         took = time.monotonic() - started
         assert ask(cluster.url(name)) == version
     print(printed)
-    print(f"{took:.0f} s, {load.answered} requests, {len(load.lost)} lost")
+    print(f"{took:.0f} s, {load}")
     assert load.lost == []
     assert took < MOST_SECONDS
     return printed
