@@ -150,8 +150,9 @@ class Cluster:
             account = f"--serviceaccount={self.namespace}:{name}"
             self.kubectl("create", "rolebinding", name, f"--role={name}", account)
 
-    def image_classifier(self, *arguments: str) -> str:
-        """What a command of ours prints, with this namespace and the registry, which is forwarded to this machine."""
+    @contextmanager
+    def tracking_server(self) -> Iterator[str]:
+        """The address of the cluster's MLflow, forwarded to this machine."""
         forward = subprocess.Popen(
             ["kubectl", "port-forward", "-n", "mlflow", "service/mlflow", ":5000"],
             stdout=subprocess.PIPE,
@@ -161,12 +162,17 @@ class Cluster:
             assert forward.stdout is not None
             port = forward.stdout.readline().rpartition(" -> ")[0].rpartition(":")[2]
             # By this name its server lets itself be called; config/mlflow has those names.
-            given = {**self.environment, "MLFLOW_TRACKING_URI": f"http://localhost:{port}"}
-            command = [sys.executable, "-m", "image_classifier.cli", *arguments]
-            done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=300)
+            yield f"http://localhost:{port}"
         finally:
             forward.terminate()
             forward.communicate()
+
+    def image_classifier(self, *arguments: str) -> str:
+        """What a command of ours prints, with this namespace and the registry."""
+        with self.tracking_server() as address:
+            given = {**self.environment, "MLFLOW_TRACKING_URI": address}
+            command = [sys.executable, "-m", "image_classifier.cli", *arguments]
+            done = subprocess.run(command, env=given, capture_output=True, text=True, timeout=300)
         if done.returncode:
             raise CommandError(done.stdout + done.stderr)
         return done.stdout

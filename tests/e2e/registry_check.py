@@ -2,12 +2,17 @@
 
 from mlflow import MlflowClient
 
-from tests.e2e.cluster import Cluster, run
+from tests.e2e.cluster import Cluster
 
 
 def inconsistencies(cluster: Cluster, name: str) -> list[str]:
     """What is wrong in the registry of a workload, and between it and what serves; nothing: []."""
-    client = MlflowClient(f"http://{_address()}:5000")
+    served = cluster.outputs(name, "accept").get("config", "")
+    with cluster.tracking_server() as address:
+        return _inconsistencies(MlflowClient(address), name, served)
+
+
+def _inconsistencies(client: MlflowClient, name: str, served: str) -> list[str]:
     wrong = []
     versions = client.search_model_versions(f"name = '{name}'")
     for version in versions:
@@ -22,11 +27,6 @@ def inconsistencies(cluster: Cluster, name: str) -> list[str]:
         for alias, number in aliases.items()
         if number not in numbers
     ]
-    served = cluster.outputs(name, "accept").get("config", "")
     if f"models:/{name}/{aliases.get('champion')}" not in served:
         wrong.append(f"the champion is version {aliases.get('champion')}; what serves is {served}")
     return wrong
-
-
-def _address() -> str:
-    return run("kubectl", "get", "service", "-n", "mlflow", "mlflow", "-o", "jsonpath={.spec.clusterIP}")
