@@ -11,6 +11,7 @@ import itertools
 import sys
 import tempfile
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 from image_classifier.cpus import available_cpus, share_cpus
@@ -30,20 +31,11 @@ from image_classifier.latency import latency_ratio, machine
 from image_classifier.measurement import evaluate
 from image_classifier.package import Model
 from image_classifier.settings import Settings, load_settings
-from image_classifier.training import fit
+from image_classifier.training import Plan, fit
 
 
 def trained(dataset: Dataset, settings: Settings, seed: int, folder: Path) -> tuple[Model, Evaluation]:
-    outcome = fit(
-        dataset,
-        budget=settings.budget,
-        seed=seed,
-        validation_fraction=settings.validation_fraction,
-        recipe=settings.recipe,
-        checkpoint=None,
-        on_epoch=lambda _: None,
-        threads=available_cpus(),
-    )
+    outcome = fit(dataset, replace(Plan.of(settings), seed=seed))
     parameters = {"seed": seed, "validation_fraction": settings.validation_fraction}
     provenance = {"data_digest": dataset.digest, "parameters": parameters}
     package = export_package(

@@ -31,7 +31,7 @@ from image_classifier.datasets.dataset import Dataset, Part
 from image_classifier.network import Classifier
 from image_classifier.recipe import Recipe
 from image_classifier.settings import load_settings
-from image_classifier.training import Trained, fit
+from image_classifier.training import Plan, Trained, fit
 
 
 def accuracy(classifier: Classifier, part: Part) -> float:
@@ -45,16 +45,7 @@ def accuracy(classifier: Classifier, part: Part) -> float:
 
 
 def train(dataset: Dataset, budget: float, seed: int, recipe: Recipe) -> Trained:
-    return fit(
-        dataset,
-        budget=budget,
-        seed=seed,
-        validation_fraction=0.1,
-        recipe=recipe,
-        checkpoint=None,
-        on_epoch=lambda _: None,
-        threads=available_cpus(),
-    )
+    return fit(dataset, Plan(budget, seed, 0.1, recipe, available_cpus()))
 
 
 def rate(trained: Trained, dataset: Dataset) -> float:

@@ -203,7 +203,7 @@ def test_pictures_are_of_the_mistakes_suspects_and_duplicates(model, dataset):
 
 def test_a_model_that_was_trained_on_shuffled_labels_is_refused(tmp_path):
     from image_classifier.export import export_package
-    from image_classifier.training import fit
+    from image_classifier.training import Plan, fit
 
     digits = prepare(Settings(home=tmp_path))
     random = np.random.default_rng(0)
@@ -211,16 +211,7 @@ def test_a_model_that_was_trained_on_shuffled_labels_is_refused(tmp_path):
         replace(part, labels=random.permutation(part.labels)) for part in (digits.train, digits.test)
     )
     shuffled = replace(digits, train=train, test=test)
-    trained = fit(
-        shuffled,
-        budget=1.0,
-        seed=0,
-        validation_fraction=0.1,
-        recipe=Recipe(),
-        checkpoint=None,
-        on_epoch=lambda _: None,
-        threads=1,
-    )
+    trained = fit(shuffled, Plan(budget=1.0, seed=0, validation_fraction=0.1, recipe=Recipe(), threads=1))
     package = export_package(
         tmp_path / "package", trained.classifier, shuffled, trained.validation, {}, threads=1
     )

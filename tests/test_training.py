@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,10 @@ import pytest
 import torch
 
 from image_classifier.datasets.dataset import Dataset, Part
+from image_classifier.distributed import ALONE, Group
 from image_classifier.errors import TrainingError
 from image_classifier.recipe import Recipe
-from image_classifier.training import REPORTS, Epoch, Trained, fit, fitted_temperature
+from image_classifier.training import REPORTS, Epoch, Plan, Trained, fit, fitted_temperature
 
 
 def stripes(size: int, *, images: int = 240, classes: int = 4, seed: int = 0, grey: bool = False) -> Dataset:
@@ -42,15 +44,17 @@ def stripes(size: int, *, images: int = 240, classes: int = 4, seed: int = 0, gr
     )
 
 
-def train(dataset: Dataset, budget: float, **changes: object) -> Trained:
-    arguments = {
-        "seed": 0,
-        "validation_fraction": 0.2,
-        "recipe": Recipe(),
-        "checkpoint": None,
-        "on_epoch": lambda _: None,
-    }
-    return fit(dataset, budget=budget, threads=2, **{**arguments, **changes})  # type: ignore[arg-type]
+def train(
+    dataset: Dataset,
+    budget: float,
+    *,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
+    validation_fraction: float = 0.2,
+    group: Group = ALONE,
+) -> Trained:
+    plan = Plan(budget, 0, validation_fraction, Recipe(), threads=2, group=group)
+    return fit(dataset, plan, checkpoint=checkpoint, on_epoch=on_epoch)
 
 
 def accuracy(trained: Trained, part: Part) -> float:

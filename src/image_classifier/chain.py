@@ -134,7 +134,7 @@ def _helped(settings: Settings) -> AbstractContextManager[Mapping[str, str]]:
 
 def _assist(settings: Settings, group: "Group") -> None:
     from image_classifier.datasets import prepare
-    from image_classifier.training import assist
+    from image_classifier.training import Plan, assist
 
     # The first has it ready by then, in the cache where that is shared.
     digest = group.of_first("")
@@ -146,22 +146,13 @@ def _assist(settings: Settings, group: "Group") -> None:
         )
     if group.of_first(False):
         return
-    assist(
-        dataset,
-        budget=settings.budget,
-        seed=settings.seed,
-        validation_fraction=settings.validation_fraction,
-        recipe=settings.recipe,
-        threads=group.threads(available_cpus()),
-        device=settings.device,
-        group=group,
-    )
+    assist(dataset, Plan.of(settings, group))
 
 
 def _train(settings: Settings, report: Report, group: "Group") -> Package:
     from image_classifier.export import export_package
     from image_classifier.figures import learning_curve
-    from image_classifier.training import Epoch, device_named, fit
+    from image_classifier.training import Epoch, Plan, device_named, fit
 
     device_named(settings.device)
     registry = open_registry(settings, report)
@@ -201,18 +192,7 @@ def _train(settings: Settings, report: Report, group: "Group") -> Package:
         def on_epoch(epoch: Epoch) -> None:
             run.log_epoch(epoch.figures, step=epoch.number)
 
-        trained = fit(
-            dataset,
-            budget=settings.budget,
-            seed=settings.seed,
-            validation_fraction=settings.validation_fraction,
-            recipe=settings.recipe,
-            checkpoint=checkpoint,
-            on_epoch=on_epoch,
-            threads=group.threads(available_cpus()),
-            device=settings.device,
-            group=group,
-        )
+        trained = fit(dataset, Plan.of(settings, group), checkpoint=checkpoint, on_epoch=on_epoch)
         best = trained.history[-1]
         run.log_parameters(trained.parameters)
         run.log_metrics(

@@ -6,7 +6,7 @@ import multiprocessing
 import signal
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 
@@ -15,7 +15,7 @@ from image_classifier.datasets import prepare
 from image_classifier.datasets.dataset import Dataset
 from image_classifier.recipe import Recipe
 from image_classifier.settings import Settings
-from image_classifier.training import Epoch, fit
+from image_classifier.training import Epoch, Plan, fit
 
 _STOP = "stop"
 _END_SECONDS = 5.0
@@ -163,16 +163,8 @@ def _outcome(
             raise _StoppedError
 
     try:
-        trained = fit(
-            dataset,
-            budget=settings.budget,
-            seed=job.seed,
-            validation_fraction=settings.validation_fraction,
-            recipe=job.recipe,
-            checkpoint=None,
-            on_epoch=on_epoch,
-            threads=threads,
-        )
+        plan = replace(Plan.of(settings), seed=job.seed, recipe=job.recipe, threads=threads)
+        trained = fit(dataset, plan, on_epoch=on_epoch)
     except _StoppedError:
         return Stopped()
     except (EOFError, OSError):

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,6 +27,7 @@ from torch import Tensor
 
 from image_classifier.augmentation import augment
 from image_classifier.checkpoint import load_checkpoint, save_checkpoint
+from image_classifier.cpus import available_cpus
 from image_classifier.datasets.dataset import Dataset
 from image_classifier.datasets.split import split_validation
 from image_classifier.distributed import ALONE, Group
@@ -35,6 +37,7 @@ from image_classifier.network import Classifier, Network, channel_statistics
 from image_classifier.optimizer import Optimizer
 from image_classifier.progress import Progress
 from image_classifier.recipe import Recipe
+from image_classifier.settings import Settings
 
 REPORTS = 12
 WIDTHS = (0.5, 0.75, 1.0, 1.25, 1.5, 2.0, 2.5, 3.0)
@@ -61,6 +64,34 @@ _STATISTICS_PIXELS = 2_000_000
 _TIMED_IMAGES = 64
 _INFERENCE_PIXELS = 500_000
 _LOG_TEMPERATURES = (math.log(0.01), math.log(20.0))
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How it is trained, besides the data; in all processes of a group the same."""
+
+    budget: float
+    """Seconds, from the first step."""
+    seed: int
+    validation_fraction: float
+    """Share of the training part that makes the choices and is not trained on."""
+    recipe: Recipe
+    threads: int
+    device: str = "cpu"
+    group: Group = ALONE
+
+    @classmethod
+    def of(cls, settings: Settings, group: Group = ALONE) -> Self:
+        """What the settings ask for, with this process's share of the CPUs."""
+        return cls(
+            budget=settings.budget,
+            seed=settings.seed,
+            validation_fraction=settings.validation_fraction,
+            recipe=settings.recipe,
+            threads=group.threads(available_cpus()),
+            device=settings.device,
+            group=group,
+        )
 
 
 @dataclass(frozen=True)
@@ -99,44 +130,28 @@ class Trained:
 
 def fit(
     dataset: Dataset,
+    plan: Plan,
     *,
-    budget: float,
-    seed: int,
-    validation_fraction: float,
-    recipe: Recipe,
-    checkpoint: Path | None,
-    on_epoch: Callable[[Epoch], None],
-    threads: int,
-    device: str = "cpu",
-    group: Group = ALONE,
+    checkpoint: Path | None = None,
+    on_epoch: Callable[[Epoch], None] = lambda _: None,
 ) -> Trained:
-    """Train on the training part within `budget` seconds; the validation split makes every choice.
+    """Train on the training part within the plan's budget; the validation split makes every choice.
 
-    With a `checkpoint` folder a killed run of the same data and parameters goes on where it was. The first process of
-    a `group` calls this, the others `assist`, with the same data and parameters. Raises TrainingError for data that
-    nothing can be learnt from and for a budget too short for a single step.
+    With a `checkpoint` folder a killed run of the same data and plan goes on where it was. The first process of a group
+    calls this, the others `assist`, with the same data and plan. Raises TrainingError for data that nothing can be
+    learnt from and for a budget too short for a single step.
     """
-    run = _Run(dataset, budget, seed, validation_fraction, recipe, checkpoint, threads, device, group)
+    run = _Run(dataset, plan, checkpoint)
     run.resume()
-    with Progress("training", budget, "s") as progress:
+    with Progress("training", plan.budget, "s") as progress:
         progress.advance(run.elapsed)
         run.train(on_epoch, progress)
     return run.result()
 
 
-def assist(
-    dataset: Dataset,
-    *,
-    budget: float,
-    seed: int,
-    validation_fraction: float,
-    recipe: Recipe,
-    threads: int,
-    device: str,
-    group: Group,
-) -> None:
+def assist(dataset: Dataset, plan: Plan) -> None:
     """Train with the first process of the group, which reports and keeps what comes of it."""
-    run = _Run(dataset, budget, seed, validation_fraction, recipe, None, threads, device, group)
+    run = _Run(dataset, plan, checkpoint=None)
     run.resume()
     run.train(lambda _: None, progress=None)
 
@@ -144,41 +159,29 @@ def assist(
 class _Run:
     """The state of one training."""
 
-    def __init__(
-        self,
-        dataset: Dataset,
-        budget: float,
-        seed: int,
-        validation_fraction: float,
-        recipe: Recipe,
-        checkpoint: Path | None,
-        threads: int,
-        device: str,
-        group: Group,
-    ) -> None:
+    def __init__(self, dataset: Dataset, plan: Plan, checkpoint: Path | None) -> None:
         if len(dataset.classes) < 2:
             raise TrainingError(f"{dataset.source} has one class only; there is nothing to tell apart")
-        torch.set_num_threads(threads)
+        torch.set_num_threads(plan.threads)
         keep_large_blocks()
-        torch.manual_seed(seed)
-        self.device, self.group = device_named(device), group
-        self.dataset, self.budget, self.seed, self.checkpoint = dataset, budget, seed, checkpoint
-        self.recipe = recipe
-        train, self.validation = split_validation(dataset.train.labels, validation_fraction, seed)
+        torch.manual_seed(plan.seed)
+        self.dataset, self.plan, self.checkpoint = dataset, plan, checkpoint
+        self.device, group = device_named(plan.device), plan.group
+        train, self.validation = split_validation(dataset.train.labels, plan.validation_fraction, plan.seed)
         if len(self.validation) == 0:
             raise TrainingError(
                 f"{dataset.source} has one image a class to train with, and validation needs another; "
                 "add images: a class wants three, one of them for the test part"
             )
         self.train_indices = train
-        batch = min(recipe.batch_size or _batch_size(len(train)), len(train))
+        batch = min(plan.recipe.batch_size or _batch_size(len(train)), len(train))
         self.batch = batch // group.size * group.size
         if self.batch == 0:
             raise TrainingError(
                 f"{group.size} processes are more than the {batch} images of a step; start fewer"
             )
         count = self._fitting(_STATISTICS_PIXELS)
-        self.sample = np.sort(np.random.default_rng(seed).permutation(train)[:count])
+        self.sample = np.sort(np.random.default_rng(plan.seed).permutation(train)[:count])
         self.mean, self.deviation = channel_statistics(dataset.train.images[self.sample], grey=dataset.grey)
         sample = self._pixels(self.sample)
         self.bfloat16, self.width = group.of_first(
@@ -189,22 +192,24 @@ class _Run:
         self.history: list[Epoch] = []
         self.best_state: dict[str, Tensor] = {}
         self.best_loss = math.inf
-        self.reported = np.sort(np.random.default_rng(seed).permutation(self.validation)[:_REPORT_IMAGES])
+        self.reported = np.sort(
+            np.random.default_rng(plan.seed).permutation(self.validation)[:_REPORT_IMAGES]
+        )
         key = [
             dataset.digest,
             dataset.image_size,
             dataset.mirror,
-            budget,
-            seed,
-            validation_fraction,
-            str(recipe),
+            plan.budget,
+            plan.seed,
+            plan.validation_fraction,
+            str(plan.recipe),
         ]
         self.key = hashlib.sha256(json.dumps(key).encode()).hexdigest()
 
     def _begin(self, sample: Tensor) -> None:
         self.network = self._network(self.width, sample)
-        self.averaging = self.group.averaging(self.network)
-        self.optimizer = Optimizer(self.network, self.recipe, bfloat16=self.bfloat16)
+        self.averaging = self.plan.group.averaging(self.network)
+        self.optimizer = Optimizer(self.network, self.plan.recipe, bfloat16=self.bfloat16)
 
     @property
     def _begins_small(self) -> bool:
@@ -230,7 +235,7 @@ class _Run:
         return (pixels - mean) / deviation
 
     def _network(self, width: float, sample: Tensor) -> Network:
-        torch.manual_seed(self.seed)
+        torch.manual_seed(self.plan.seed)
         network = Network(
             channels=sample.size(1),
             classes=len(self.dataset.classes),
@@ -251,7 +256,7 @@ class _Run:
                 images
             )
 
-        widths = (self.recipe.width,) if self.recipe.width else WIDTHS
+        widths = (self.plan.recipe.width,) if self.plan.recipe.width else WIDTHS
         network = self._network(widths[len(widths) // 2], sample)
         plain, short = (seconds_an_image(network, bfloat16=bfloat16) for bfloat16 in (False, True))
         bfloat16 = short < _WORTH_ROUNDING * plain
@@ -259,12 +264,12 @@ class _Run:
         for width in widths:
             network = self._network(width, sample)
             seconds = seconds_an_image(network, bfloat16=bfloat16)
-            if width == chosen and seconds * self.batch > self.budget:
+            if width == chosen and seconds * self.batch > self.plan.budget:
                 raise TrainingError(
-                    f"a budget of {self.budget:g} s is too short: one step takes {seconds * self.batch:.2g} s "
+                    f"a budget of {self.plan.budget:g} s is too short: one step takes {seconds * self.batch:.2g} s "
                     "here; give a larger --budget or a smaller --image-size"
                 )
-            seen = self.budget * self.group.size / seconds
+            seen = self.plan.budget * self.plan.group.size / seconds
             if self._begins_small:
                 seen *= 1 + (4 - 1) * HALF_SIDE_SHARE
             if seen < IMAGES_PER_WIDTH_SQUARED * width**2:
@@ -275,28 +280,30 @@ class _Run:
     def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Augmented batches from the current step on; each depends on seed and step alone."""
         per_epoch = len(self.train_indices) // self.batch
-        first_flips = torch.rand(len(self.train_indices), generator=_generator(self.seed, "flips", 0)) < 0.5
+        first_flips = (
+            torch.rand(len(self.train_indices), generator=_generator(self.plan.seed, "flips", 0)) < 0.5
+        )
         epoch, order = -1, torch.empty(0, dtype=torch.int64)
         while True:
             if self.step // per_epoch != epoch:
                 epoch = self.step // per_epoch
                 order = torch.randperm(
-                    len(self.train_indices), generator=_generator(self.seed, "order", epoch)
+                    len(self.train_indices), generator=_generator(self.plan.seed, "order", epoch)
                 )
             start = self.step % per_epoch * self.batch
-            chosen = self.group.share(order[start : start + self.batch])
+            chosen = self.plan.group.share(order[start : start + self.batch])
             indices = self.train_indices[chosen.numpy()]
             # Each image is seen as it is and mirrored in turn (airbench), instead of by chance.
             flips = first_flips[chosen] ^ bool(epoch % 2) if self.dataset.mirror else None
             pixels = self._pixels(indices)
-            if self._begins_small and self.elapsed < HALF_SIDE_SHARE * self.budget:
+            if self._begins_small and self.elapsed < HALF_SIDE_SHARE * self.plan.budget:
                 pixels = F.avg_pool2d(pixels, 2)
             images = augment(
                 pixels,
                 flips=flips,
-                shift=self.recipe.shift,
+                shift=self.plan.recipe.shift,
                 distort=len(self.train_indices) < _SMALL_DATA,
-                generator=_generator(self.seed, f"augmentation {self.group.rank}", self.step),
+                generator=_generator(self.plan.seed, f"augmentation {self.plan.group.rank}", self.step),
             )
             yield images, self._labels(indices)
 
@@ -309,26 +316,26 @@ class _Run:
         batches = self._batches()
         self.network.train()
         # The first process's clock is everybody's.
-        while (now := self.group.number_of_first(self.elapsed)) < self.budget:
+        while (now := self.plan.group.number_of_first(self.elapsed)) < self.plan.budget:
             self.elapsed = now
-            share_left = 1 - self.elapsed / self.budget
+            share_left = 1 - self.elapsed / self.plan.budget
             losses.append(self._step(*next(batches), share_left))
             before, self.elapsed = self.elapsed, time.perf_counter() - started
             if progress is None:
                 continue
             progress.advance(self.elapsed - before, f"loss {losses[-1]:.3f}")
-            is_over = self.elapsed >= self.budget
-            if is_over or self.elapsed / self.budget * REPORTS >= len(self.history) + 1:
+            is_over = self.elapsed >= self.plan.budget
+            if is_over or self.elapsed / self.plan.budget * REPORTS >= len(self.history) + 1:
                 self._report(share_left, float(np.mean(losses)), on_epoch)
                 losses.clear()
                 if not is_over:
                     # The report's own time counts, but never takes the last step's report away.
-                    self.elapsed = min(time.perf_counter() - started, math.nextafter(self.budget, 0))
+                    self.elapsed = min(time.perf_counter() - started, math.nextafter(self.plan.budget, 0))
 
     def _step(self, images: Tensor, labels: Tensor, learning_rate: float) -> float:
         with self._precision(bfloat16=self.bfloat16):
             logits = self.averaging(images)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.plan.recipe.label_smoothing)
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step(learning_rate)
         self.step += 1
@@ -386,7 +393,7 @@ class _Run:
 
     def resume(self) -> None:
         """Take up the checkpoint, if there is one of the same data and parameters."""
-        found = self.group.of_first(load_checkpoint(self.checkpoint) if self.checkpoint else None)
+        found = self.plan.group.of_first(load_checkpoint(self.checkpoint) if self.checkpoint else None)
         if found is None or found[1].get("key") != self.key:
             return
         tensors, progress = found
@@ -424,11 +431,11 @@ class _Run:
             validation_accuracy=accuracy,
             seconds=self.elapsed,
             parameters={
-                **asdict(self.recipe),
+                **asdict(self.plan.recipe),
                 "width": self.width,
                 "batch_size": self.batch,
                 "bfloat16": self.bfloat16,
-                "processes": self.group.size,
+                "processes": self.plan.group.size,
                 "steps": self.step,
                 "epochs_seen": round(self.step * self.batch / len(self.train_indices), 2),
                 "network_parameters": sum(weight.numel() for weight in self.network.parameters()),

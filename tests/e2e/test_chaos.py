@@ -1,7 +1,8 @@
 """Things break while the chain runs and while it serves: `make chaos`, on a cluster that nobody else uses.
 
-After each: the registry is consistent, what served serves, the chain comes to its end without a hand. A request that
-a killed server was answering is lost, as nothing could save it; no other is, where a second server is there.
+After each: the registry is consistent, what served serves, the chain comes to its end without a hand. Lost are
+requests that a killed server was answering and, where all of a pod is gone, those that Knative sends there until
+Kubernetes has said so, which takes about a second; no others, where a second pod is there.
 """
 
 import re
@@ -18,9 +19,18 @@ from tests.e2e.user import Load, answers, ask, settled, unwell
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
-QUICK = {"budget": "2s", "min_accuracy": "0.3", "max_accuracy_drop": "0.5", "max_recall_drop": "1"}
+QUICK = {
+    "budget": "2s",
+    "min_accuracy": "0.3",
+    "max_accuracy_drop": "0.5",
+    "max_recall_drop": "1",
+    "max_robustness_drop": "1",
+}
 """A training that any seed passes: what is tried here is the chain."""
+MLFLOW = r"mlflow server|uvicorn.*mlflow"
 SERVER = r"image-classifier serve "
+MOST_REFUSED = 60
+"""Three times two seconds' worth of one client's requests, half of which go to the other pod."""
 STEPS = ("train", "evaluate", "register", "gate")
 CONTROLLERS = {
     "Cartographer": r"^/ko-app/cartographer ",
@@ -89,31 +99,36 @@ def step_runs(cluster: Cluster, name: str, before: set[str], step: str) -> bool:
 
 def all_is_well(cluster: Cluster, name: str) -> str:
     """Wait until the workload is ready, then look whether everything fits; the version that serves."""
-    settled(cluster, name, seconds=600)
+    settled(cluster, name)
     assert inconsistencies(cluster, name) == []
     version = cluster.outputs(name, "train")["revision"]
     answers(cluster.url(name), version)
     return version
 
 
+def lost_apart_from_refused(load: Load) -> list[str]:
+    """What was lost otherwise than at a pod where nothing listens any more; that, too, where it went on for long."""
+    refused = [lost for lost in load.lost if "connection refused" in lost]
+    assert len(refused) <= MOST_REFUSED, refused
+    return [lost for lost in load.lost if lost not in refused]
+
+
 @pytest.mark.parametrize(
-    ("what", "pattern", "which"),
-    [
-        ("a worker of the server", SERVER, slice(1, 2)),
-        ("the server", SERVER, slice(0, 1)),
-    ],
+    ("what", "which"), [("a worker of the server", slice(1, 2)), ("the server", slice(0, 1))]
 )
-def test_a_killed_server_loses_at_most_what_it_was_answering(
-    cluster: Cluster, served: str, node: Node, what: str, pattern: str, which: slice
+def test_a_killed_server_loses_what_it_was_answering_and_what_still_goes_there(
+    cluster: Cluster, served: str, node: Node, what: str, which: slice
 ):
     url = cluster.url(served)
     with Load(url) as load:
         for _ in range(3):
-            node.kill(pattern, pods_that_serve(cluster, served)[0]["uid"], which=which)
+            # One that was killed is started again only after a while, and a longer one each time.
+            at_work = [p["uid"] for p in pods_that_serve(cluster, served) if node.processes(SERVER, p["uid"])]
+            node.kill(SERVER, at_work[0], which=which)
             time.sleep(8)
-    print(f"{what} killed 3 times: {load}: {load.lost}")
+    print(f"{what} killed 3 times: {load}: {load.lost[:5]}")
     assert load.answered > 50
-    assert len(load.lost) <= 3
+    assert len(lost_apart_from_refused(load)) <= 3
     all_is_well(cluster, served)
 
 
@@ -123,6 +138,7 @@ def test_a_pod_whose_shim_was_killed_is_replaced(cluster: Cluster, served: str, 
         node.kill(rf"^{shim_command(node, pod['uid'])} $")
         time.sleep(30)
     print(f"a shim killed: {load}: {load.lost[:5]}")
+    assert len(lost_apart_from_refused(load)) <= 1
     all_is_well(cluster, served)
 
 
@@ -130,12 +146,15 @@ def test_a_pod_whose_shim_was_killed_is_replaced(cluster: Cluster, served: str, 
 def test_mlflow_may_be_killed_in_any_step(
     cluster: Cluster, served: str, node: Node, train_again: Callable[[], set[str]], step: str
 ):
+    # What was killed is started again after a while that doubles each time; a new pod begins anew.
+    run("kubectl", "rollout", "restart", "-n", "mlflow", "deploy/mlflow")
+    run("kubectl", "rollout", "status", "-n", "mlflow", "deploy/mlflow", "--timeout=120s", seconds=130)
     before = train_again()
     wait(f"step {step}", lambda: step_runs(cluster, served, before, step), every=0.2)
     # Thrice within the step and after it, so that one hits a write.
     for _ in range(3):
-        node.kill(r"mlflow server|uvicorn.*mlflow")
-        wait("MLflow's new process", lambda: node.processes(r"mlflow server"), 120)
+        wait("MLflow's process", lambda: node.processes(MLFLOW), 120)
+        node.kill(MLFLOW)
         time.sleep(1.5)
     print(f"MLflow killed in {step}; version {all_is_well(cluster, served)} serves")
 

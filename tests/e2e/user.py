@@ -27,8 +27,9 @@ class RefusedError(AssertionError):
         ingress = error.headers["X-Envoy-Upstream-Service-Time"] is None
         teller = "the ingress" if ingress else "something behind the ingress"
         super().__init__(f"{url} answered {error.code} of {teller}: {body!r} at {time.strftime('%H:%M:%S')}")
-        self.unrouted = ingress and error.code == 503 and body == b""
-        """The ingress had no such cluster: the test platform's drops a revision before its route leads elsewhere.
+        self.unrouted = ingress and error.code in (404, 503) and body == b""
+        """The ingress had no such host or cluster: the test platform's drops a revision before its route leads
+        elsewhere, and reads all of them anew after it lost the API server.
 
         Where there is a cluster, Envoy says in a body what is wrong. Nothing behind the ingress saw the request.
         """
