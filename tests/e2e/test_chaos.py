@@ -19,14 +19,8 @@ from tests.e2e.user import Load, answers, ask, settled, unwell
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
-QUICK = {
-    "budget": "2s",
-    "min_accuracy": "0.3",
-    "max_accuracy_drop": "0.5",
-    "max_recall_drop": "1",
-    "max_robustness_drop": "1",
-}
-"""A training that any seed passes: what is tried here is the chain."""
+QUICK = {"budget": "8s", "max_accuracy_drop": "0.5", "max_recall_drop": "1", "max_robustness_drop": "1"}
+"""A training whose models are as good as each other: what is tried here is the chain."""
 MLFLOW = r"mlflow server|uvicorn.*mlflow"
 SERVER = r"image-classifier serve "
 MOST_REFUSED = 60

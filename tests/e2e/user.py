@@ -2,6 +2,7 @@
 
 import io
 import json
+import socket
 import threading
 import time
 import urllib.error
@@ -18,21 +19,12 @@ UNANIMOUS = 40
 """Of so many answers one is the old version's with 99 % chance, as long as it gets a tenth of the traffic."""
 
 
-class RefusedError(AssertionError):
-    """A request was answered with an error; says whether the ingress did it, or something behind it."""
+class UnroutedError(AssertionError):
+    """The ingress knew no such name, host or cluster, and nothing behind it saw the request.
 
-    def __init__(self, url: str, error: urllib.error.HTTPError) -> None:
-        body = error.read(300)
-        # Envoy puts this header to what it passes on, and its name to all answers.
-        ingress = error.headers["X-Envoy-Upstream-Service-Time"] is None
-        teller = "the ingress" if ingress else "something behind the ingress"
-        super().__init__(f"{url} answered {error.code} of {teller}: {body!r} at {time.strftime('%H:%M:%S')}")
-        self.unrouted = ingress and error.code in (404, 503) and body == b""
-        """The ingress had no such host or cluster: the test platform's drops a revision before its route leads
-        elsewhere, and reads all of them anew after it lost the API server.
-
-        Where there is a cluster, Envoy says in a body what is wrong. Nothing behind the ingress saw the request.
-        """
+    The test platform's drops a revision before its route leads elsewhere, and where it loses the API server, it reads
+    all of them anew and knows only some meanwhile.
+    """
 
 
 def image_of_a_digit() -> bytes:
@@ -50,7 +42,17 @@ def ask(url: str, seconds: float = 60) -> str:
             assert json.load(response)["predictions"][0]["label"] in set("0123456789")
             return str(response.headers["X-Model-Version"])
     except urllib.error.HTTPError as error:
-        raise RefusedError(url, error) from error
+        body = error.read(300)
+        # Envoy puts this header to what it passes on, and where there is a cluster it says in a body what is wrong.
+        by_ingress = error.headers["X-Envoy-Upstream-Service-Time"] is None
+        kind = UnroutedError if by_ingress and error.code in (404, 503) and not body else AssertionError
+        teller = "the ingress" if by_ingress else "something behind the ingress"
+        told = f"{url} answered {error.code} of {teller}: {body!r} at {time.strftime('%H:%M:%S')}"
+        raise kind(told) from error
+    except urllib.error.URLError as error:
+        if isinstance(error.reason, socket.gaierror):
+            raise UnroutedError(f"{url} had no address at {time.strftime('%H:%M:%S')}") from error
+        raise
 
 
 def settled(cluster: Cluster, name: str, revision: str = "", seconds: float = 400) -> str:
@@ -77,9 +79,7 @@ def answers(url: str, version: str, seconds: float = 120) -> None:
     def look() -> bool:
         try:
             return all(ask(url) == version for _ in range(UNANIMOUS))
-        except RefusedError as refusal:
-            if not refusal.unrouted:
-                raise
+        except UnroutedError:
             return False
 
     wait(f"version {version}", look, seconds, every=0)
@@ -93,7 +93,7 @@ def unwell(cluster: Cluster, name: str, resource: str, said: str, seconds: float
 class Load:
     """Requests, one after the other, for as long as the block lasts; knows which were lost.
 
-    Those that the ingress had no cluster for are counted apart.
+    Those that the ingress did not route are counted apart.
     """
 
     def __init__(self, url: str) -> None:
@@ -124,10 +124,7 @@ class Load:
             try:
                 ask(self._url)
                 self.answered += 1
-            except RefusedError as refusal:
-                if refusal.unrouted:
-                    self._unrouted += 1
-                else:
-                    self.lost.append(str(refusal))
+            except UnroutedError:
+                self._unrouted += 1
             except Exception as error:
                 self.lost.append(repr(error))
