@@ -35,6 +35,10 @@ if TYPE_CHECKING:  # these bring PyTorch, MLflow or SciPy, which most commands n
     from image_classifier.registry import Version
 
 
+_SOURCE_WAIT = 60.0
+"""Seconds; what serves the sources of a cluster is back by then when it was started anew, twice even."""
+
+
 @dataclass(frozen=True)
 class WorkFolder:
     """What one step leaves for the next."""
@@ -70,7 +74,12 @@ def source(settings: Settings, report: Report) -> None:
         report("no source was named; the installed code is used")
         return
     fetch_source(
-        settings.source_url, settings.source, sub_path=settings.sub_path, timeout=settings.fetch_timeout
+        settings.source_url,
+        settings.source,
+        sub_path=settings.sub_path,
+        timeout=settings.fetch_timeout,
+        wait=_SOURCE_WAIT,
+        report=report,
     )
     report(f"unpacked {settings.source_url} into {settings.source}")
 

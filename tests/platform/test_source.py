@@ -35,7 +35,7 @@ def pack(path: Path, files: dict[str, str]) -> None:
 
 
 def fetch(url: str, folder: Path, sub_path: str = "") -> None:
-    fetch_source(url, folder, sub_path=sub_path, timeout=5)
+    fetch_source(url, folder, sub_path=sub_path, timeout=5, wait=0, report=print)
 
 
 def test_a_source_is_unpacked_and_tested_with_its_own_code(place, tmp_path):
@@ -97,3 +97,25 @@ def test_a_source_that_cannot_be_used_is_refused_in_words(place, tmp_path, name,
 def test_a_server_that_is_not_there_is_named(tmp_path):
     with pytest.raises(SourceError, match=r"127\.0\.0\.1:9/x\.tar\.gz cannot be fetched"):
         fetch("http://127.0.0.1:9/x.tar.gz", tmp_path)
+
+
+def test_a_server_that_comes_back_is_asked_again(tmp_path):
+    pack(tmp_path / "good.tar.gz", PROJECT)
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as away:
+        port = away.server_port
+    lines: list[str] = []
+
+    def come_back() -> None:
+        with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
+            server.handle_request()
+
+    def report(line: str) -> None:
+        lines.append(line)
+        threading.Thread(target=come_back).start()
+
+    url = f"http://127.0.0.1:{port}/good.tar.gz"
+    fetch_source(url, tmp_path / "source", sub_path="", timeout=5, wait=20, report=report)
+    assert (tmp_path / "source" / "README.md").read_text() == "read me\n"
+    assert len(lines) == 1
+    assert lines[0].endswith("Connection refused; asking again for up to 20 s")

@@ -6,9 +6,11 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 import urllib.error
 import urllib.request
 import xml.etree.ElementTree as ElementTree
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,43 +19,76 @@ from image_classifier.settings import ENVIRONMENT_PREFIX
 
 _NO_TESTS = 5
 _NAMED = 3
+_PAUSE_SECONDS = 2.0
+_PASSING = (404, 429, 500, 502, 503, 504)
+"""Answers of a server that is not ready; Flux's has no file before it has fetched all of them anew."""
 
 
-def fetch_source(url: str, folder: Path, *, sub_path: str, timeout: float) -> None:
+class _AwayError(SourceError):
+    """The server is not there, or has not got it; that may pass."""
+
+
+def fetch_source(
+    url: str, folder: Path, *, sub_path: str, timeout: float, wait: float, report: Callable[[str], None]
+) -> None:
     """Unpack the tarball at `url` into `folder`, which is empty or absent; if given, only `sub_path` of it.
 
-    Raises SourceError where the address does not answer within `timeout` seconds a part, where what it gives
-    is no tarball or names files outside of it, and where it has no folder `sub_path`.
+    A server that is away, or has not got it, is asked again for `wait` seconds: what serves the sources of a cluster
+    is started anew at times. Raises SourceError where the address does not answer within `timeout` seconds a part,
+    where what it gives is no tarball or names files outside of it, and where it has no folder `sub_path`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch.") as name:
-        unpacked = Path(name)
-        try:
-            with (
-                urllib.request.urlopen(url, timeout=timeout) as response,
-                tarfile.open(fileobj=response, mode="r|*") as archive,
-            ):
-                for member in archive:
-                    _extract(archive, member, unpacked)
-        except urllib.error.HTTPError as error:
-            raise SourceError(
-                f"the source at {url} cannot be fetched: the server answers {error.code}"
-            ) from None
-        except (tarfile.TarError, EOFError) as error:
-            raise SourceError(f"the source at {url} is no whole tarball: {error}") from error
-        except (OSError, ValueError) as error:
-            raise SourceError(f"the source at {url} cannot be fetched: {error}") from error
-        project = (unpacked / sub_path).resolve()
-        if not project.is_relative_to(unpacked.resolve()) or not project.is_dir():
-            raise SourceError(f"the source has no folder {sub_path!r}: check --sub-path of the workload")
-        if not (project / "src" / "image_classifier").is_dir():
-            inside = ", ".join(sorted(path.name for path in project.iterdir())[:8]) or "nothing"
-            raise SourceError(
-                f"the source has no src/image_classifier in {sub_path or 'its root'}, which has {inside}; "
-                "check the repository and --sub-path of the workload"
-            )
-        for path in list(project.iterdir()):
-            shutil.move(path, folder / path.name)
+    end = time.monotonic() + wait
+    waiting = False
+    while True:
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch.") as name:
+            try:
+                _unpack(url, Path(name), timeout)
+            except _AwayError as error:
+                if time.monotonic() >= end:
+                    raise
+                if not waiting:
+                    report(f"{error}; asking again for up to {wait:g} s")
+                waiting = True
+            else:
+                for path in _project(Path(name), sub_path):
+                    shutil.move(path, folder / path.name)
+                return
+        time.sleep(_PAUSE_SECONDS)
+
+
+def _unpack(url: str, folder: Path, timeout: float) -> None:
+    try:
+        with (
+            urllib.request.urlopen(url, timeout=timeout) as response,
+            tarfile.open(fileobj=response, mode="r|*") as archive,
+        ):
+            for member in archive:
+                _extract(archive, member, folder)
+    except urllib.error.HTTPError as error:
+        kind = _AwayError if error.code in _PASSING else SourceError
+        raise kind(f"the source at {url} cannot be fetched: the server answers {error.code}") from None
+    except (tarfile.TarError, EOFError) as error:
+        raise SourceError(f"the source at {url} is no whole tarball: {error}") from error
+    except OSError as error:
+        reason = getattr(error, "reason", error)
+        raise _AwayError(f"the source at {url} cannot be fetched: {reason}") from error
+    except ValueError as error:
+        raise SourceError(f"the source at {url} cannot be fetched: {error}") from error
+
+
+def _project(unpacked: Path, sub_path: str) -> list[Path]:
+    """What is in the folder of the project."""
+    project = (unpacked / sub_path).resolve()
+    if not project.is_relative_to(unpacked.resolve()) or not project.is_dir():
+        raise SourceError(f"the source has no folder {sub_path!r}: check --sub-path of the workload")
+    if not (project / "src" / "image_classifier").is_dir():
+        inside = ", ".join(sorted(path.name for path in project.iterdir())[:8]) or "nothing"
+        raise SourceError(
+            f"the source has no src/image_classifier in {sub_path or 'its root'}, which has {inside}; "
+            "check the repository and --sub-path of the workload"
+        )
+    return list(project.iterdir())
 
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo, folder: Path) -> None:
