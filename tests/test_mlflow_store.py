@@ -51,10 +51,12 @@ def test_a_server_that_takes_connections_and_says_nothing_is_given_up_in_time(tm
 class Elsewhere(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         # Unread, the body would make the closed connection a reset one.
-        self.rfile.read(int(self.headers["Content-Length"]))
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
         self.send_response(int(self.path.split("/")[1]))
         self.end_headers()
         self.wfile.write(b"<html>a page</html>")
+
+    do_GET = do_POST  # noqa: N815 (the name is http.server's)
 
     def log_message(self, *_):
         pass
@@ -80,6 +82,12 @@ def elsewhere():
 )
 def test_an_address_where_something_else_answers_is_named(elsewhere, tmp_path, status, expected):
     assert expected in fails_to_open(f"{elsewhere}/{status}", tmp_path)
+
+
+def test_a_server_that_answers_with_errors_only_is_not_said_to_be_away(elsewhere, tmp_path):
+    registry = registry_at(tmp_path, f"{elsewhere}/503", timeout=1)
+    with pytest.raises(RegistryError, match="/503 answers 503 whenever it is asked; its log says why"):
+        registry.find("one")
 
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):

@@ -137,6 +137,11 @@ class Store:
                 f"the MLflow server at {self.shown} did not answer in time; is it well? "
                 "A slow one needs a longer --registry-timeout"
             )
+        if answer := re.search(r"too many (\d+) error responses", text):
+            return (
+                f"the MLflow server at {self.shown} answers {answer[1]} whenever it is asked; "
+                "its log says why, such as a full disk"
+            )
         if any(mark in text for mark in _NOT_CONNECTED):
             reason = re.search(r"\[(?:Errno|SSL)[^]]*] ([\w ]+)", text)
             said = f" ({reason[1].strip()})" if reason else ""

@@ -84,11 +84,18 @@ def shim_command(node: Node, pod_uid: str) -> str:
     return re.escape(node.command(int(parent)).strip())
 
 
-def step_runs(cluster: Cluster, name: str, before: set[str], step: str) -> bool:
-    """Whether a step of the newest training is at work, or was."""
+def step_began(cluster: Cluster, name: str, before: set[str], step: str) -> bool:
+    """Whether a step of the newest training is at work, or was; its container runs before, and waits."""
     new = [item for item in cluster.runs(name, "train") if item["metadata"]["name"] not in before]
     states = {state["name"]: state for item in new for state in item.get("status", {}).get("steps", [])}
-    return bool({"running", "terminated"} & states.get(step, {}).keys())
+    previous = ("source", *STEPS)[STEPS.index(step)]
+    return "terminated" in states.get(previous, {})
+
+
+def kill_when_there(node: Node, pattern: str) -> None:
+    """Kill what runs, or is started again after it was killed before."""
+    wait(f"a process {pattern!r}", lambda: node.processes(pattern), 120)
+    node.kill(pattern)
 
 
 def all_is_well(cluster: Cluster, name: str) -> str:
@@ -144,11 +151,10 @@ def test_mlflow_may_be_killed_in_any_step(
     run("kubectl", "rollout", "restart", "-n", "mlflow", "deploy/mlflow")
     run("kubectl", "rollout", "status", "-n", "mlflow", "deploy/mlflow", "--timeout=120s", seconds=130)
     before = train_again()
-    wait(f"step {step}", lambda: step_runs(cluster, served, before, step), every=0.2)
+    wait(f"step {step}", lambda: step_began(cluster, served, before, step), every=0.2)
     # Thrice within the step and after it, so that one hits a write.
     for _ in range(3):
-        wait("MLflow's process", lambda: node.processes(MLFLOW), 120)
-        node.kill(MLFLOW)
+        kill_when_there(node, MLFLOW)
         time.sleep(1.5)
     print(f"MLflow killed in {step}; version {all_is_well(cluster, served)} serves")
 
@@ -160,8 +166,8 @@ def test_a_controller_may_be_killed_in_each_step(
     before = train_again()
     with Load(cluster.url(served)) as load:
         for moment in ("train", "register"):
-            wait(moment, lambda moment=moment: step_runs(cluster, served, before, moment), every=0.2)
-            node.kill(CONTROLLERS[controller])
+            wait(moment, lambda moment=moment: step_began(cluster, served, before, moment), every=0.2)
+            kill_when_there(node, CONTROLLERS[controller])
         version = all_is_well(cluster, served)
     print(f"{controller} killed twice; version {version}; {load}")
     assert load.lost == []
@@ -172,7 +178,7 @@ def test_a_process_of_the_node_may_be_killed_in_a_training(
     cluster: Cluster, served: str, node: Node, train_again: Callable[[], set[str]], process: str
 ):
     before = train_again()
-    wait("train", lambda: step_runs(cluster, served, before, "train"), every=0.2)
+    wait("train", lambda: step_began(cluster, served, before, "train"), every=0.2)
     with Load(cluster.url(served)) as load:
         node.kill(rf"platform/bin/{process} ")
         time.sleep(10)
@@ -196,7 +202,7 @@ def test_a_full_disk_of_mlflow_is_named_and_the_chain_goes_on_when_there_is_room
             pass
     try:
         train_again()
-        print(unwell(cluster, served, "train", "space"))
+        print(unwell(cluster, served, "train", "a full disk"))
         assert ask(cluster.url(served)) == version
     finally:
         filler.unlink()

@@ -285,8 +285,16 @@ CAUSES = (
         _OWN,
     ),
     Cause(
+        "mlflow-unwell",
+        r"MLflow server at (?P<server>[^\s,;]+) answers (?P<status>5\d\d)",
+        "the MLflow server {server} runs, but answers {status}",
+        "an operator reads why: kubectl logs -n mlflow deploy/mlflow; a full disk or database is said there; then the "
+        "step is tried again (delete its newest TaskRun, or give the param retrain a new text)",
+        _OWN,
+    ),
+    Cause(
         "mlflow-down",
-        r"(?:MLflow server at (?P<server>[^\s,;]+) (?:does not answer|did not answer|answers 5)|"
+        r"(?:MLflow server at (?P<server>[^\s,;]+) (?:does not answer|did not answer)|"
         r"cannot be fetched from (?P<address>\S+): it does not answer)",
         "the MLflow server {server}{address} does not answer",
         "an operator looks at it: kubectl get pods -n mlflow; the chain goes on when it is back and the step is tried "
