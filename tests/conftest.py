@@ -1,8 +1,10 @@
 """Fixtures that several parts share."""
 
+import http.server
 import os
 import re
 import shutil
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -123,6 +125,29 @@ def registry(home: Path, request: pytest.FixtureRequest) -> "Registry":
     from tests.mlflow_helpers import registry_at
 
     return registry_at(home, name=re.sub(r"\W+", "-", request.node.name).strip("-"))
+
+
+class _Elsewhere(http.server.BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        # Unread, the body would make the closed connection a reset one.
+        self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        self.send_response(int(self.path.split("/")[1]))
+        self.end_headers()
+        self.wfile.write(b"<html>a page</html>")
+
+    do_GET = do_POST  # noqa: N815 (the name is http.server's)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="session")
+def elsewhere() -> Iterator[str]:
+    """Where something else than MLflow answers, with the status that the path begins with."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Elsewhere) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,11 @@
 """Opening a store: every way in which that fails is one line, in time."""
 
-import http.server
 import os
 import shutil
 import socket
 import sqlite3
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -46,28 +44,6 @@ def test_a_server_that_takes_connections_and_says_nothing_is_given_up_in_time(tm
         message = fails_to_open(f"http://127.0.0.1:{silent.getsockname()[1]}", tmp_path, timeout=1)
     assert "did not answer in time" in message
     assert time.monotonic() - started < 5
-
-
-class Elsewhere(http.server.BaseHTTPRequestHandler):
-    def do_POST(self):
-        # Unread, the body would make the closed connection a reset one.
-        self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        self.send_response(int(self.path.split("/")[1]))
-        self.end_headers()
-        self.wfile.write(b"<html>a page</html>")
-
-    do_GET = do_POST  # noqa: N815 (the name is http.server's)
-
-    def log_message(self, *_):
-        pass
-
-
-@pytest.fixture(scope="module")
-def elsewhere():
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Elsewhere) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,14 @@ import re
 
 import pytest
 
-from image_classifier.errors import AcceptanceError
+from image_classifier.errors import AcceptanceError, RegistryError
 from image_classifier.local_server import free_port
 from image_classifier.package import Package
 from image_classifier.platform.acceptance import Expected, try_candidate
 from image_classifier.platform.causes import CAUSES, recognise
 from image_classifier.platform.diagnosis import in_words
 from image_classifier.platform.evidence import RESULT, Sign
+from tests.mlflow_helpers import registry_at
 from tests.platform.faults import FAULTS, Fault
 from tests.platform.record import FOLDER
 
@@ -51,6 +52,16 @@ def test_what_the_trial_of_a_candidate_says_is_known(package_folder):
     assert found
     assert found.name == "candidate-late"
     assert f"the candidate at {address} did not answer as version 7" in found.means
+
+
+def test_a_registry_that_runs_and_answers_with_errors_is_not_said_to_be_down(elsewhere, tmp_path):
+    with pytest.raises(RegistryError) as raised:
+        registry_at(tmp_path, f"{elsewhere}/503", timeout=1).find("one")
+    sign = Sign(RESULT, "TaskRun flowers-train-1", "failed", str(raised.value))
+    found = recognise([sign], workload="flowers", namespace="team", resource="train")
+    assert found
+    assert found.name == "mlflow-unwell"
+    assert found.means == f"the MLflow server {elsewhere}/503 runs, but answers 503"
 
 
 def test_what_a_cause_says_can_be_filled_in():
