@@ -63,7 +63,7 @@ class Search:
 def settings(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Settings:
     home = tmp_path_factory.mktemp("conductor")
     shutil.copy(empty_database, home / "mlflow.db")
-    return replace(Settings(), home=home, budget=Seconds(1.0))
+    return replace(Settings(), home=home, budget=Seconds(2.0))
 
 
 @pytest.fixture(scope="module")
@@ -122,8 +122,8 @@ def test_a_bad_trial_is_pruned_and_its_run_says_so(search):
             search.study.report(good, 1.0, step)
         search.study.complete(good, 1.0, loss=0.0, images=144)
     # So slow a rate learns nothing.
-    run = search.train(Recipe(convolution_rate=1e-4, head_rate=1e-4, bias_rate=1e-5))
-    assert search.study.trials()[-1].state == TrialState.PRUNED
+    run = search.train(Recipe(width=0.5, convolution_rate=1e-4, head_rate=1e-4, bias_rate=1e-5))
+    assert search.study.trials()[-1].state == TrialState.PRUNED, run.data.tags
     assert (run.info.status, run.data.tags["state"]) == ("KILLED", "pruned")
     assert "pruned after" in search.lines[-1]
 
