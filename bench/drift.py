@@ -37,7 +37,8 @@ from image_classifier.package import Images, Model
 from image_classifier.serving.drift import Drift
 from image_classifier.serving.identity import Identity
 from image_classifier.settings import Settings, load_settings
-from training import train
+from image_classifier.training import Plan
+from image_classifier.training import fit as train
 
 WINDOWS, STREAMS, LONGEST = 1_000, 200, 20
 
@@ -46,7 +47,7 @@ Places = npt.NDArray[np.int64]
 
 
 def trained(dataset: Dataset, settings: Settings, folder: Path) -> tuple[Model, npt.NDArray[np.int64]]:
-    outcome = train(dataset, settings.budget, settings.seed, settings.recipe)
+    outcome = train(dataset, Plan.of(settings))
     package = export_package(
         folder, outcome.classifier, dataset, outcome.validation, {"run_id": "bench"}, threads=available_cpus()
     )

@@ -2,13 +2,13 @@
 
 import getpass
 import os
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from image_classifier.errors import PackageError, RegistryAwayError
 from image_classifier.package import Package
+from image_classifier.patience import patiently
 from image_classifier.settings import Settings
 
 if TYPE_CHECKING:  # this brings MLflow, which a package in a folder does not need
@@ -25,19 +25,14 @@ def open_registry(settings: Settings, report: Report) -> "Registry":
     from image_classifier.registry import Registry
 
     registry = Registry(settings)
-    end = time.monotonic() + settings.registry_wait
-    waiting = False
-    while True:
-        try:
-            registry.check()
-            return registry
-        except RegistryAwayError as error:
-            if time.monotonic() >= end:
-                raise
-            if not waiting:
-                report(f"{error} Waiting for it for up to {settings.registry_wait:g} s.")
-            waiting = True
-            time.sleep(_REGISTRY_PAUSE)
+
+    def tell(error: Exception) -> None:
+        report(f"{error} Waiting for it for up to {settings.registry_wait:g} s.")
+
+    patiently(
+        registry.check, RegistryAwayError, wait=settings.registry_wait, pause=_REGISTRY_PAUSE, on_wait=tell
+    )
+    return registry
 
 
 def fetch_model(settings: Settings, report: Report) -> Package:

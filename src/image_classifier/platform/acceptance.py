@@ -9,12 +9,13 @@ import urllib.request
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
 from image_classifier.errors import AcceptanceError
 from image_classifier.package import GoldenImage, Images, Package, Probabilities, encode_png
+from image_classifier.patience import Found, patiently
 
 VERSION_HEADER = "X-Model-Version"
 IMAGE_HEADER = "X-Server-Image"
@@ -26,8 +27,6 @@ _PAUSE_SECONDS = 0.5
 _REQUEST_SECONDS = 30.0
 # A name or route that is not there yet, and a pod that is not awake yet.
 _PATIENT_WITH = (404, 408, 425, 429, 500, 502, 503, 504)
-
-Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -112,7 +111,7 @@ def try_candidate(
         return waited, _compare(url, package, expected), _time(url, golden[0], expected)
 
     complaint = f"the candidate at {url} did not answer as {expected}"
-    waited, difference, p95 = _patiently(tried, timeout, complaint)
+    waited, difference, p95 = _once_expected(tried, timeout, complaint)
     if p95 > max_latency:
         raise AcceptanceError(
             f"the candidate takes {p95 * 1e3:.0f} ms for an image (95th percentile of {_TIMED_REQUESTS} "
@@ -133,19 +132,15 @@ def wait_for_all_answers(url: str, expected: Expected, *, timeout: float) -> Non
         for _ in range(_UNANIMOUS):
             _predict(url, [black], expected, raw=True)
 
-    _patiently(all_agree, timeout, f"{url} did not answer as {expected} alone")
+    _once_expected(all_agree, timeout, f"{url} did not answer as {expected} alone")
 
 
-def _patiently(ask: Callable[[], Found], timeout: float, complaint: str) -> Found:
+def _once_expected(ask: Callable[[], Found], timeout: float, complaint: str) -> Found:
     """What `ask` gives when the expected one answers; AcceptanceError, with the last thing seen, after `timeout` s."""
-    started = time.monotonic()
-    while True:
-        try:
-            return ask()
-        except _NotYetError as error:
-            if time.monotonic() - started > timeout:
-                raise AcceptanceError(f"{complaint} within {timeout:g} s: {error}") from None
-            time.sleep(_PAUSE_SECONDS)
+    try:
+        return patiently(ask, _NotYetError, wait=timeout, pause=_PAUSE_SECONDS)
+    except _NotYetError as error:
+        raise AcceptanceError(f"{complaint} within {timeout:g} s: {error}") from None
 
 
 def _compare(url: str, package: Package, expected: Expected) -> float:

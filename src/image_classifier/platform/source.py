@@ -6,7 +6,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import time
 import urllib.error
 import urllib.request
 import xml.etree.ElementTree as ElementTree
@@ -15,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from image_classifier.errors import SourceError
+from image_classifier.patience import patiently
 from image_classifier.settings import ENVIRONMENT_PREFIX
 
 _NO_TESTS = 5
@@ -38,23 +38,17 @@ def fetch_source(
     where what it gives is no tarball or names files outside of it, and where it has no folder `sub_path`.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + wait
-    waiting = False
-    while True:
+
+    def attempt() -> None:
         with tempfile.TemporaryDirectory(dir=folder, prefix=".fetch.") as name:
-            try:
-                _unpack(url, Path(name), timeout)
-            except _AwayError as error:
-                if time.monotonic() >= end:
-                    raise
-                if not waiting:
-                    report(f"{error}; asking again for up to {wait:g} s")
-                waiting = True
-            else:
-                for path in _project(Path(name), sub_path):
-                    shutil.move(path, folder / path.name)
-                return
-        time.sleep(_PAUSE_SECONDS)
+            _unpack(url, Path(name), timeout)
+            for path in _project(Path(name), sub_path):
+                shutil.move(path, folder / path.name)
+
+    def tell(error: Exception) -> None:
+        report(f"{error}; asking again for up to {wait:g} s")
+
+    patiently(attempt, _AwayError, wait=wait, pause=_PAUSE_SECONDS, on_wait=tell)
 
 
 def _unpack(url: str, folder: Path, timeout: float) -> None:
