@@ -14,7 +14,7 @@ FROM base AS bom
 COPY requirements/bom.txt requirements/
 RUN python -m venv --without-pip /bom \
  && pip --python /bom/bin/python install --requirement requirements/bom.txt
-COPY src/image_classifier/image_bom.py pyproject.toml /bom/
+COPY src/image_classifier/attestation/image_bom.py pyproject.toml /bom/
 
 FROM base AS wheel
 COPY pyproject.toml README.md LICENSE ./

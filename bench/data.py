@@ -23,8 +23,8 @@ import psutil
 import pyarrow.parquet as pq
 from PIL import Image
 
-from image_classifier.cpus import available_cpus
 from image_classifier.datasets import prepare
+from image_classifier.process import available_cpus
 from image_classifier.settings import Settings
 
 

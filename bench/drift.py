@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from image_classifier.cpus import available_cpus, share_cpus
+from image_classifier.process import available_cpus, share_cpus
 
 share_cpus()
 
@@ -26,19 +26,25 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 from scipy.stats import binomtest
 
-from image_classifier.corruptions import CORRUPTIONS
 from image_classifier.datasets import prepare
 from image_classifier.datasets.dataset import Dataset
-from image_classifier.drift import Counts, DriftVerdict, Feature, Reference, judge_drift
-from image_classifier.export import export_package
-from image_classifier.images import Extent, fit
-from image_classifier.latency import machine
-from image_classifier.package import Images, Model
-from image_classifier.serving.drift import Drift
-from image_classifier.serving.identity import Identity
+from image_classifier.evaluation.corruptions import CORRUPTIONS
+from image_classifier.evaluation.latency import machine
+from image_classifier.images.decoder import Extent, fit
+from image_classifier.monitoring.drift_detection import (
+    DriftReference,
+    DriftVerdict,
+    Feature,
+    FeatureCounts,
+    judge_drift,
+)
+from image_classifier.package.identity import Identity
+from image_classifier.package.package import Images, Model
+from image_classifier.serving.observe.drift_windows import Drift
 from image_classifier.settings import Settings, load_settings
-from image_classifier.training import Plan
-from image_classifier.training import fit as train
+from image_classifier.training.export import export_package
+from image_classifier.training.fit import Plan
+from image_classifier.training.fit import fit as train
 
 WINDOWS, STREAMS, LONGEST = 1_000, 200, 20
 
@@ -54,7 +60,7 @@ def trained(dataset: Dataset, settings: Settings, folder: Path) -> tuple[Model, 
     return Model.load(package, available_cpus()), outcome.validation
 
 
-def places_of(reference: Reference, model: Model, images: Images) -> Places:
+def places_of(reference: DriftReference, model: Model, images: Images) -> Places:
     """As the server counts them."""
     answers = model.probabilities(images)
     size = images.shape[1]
@@ -70,22 +76,24 @@ def places_of(reference: Reference, model: Model, images: Images) -> Places:
     )
 
 
-def counts_of(places: Places, reference: Reference) -> Counts:
+def counts_of(places: Places, reference: DriftReference) -> FeatureCounts:
     return np.bincount(places.ravel(), minlength=reference.bins)
 
 
-def with_counts(reference: Reference, counts: Counts) -> Reference:
+def with_counts(reference: DriftReference, counts: FeatureCounts) -> DriftReference:
     features = tuple(
         Feature(each.name, each.edges, each.first, counts[each.bins]) for each in reference.features
     )
-    return Reference(features, reference.classes)
+    return DriftReference(features, reference.classes)
 
 
-def is_drift(reference: Reference, counts: Counts, settings: Settings) -> bool:
+def is_drift(reference: DriftReference, counts: FeatureCounts, settings: Settings) -> bool:
     return judge_drift(reference, counts, settings.drift_false_alarms).verdict is DriftVerdict.DRIFT
 
 
-def alarms_divided_anew(places: Places, references: int, reference: Reference, settings: Settings) -> int:
+def alarms_divided_anew(
+    places: Places, references: int, reference: DriftReference, settings: Settings
+) -> int:
     random, window = np.random.default_rng(1), settings.drift_window
     alarms = 0
     for _ in range(WINDOWS):
@@ -95,7 +103,7 @@ def alarms_divided_anew(places: Places, references: int, reference: Reference, s
     return alarms
 
 
-def alarms_as_served(places: Places, reference: Reference, settings: Settings) -> int:
+def alarms_as_served(places: Places, reference: DriftReference, settings: Settings) -> int:
     random, window = np.random.default_rng(2), settings.drift_window
     return sum(
         is_drift(reference, counts_of(places[random.permutation(len(places))[:window]], reference), settings)
@@ -103,7 +111,7 @@ def alarms_as_served(places: Places, reference: Reference, settings: Settings) -
     )
 
 
-def delays(clean: Places, changed: Places, reference: Reference, settings: Settings) -> list[int]:
+def delays(clean: Places, changed: Places, reference: DriftReference, settings: Settings) -> list[int]:
     random, window = np.random.default_rng(3), settings.drift_window
     found = []
     for _ in range(STREAMS):
@@ -210,7 +218,7 @@ def report(
     validation: npt.NDArray[np.int64],
     changed: dict[str, Images],
 ) -> None:
-    reference = Reference.of(model.package)
+    reference = DriftReference.of(model.package)
     assert reference is not None
     images = np.asarray(dataset.test.images)
     clean = places_of(reference, model, images)

@@ -14,24 +14,24 @@ from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
-from image_classifier.cpus import available_cpus, share_cpus
+from image_classifier.gate import RuleOutcome
+from image_classifier.process import available_cpus, share_cpus
 
 share_cpus()
 
 import numpy as np
 
-from image_classifier.against_champion import FALSE_REFUSALS, SIGNIFICANCE
 from image_classifier.datasets import prepare
 from image_classifier.datasets.dataset import Dataset
-from image_classifier.evaluation import Evaluation
-from image_classifier.export import export_package
-from image_classifier.finding import Outcome
-from image_classifier.gate import judge
-from image_classifier.latency import latency_ratio, machine
-from image_classifier.measurement import evaluate
-from image_classifier.package import Model
+from image_classifier.evaluation.evaluation import Evaluation
+from image_classifier.evaluation.latency import latency_ratio, machine
+from image_classifier.evaluation.measurement import evaluate
+from image_classifier.gate.champion_checks import FALSE_REFUSALS, SIGNIFICANCE
+from image_classifier.gate.verdict import judge
+from image_classifier.package.package import Model
 from image_classifier.settings import Settings, load_settings
-from image_classifier.training import Plan, fit
+from image_classifier.training.export import export_package
+from image_classifier.training.fit import Plan, fit
 
 
 def trained(dataset: Dataset, settings: Settings, seed: int, folder: Path) -> tuple[Model, Evaluation]:
@@ -76,7 +76,7 @@ def main() -> None:
     print(f"{len(models)} models, test accuracy {min(accuracies):.2%} to {max(accuracies):.2%}\n")
     print("| rule | refuses | not enough evidence |\n|---|---|---|")
     for rule in dict.fromkeys(rule for rule, _ in outcomes):
-        print(f"| {rule} | {outcomes[rule, Outcome.FAIL]} | {outcomes[rule, Outcome.UNDECIDED]} |")
+        print(f"| {rule} | {outcomes[rule, RuleOutcome.FAIL]} | {outcomes[rule, RuleOutcome.UNDECIDED]} |")
     print(
         f"\nrefused: {refused} of {pairs} pairs ({refused / pairs:.1%}); at most {FALSE_REFUSALS:.0%} are to be"
     )

@@ -33,9 +33,9 @@ from PIL import Image
 
 from data import PeakMemory
 from environments import PEERS, make_environment
-from image_classifier.cpus import available_cpus
-from image_classifier.images import decode
-from image_classifier.package import Graph, Package
+from image_classifier.images.decoder import decode
+from image_classifier.package.package import Graph, Package
+from image_classifier.process import available_cpus
 from image_classifier.settings import Settings
 
 BATCH = 256

@@ -33,10 +33,10 @@ import numpy as np
 from PIL import Image
 
 from environments import PEERS, PeerError, make_environment
-from image_classifier.images import decode
-from image_classifier.local_server import free_port
-from image_classifier.mlflow_model import write_mlflow_model
-from image_classifier.package import Model, Package
+from image_classifier.images.decoder import decode
+from image_classifier.package.package import Model, Package
+from image_classifier.registry.model_upload import write_mlflow_model
+from image_classifier.steps.local_server import free_port
 
 WORKERS = 2
 MAX_PIXELS = 50_000_000

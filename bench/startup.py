@@ -28,8 +28,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from image_classifier.local_server import free_port
-from image_classifier.package import Package
+from image_classifier.package.package import Package
+from image_classifier.steps.local_server import free_port
 
 START_SECONDS = 30
 TOLERANCE = 1e-4

@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from image_classifier.cpus import available_cpus, share_cpus
+from image_classifier.process import available_cpus, share_cpus
 
 share_cpus()
 
@@ -27,14 +27,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from environments import PEERS, make_environment
 from image_classifier.datasets import prepare
-from image_classifier.datasets.dataset import Dataset, Part
-from image_classifier.network import Classifier
-from image_classifier.recipe import Recipe
-from image_classifier.settings import load_settings
-from image_classifier.training import Plan, Trained, fit
+from image_classifier.datasets.dataset import Dataset, DatasetPart
+from image_classifier.settings import Recipe, load_settings
+from image_classifier.training.fit import Plan, Trained, fit
+from image_classifier.training.network import Classifier
 
 
-def accuracy(classifier: Classifier, part: Part) -> float:
+def accuracy(classifier: Classifier, part: DatasetPart) -> float:
     with torch.inference_mode():
         right = [
             (classifier(torch.tensor(part.images[start : start + 500])).argmax(1).numpy())

@@ -14,8 +14,8 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from image_classifier.cpus import share_cpus
-from image_classifier.package import Images, Probabilities, write_package
+from image_classifier.package.package import Images, Probabilities, write_package
+from image_classifier.process import share_cpus
 
 # Read when MLflow is imported, which tests do before our code does.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
@@ -23,8 +23,8 @@ os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 share_cpus()
 
 if TYPE_CHECKING:
-    from image_classifier.registry import Registry
-    from tests.mlflow_helpers import TrackingServer
+    from image_classifier.registry.registry import Registry
+    from tests.registry.mlflow_helpers import TrackingServer
 
 COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 SIZE = 16
@@ -105,7 +105,7 @@ def package_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A sqlite file with MLflow's tables, to be copied: making one takes seconds."""
-    from tests.mlflow_helpers import registry_at
+    from tests.registry.mlflow_helpers import registry_at
 
     home = tmp_path_factory.mktemp("empty")
     registry_at(home).check()
@@ -122,7 +122,7 @@ def home(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path
 
 @pytest.fixture
 def registry(home: Path, request: pytest.FixtureRequest) -> "Registry":
-    from tests.mlflow_helpers import registry_at
+    from tests.registry.mlflow_helpers import registry_at
 
     return registry_at(home, name=re.sub(r"\W+", "-", request.node.name).strip("-"))
 
@@ -155,7 +155,7 @@ def tracking_server(
     tmp_path_factory: pytest.TempPathFactory, empty_database: Path
 ) -> Iterator["TrackingServer"]:
     """A real MLflow server; it is started when first asked for, and waited for when its address is."""
-    from tests.mlflow_helpers import TrackingServer
+    from tests.registry.mlflow_helpers import TrackingServer
 
     server = TrackingServer(tmp_path_factory.mktemp("server"), empty_database)
     server.start()

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from image_classifier.cpus import available_cpus
+from image_classifier.process import available_cpus
 
 HOST = len(os.sched_getaffinity(0))
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from image_classifier.cli import main
-from image_classifier.package import Model, Package
-from image_classifier.platform.causes import CAUSES
-from image_classifier.serving.application import create_app
-from image_classifier.serving.identity import VERSION_FILE, Identity
+from image_classifier.package.identity import VERSION_FILE, Identity
+from image_classifier.package.package import Model, Package
+from image_classifier.platform.diagnosis.causes import CAUSES
+from image_classifier.serving.web.app import create_app
 from image_classifier.settings import CHAIN_PARAMS, SETTINGS, Settings
 from tests.chain_diagram import chain_diagram
 from tests.conftest import write_colour_package

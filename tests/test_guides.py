@@ -14,14 +14,14 @@ import pytest
 import yaml
 from PIL import Image
 
-from image_classifier.attestations import Attestations
-from image_classifier.local_server import free_port
-from image_classifier.package import Package
+from image_classifier.attestation.attachments import Attestations
+from image_classifier.package.package import Package
 from image_classifier.settings import SETTINGS, Settings
+from image_classifier.steps.local_server import free_port
+from tests.attestation.test_attachments import EVALUATION
 from tests.guides import DOCS, PROGRAMS, Block, blocks, check, missing_program, run
-from tests.mlflow_helpers import TrackingServer, record_training, registry_at
+from tests.registry.mlflow_helpers import TrackingServer, record_training, registry_at
 from tests.serving.server_process import Server, running
-from tests.test_attestations import EVALUATION
 
 ROOT = DOCS.parent
 PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
@@ -309,7 +309,7 @@ def test_every_file_that_a_page_names_is_there(page):
 def test_the_guide_names_the_reports_sections_in_their_order():
     guide = (DOCS / "ml-engineer.md").read_text(encoding="utf-8")
     part = guide.split("## Read the report")[1].split("\n## ")[0]
-    template = (ROOT / "src/image_classifier/templates/report.html").read_text(encoding="utf-8")
+    template = (ROOT / "src/image_classifier/gate/templates/report.html").read_text(encoding="utf-8")
     sections = [re.findall(r'"([^"]+)"', text) or [text] for text in re.findall(r"<h2>(.+)</h2>", template)]
     assert re.findall(r"\*\*(.+?)\*\*", part) == [name for names in sections for name in names]
 
@@ -317,7 +317,7 @@ def test_the_guide_names_the_reports_sections_in_their_order():
 def test_the_guide_tells_of_every_code_that_an_error_has():
     guide = (DOCS / "api-consumer.md").read_text(encoding="utf-8")
     told = set(re.findall(r"`([a-z]+(?:_[a-z]+)*)`", guide.split("## Errors")[1].split("\n## ")[0]))
-    sources = (ROOT / "src/image_classifier/serving").glob("*.py")
+    sources = (ROOT / "src/image_classifier/serving").rglob("*.py")
     text = "".join(path.read_text(encoding="utf-8") for path in sources)
     given = set(
         re.findall(

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from image_classifier.memory import lasting
+from image_classifier.process import lasting
 
 
 def test_what_is_made_in_the_block_is_not_looked_at_again():
@@ -30,7 +30,7 @@ def test_large_blocks_go_back_to_the_system_when_they_are_freed():
     code = """
 import sys, threading
 import numpy as np
-from image_classifier.memory import give_back_large_blocks
+from image_classifier.process import give_back_large_blocks
 if sys.argv[1] == "give":
     give_back_large_blocks()
 
@@ -60,7 +60,7 @@ def test_large_blocks_that_are_kept_are_not_cleared_again():
     code = """
 import resource, sys
 import numpy as np
-from image_classifier.memory import keep_large_blocks
+from image_classifier.process import keep_large_blocks
 if sys.argv[1] == "keep":
     keep_large_blocks()
 

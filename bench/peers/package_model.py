@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import onnxruntime
 
-from image_classifier.images import decode
-from image_classifier.package import INPUT, OUTPUT, Package
+from image_classifier.images.decoder import decode
+from image_classifier.package.package import INPUT, OUTPUT, Package
 
 MAX_PIXELS = 50_000_000
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import ray
 
-from image_classifier.images import decode
-from image_classifier.package import Model, Package
+from image_classifier.images.decoder import decode
+from image_classifier.package.package import Model, Package
 from image_classifier.settings import Settings
 
 

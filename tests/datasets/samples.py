@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from image_classifier.datasets import prepare
 from image_classifier.datasets.dataset import Dataset
-from image_classifier.datasets.preparation import prepare_known
 from image_classifier.settings import Settings
 
 HOME = "home"
@@ -40,7 +40,7 @@ def write(root: Path, contents: dict[str, bytes]) -> Path:
 
 
 def prepared(data: object, tmp_path: Path, **settings: object) -> Dataset:
-    return prepare_known(Settings(data=str(data), home=tmp_path / HOME, **settings))
+    return prepare(Settings(data=str(data), home=tmp_path / HOME, **settings))
 
 
 def left_in_cache(tmp_path: Path) -> list[str]:

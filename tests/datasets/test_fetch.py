@@ -7,9 +7,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from image_classifier.datasets import prepare
 from image_classifier.datasets.fetch import fetch
-from image_classifier.datasets.known import Known, KnownFile
-from image_classifier.datasets.preparation import prepare_known
+from image_classifier.datasets.public_datasets import Known, KnownFile
 from image_classifier.errors import DataError
 from image_classifier.settings import Settings
 from tests.datasets.samples import HOME, files, prepared, write
@@ -178,10 +178,10 @@ def known_pets(tmp_path, site, address, *mirrors):
 def test_a_known_data_set_comes_from_the_first_mirror_that_has_the_right_bytes(tmp_path, site, address):
     known = known_pets(tmp_path, site, address, "/none", "/hang", "/wrong", "/right")
     settings = Settings(data="pets", home=tmp_path / HOME, fetch_timeout=4)
-    dataset = prepare_known(settings, known)
+    dataset = prepare(settings, known)
     assert (dataset.source, dataset.classes, dataset.mirror) == ("pets", ("kitten", "puppy"), False)
     site.requests.clear()
-    assert prepare_known(settings, known).digest == dataset.digest
+    assert prepare(settings, known).digest == dataset.digest
     assert site.requests == []
 
 
@@ -189,7 +189,7 @@ def test_a_known_data_set_without_a_good_mirror_names_all_and_the_way_out(tmp_pa
     known = known_pets(tmp_path, site, address, "/none", "/hang", "/wrong")
     began = time.monotonic()
     with pytest.raises(DataError) as caught:
-        prepare_known(Settings(data="pets", home=tmp_path / HOME, fetch_timeout=3), known)
+        prepare(Settings(data="pets", home=tmp_path / HOME, fetch_timeout=3), known)
     assert time.monotonic() - began < 5
     for part in (
         "/none is not there",

@@ -14,7 +14,7 @@ from image_classifier.datasets.cache import Cache
 from image_classifier.datasets.dataset import ORIGINAL_FORMATS
 from image_classifier.datasets.decoding import IN_PROCESS
 from image_classifier.errors import DataError
-from image_classifier.images import decode
+from image_classifier.images.decoder import decode
 from tests.datasets.samples import HOME, encoded, files, left_in_cache, prepared, write
 
 

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.attestation.test_model_signature import write_keys
 from tests.e2e.cluster import ROOT, Cluster, Repository, new_name, run
 from tests.e2e.user import ask, settled, unwell
 from tests.manifests.test_network import EVERYBODY, selecting
-from tests.test_signature import write_keys
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 TAMPER = """

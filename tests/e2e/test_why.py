@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from image_classifier.platform.cluster import Cluster as Asked
-from image_classifier.platform.diagnosis import Diagnosis, Outcome, diagnose, in_words
-from image_classifier.platform.walk import collect
+from image_classifier.platform.diagnosis.diagnosis import Diagnosis, Health, diagnose, in_words
+from image_classifier.platform.diagnosis.walk import collect
 from tests.e2e.cluster import ROOT, Cluster, make_repository, new_name, run, wait
 from tests.e2e.user import settled
 from tests.platform.faults import DAMAGED, FAULTS, OF_SERVING, OF_THE_START, OF_TRAINING, REFUSED, Fault
@@ -174,7 +174,7 @@ def test_why_an_older_version_still_serves_is_answered_with_the_reasons_of_the_g
     assert "FAIL  min-accuracy" in words
     assert f"models:/{planted.healthy}/1" in words
     assert "goes on serving" in words
-    assert diagnosis.outcome is Outcome.TROUBLE
+    assert diagnosis.outcome is Health.TROUBLE
 
 
 def test_a_damaged_model_is_named(planted: Planted):

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from image_classifier.platform.cluster import Cluster
-from image_classifier.platform.diagnosis import Diagnosis, diagnose
-from image_classifier.platform.walk import collect
-from image_classifier.registry import Registry
-from tests.mlflow_helpers import record_training
+from image_classifier.platform.diagnosis.diagnosis import Diagnosis, diagnose
+from image_classifier.platform.diagnosis.walk import collect
+from image_classifier.registry.registry import Registry
 from tests.platform.record import FOLDER, WORKLOAD
 from tests.platform.recorded_cluster import Records, recorded_cluster
+from tests.registry.mlflow_helpers import record_training
 
 
 @pytest.fixture

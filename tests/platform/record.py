@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from image_classifier.platform.cluster import Cluster, Kind, Object
-from image_classifier.platform.walk import collect
+from image_classifier.platform.diagnosis.walk import collect
 from image_classifier.text import clip
 from tests.platform.recorded_cluster import NAMESPACE
 

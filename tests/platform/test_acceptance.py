@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from image_classifier.errors import AcceptanceError
-from image_classifier.local_server import free_port
-from image_classifier.package import GoldenImage, Package
+from image_classifier.package.package import GoldenImage, Package
 from image_classifier.platform.acceptance import (
     Expected,
     Trial,
@@ -21,6 +20,7 @@ from image_classifier.platform.acceptance import (
     images_to_json,
     try_candidate,
 )
+from image_classifier.steps.local_server import free_port
 from tests.conftest import COLOURS, colour_images, colour_probabilities
 
 IMAGE = "registry.example.org/server@sha256:" + "1" * 64

@@ -5,8 +5,8 @@ from typing import Any
 import pytest
 
 from image_classifier.errors import ClusterError, ConflictError, ForbiddenError, NoClusterError
-from image_classifier.local_server import free_port
 from image_classifier.platform.cluster import EVENT, POD, WORKLOAD, Cluster, Kind, is_in_cluster
+from image_classifier.steps.local_server import free_port
 from tests.platform.recorded_cluster import NAMESPACE, Records, write_kubeconfig
 
 

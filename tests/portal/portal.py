@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from image_classifier.local_server import free_port
+from image_classifier.steps.local_server import free_port
 
 HERE = Path(__file__).parent
 MOST_SECONDS = 60

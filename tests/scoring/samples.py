@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from image_classifier.package import Package
-from image_classifier.scoring.score import score_source
+from image_classifier.package.package import Package
+from image_classifier.scoring.batch_scoring import score_source
 from image_classifier.scoring.summary import Summary
 from image_classifier.settings import Settings
 from tests.conftest import COLOURS

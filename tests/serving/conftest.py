@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from image_classifier.package import Model, Package, encode_png
+from image_classifier.package.package import Model, Package, encode_png
 from tests.conftest import COLOURS, colour_images
 from tests.serving.server_process import Server, running
 

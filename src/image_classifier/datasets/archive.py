@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from image_classifier.datasets.folder import FILES_A_SHARD, arrange, is_image, is_litter
-from image_classifier.datasets.source import Ranges, Source
+from image_classifier.datasets.image_source import ImageSource, Ranges
 from image_classifier.errors import DataError
 
 LARGEST_RATIO = 200
@@ -79,7 +79,9 @@ def unpack(path: Path, spool: Path, max_data: int) -> list[Member]:
     return members
 
 
-def read_archive(path: Path, spool: Path, members: list[Member], *, labels_needed: bool = True) -> Source:
+def read_archive(
+    path: Path, spool: Path, members: list[Member], *, labels_needed: bool = True
+) -> ImageSource:
     """The images of an archive that lies unpacked in `spool`. Raises DataError where there are none."""
     arranged = arrange([member.name for member in members], str(path), labels_needed=labels_needed)
     chosen = [members[index] for index in arranged.chosen]
@@ -88,7 +90,9 @@ def read_archive(path: Path, spool: Path, members: list[Member], *, labels_neede
         for first in range(0, len(chosen), FILES_A_SHARD)
     )
     names = [member.name for member in chosen]
-    return Source(arranged.classes, shards, arranged.labels, arranged.in_test, names, None, arranged.warnings)
+    return ImageSource(
+        arranged.classes, shards, arranged.labels, arranged.in_test, names, None, arranged.warnings
+    )
 
 
 _Entry = tuple[str, int, IO[bytes] | None]

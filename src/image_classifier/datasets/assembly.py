@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_classifier.datasets.cache import IMAGES, LABELS, NAMES, ORIGINALS, Facts
-from image_classifier.datasets.shards import Decoded
-from image_classifier.datasets.source import Source, counted, listed
+from image_classifier.datasets.image_source import ImageSource, counted, listed
+from image_classifier.datasets.shard_decoding import Decoded
 from image_classifier.datasets.split import choose_test
 from image_classifier.errors import DataError
 
@@ -36,7 +36,13 @@ def allocate(path: Path, shape: tuple[int, ...]) -> None:
 
 
 def assemble(
-    source: Source, decoded: Decoded, pixels: Path, folder: Path, size: int, test_fraction: float, origin: str
+    source: ImageSource,
+    decoded: Decoded,
+    pixels: Path,
+    folder: Path,
+    size: int,
+    test_fraction: float,
+    origin: str,
 ) -> Facts:
     """Write images, labels and names of both parts into `folder`, in an order that the content alone decides.
 
@@ -72,7 +78,7 @@ def assemble(
     return Facts(digest, rows.classes, size, not decoded.colour, mirror, train, tuple(rows.warnings))
 
 
-def _usable(source: Source, decoded: Decoded, origin: str) -> _Rows:
+def _usable(source: ImageSource, decoded: Decoded, origin: str) -> _Rows:
     total, failed = len(source.labels), len(decoded.errors)
     warnings = list(source.warnings)
     if failed:

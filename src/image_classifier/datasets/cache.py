@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from image_classifier.datasets.dataset import Dataset, Part
+from image_classifier.datasets.dataset import Dataset, DatasetPart
 from image_classifier.files import write_atomically
 
 IMAGES, LABELS, NAMES, FACTS = "images.npy", "labels.npy", "names.json", "facts.json"
@@ -123,8 +123,10 @@ def _open(entry: Path, source: str) -> Dataset:
     # Entries of earlier versions of this program have no such file.
     originals = np.load(entry / ORIGINALS) if (entry / ORIGINALS).exists() else None
 
-    def part(rows: slice) -> Part:
-        return Part(images[rows], labels[rows], names[rows], None if originals is None else originals[rows])
+    def part(rows: slice) -> DatasetPart:
+        return DatasetPart(
+            images[rows], labels[rows], names[rows], None if originals is None else originals[rows]
+        )
 
     return Dataset(
         source=source,

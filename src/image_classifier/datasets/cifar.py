@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from image_classifier.datasets.idx import slices
-from image_classifier.datasets.source import Pixels, Source
+from image_classifier.datasets.image_source import ImageSource, Pixels
 from image_classifier.errors import DataError
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -30,7 +30,7 @@ def is_batch(name: str) -> bool:
     return _FILE.fullmatch(name.rsplit("/", 1)[-1]) is not None
 
 
-def read_batches(batches: Sequence[Batch]) -> Source:
+def read_batches(batches: Sequence[Batch]) -> ImageSource:
     """The images of the binary files. Raises DataError where one is cut short or has a wrong label."""
     shards: list[Pixels] = []
     labels, names, in_test = [], [], []
@@ -46,4 +46,6 @@ def read_batches(batches: Sequence[Batch]) -> Source:
         labels.append(own)
         names += [f"{batch.name.rsplit('/', 1)[-1]} row {row}" for row in range(count)]
         in_test.append(np.full(count, batch.name.rsplit("/", 1)[-1].startswith("test")))
-    return Source(CLASSES, tuple(shards), np.concatenate(labels), np.concatenate(in_test), names, True, ())
+    return ImageSource(
+        CLASSES, tuple(shards), np.concatenate(labels), np.concatenate(in_test), names, True, ()
+    )

@@ -14,7 +14,7 @@ ORIGINAL_FORMATS = (PIXELS, *FORMATS)
 
 
 @dataclass(frozen=True)
-class Part:
+class DatasetPart:
     """Images of one part; row i of all belongs together."""
 
     images: NDArray[np.uint8]
@@ -42,7 +42,7 @@ class Dataset:
     """Whether every image has three equal channels."""
     mirror: bool
     """Whether a mirrored image keeps its class."""
-    train: Part
-    test: Part
+    train: DatasetPart
+    test: DatasetPart
     warnings: tuple[str, ...]
     """What was found amiss, one line each, with counts."""

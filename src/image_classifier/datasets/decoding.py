@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from image_classifier.datasets.shards import Decoded, decode_shard, extents_of
-from image_classifier.datasets.source import Shard, Source
+from image_classifier.datasets.image_source import ImageSource, Shard
+from image_classifier.datasets.shard_decoding import Decoded, decode_shard, extents_of
 from image_classifier.errors import DataError
 from image_classifier.progress import Progress
 
@@ -21,7 +21,7 @@ LARGEST_CHOSEN, SMALLEST_CHOSEN = 64, 8
 _SAMPLED_SHARDS, _SAMPLED_ITEMS = 16, 256
 
 
-def choose_size(source: Source, max_pixels: int) -> int:
+def choose_size(source: ImageSource, max_pixels: int) -> int:
     """The side to decode to, from a sample: the side that all images have, else the median shorter side.
 
     At least 8 and at most 64 pixels.
@@ -56,7 +56,9 @@ def workers(size: int, processes: int) -> Iterator[Executor | None]:
             pool.shutdown(cancel_futures=True)
 
 
-def decode_source(source: Source, target: Path, size: int, max_pixels: int, pool: Executor | None) -> Decoded:
+def decode_source(
+    source: ImageSource, target: Path, size: int, max_pixels: int, pool: Executor | None
+) -> Decoded:
     """Decode into the file `target`, uint8 [N, size, size, 3], which exists; rows that fail stay as they are.
 
     Raises DataError where a shard cannot be read.

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from image_classifier.datasets.idx import slices
-from image_classifier.datasets.source import Source
+from image_classifier.datasets.image_source import ImageSource
 
 _HIGHEST = 16
 
 
-def read_digits(scratch: Path) -> Source:
+def read_digits(scratch: Path) -> ImageSource:
     """The digits, grey 0..16 scaled to 0..255, written to `scratch` as plain pixels; no test part."""
     from sklearn.datasets import load_digits
 
@@ -22,7 +22,7 @@ def read_digits(scratch: Path) -> Source:
     path = scratch / "digits"
     pixels.tofile(path)
     count, height, width = pixels.shape
-    return Source(
+    return ImageSource(
         classes=tuple(map(str, digits.target_names)),
         shards=tuple(slices(path, 0, count, height * width, 1, height, width)),
         labels=digits.target.astype(np.int64),

@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from image_classifier.datasets.source import NO_CLASS, Files, Source, counted, listed
+from image_classifier.datasets.image_source import NO_CLASS, Files, ImageSource, counted, listed
 from image_classifier.errors import DataError
 
 IMAGE_SUFFIXES = frozenset(
@@ -68,7 +68,7 @@ def list_files(root: Path) -> list[str]:
     return sorted(found)
 
 
-def read_folder(root: Path, paths: Sequence[str], *, labels_needed: bool = True) -> Source:
+def read_folder(root: Path, paths: Sequence[str], *, labels_needed: bool = True) -> ImageSource:
     """The images of a folder; `paths` as `list_files` gives them. Raises DataError where there are none."""
     arranged = arrange(paths, str(root), labels_needed=labels_needed)
     names = [paths[index] for index in arranged.chosen]
@@ -76,7 +76,9 @@ def read_folder(root: Path, paths: Sequence[str], *, labels_needed: bool = True)
         Files(tuple(str(root / name) for name in names[first : first + FILES_A_SHARD]))
         for first in range(0, len(names), FILES_A_SHARD)
     )
-    return Source(arranged.classes, shards, arranged.labels, arranged.in_test, names, None, arranged.warnings)
+    return ImageSource(
+        arranged.classes, shards, arranged.labels, arranged.in_test, names, None, arranged.warnings
+    )
 
 
 def arrange(paths: Sequence[str], origin: str, *, labels_needed: bool = True) -> Arrangement:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_classifier.datasets.folder import part_of
-from image_classifier.datasets.source import Pixels, Source, counted
+from image_classifier.datasets.image_source import ImageSource, Pixels, counted
 from image_classifier.errors import DataError
 
 _IMAGES = re.compile(r"(?:(.*)[-.])?images[-.]idx3[-.]ubyte(\.gz)?", re.IGNORECASE)
@@ -26,7 +26,7 @@ def idx_files(paths: Sequence[str]) -> list[str]:
     return [path for path in paths if _IMAGES.fullmatch(path.rsplit("/", 1)[-1])]
 
 
-def read_idx(root: Path, images: Sequence[str], scratch: Path, max_data: int) -> Source:
+def read_idx(root: Path, images: Sequence[str], scratch: Path, max_data: int) -> ImageSource:
     """The images of IDX files; compressed ones are unpacked into `scratch`. t10k- tells the test part.
 
     The classes are the numbers. Raises DataError for a damaged file or a missing file of labels.
@@ -42,7 +42,7 @@ def read_idx(root: Path, images: Sequence[str], scratch: Path, max_data: int) ->
         in_test.append(np.full(count, _part(name) == "test"))
     every = np.concatenate(labels).astype(np.int64)
     classes = tuple(str(label) for label in range(int(every.max(initial=-1)) + 1))
-    return Source(classes, tuple(shards), every, np.concatenate(in_test), names, False, ())
+    return ImageSource(classes, tuple(shards), every, np.concatenate(in_test), names, False, ())
 
 
 def slices(

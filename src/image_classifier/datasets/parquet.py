@@ -12,7 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_classifier.datasets.folder import part_of
-from image_classifier.datasets.source import LARGEST_ENCODED, NO_CLASS, Item, Source, counted, listed
+from image_classifier.datasets.image_source import (
+    LARGEST_ENCODED,
+    NO_CLASS,
+    ImageSource,
+    Item,
+    counted,
+    listed,
+)
 from image_classifier.errors import DataError, ImageError
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels")
@@ -70,7 +77,7 @@ def _readable(path: Path) -> Iterator[None]:
         raise DataError(f"{path} is damaged or no parquet file: {reason}") from None
 
 
-def read_parquet(files: Sequence[Path], *, labels_needed: bool = True) -> Source:
+def read_parquet(files: Sequence[Path], *, labels_needed: bool = True) -> ImageSource:
     """The images of parquet files; names such as train-*.parquet and test-*.parquet tell the parts.
 
     Raises DataError where a file cannot be read or has no image column, or no label column where labels are needed.
@@ -83,7 +90,7 @@ def read_parquet(files: Sequence[Path], *, labels_needed: bool = True) -> Source
         warnings = []
     elif joined:
         warnings.append(f"{counted(joined, 'image')} of the validation part joined to the training part")
-    return Source(
+    return ImageSource(
         classes=classes,
         shards=tuple(shard for table in tables for shard in table.shards),
         labels=labels,

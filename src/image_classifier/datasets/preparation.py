@@ -5,24 +5,24 @@ import json
 from collections.abc import Mapping
 from dataclasses import replace
 
-from image_classifier.cpus import available_cpus
 from image_classifier.datasets.assembly import allocate, assemble
 from image_classifier.datasets.cache import Cache
 from image_classifier.datasets.dataset import Dataset
 from image_classifier.datasets.decoding import choose_size, decode_source, workers
 from image_classifier.datasets.fetch import without_credentials
-from image_classifier.datasets.known import KNOWN, Known, describe
-from image_classifier.datasets.reading import locate, read_source, stamps_of
+from image_classifier.datasets.formats import locate, read_source, stamps_of
+from image_classifier.datasets.public_datasets import KNOWN, Known, describe
 from image_classifier.errors import DataError
 from image_classifier.files import why_unwritten
 from image_classifier.images import SMALLEST_SIZE
+from image_classifier.process import available_cpus
 from image_classifier.settings import Settings
 
 _FORMAT = 1
 """Part of every key of the cache; to be raised when decoding changes."""
 
 
-def prepare_known(settings: Settings, known: Mapping[str, Known] = KNOWN) -> Dataset:
+def prepare(settings: Settings, known: Mapping[str, Known] = KNOWN) -> Dataset:
     """As `image_classifier.datasets.prepare`, with the data sets that are `known` by name."""
     if 0 < settings.image_size < SMALLEST_SIZE:
         raise DataError(

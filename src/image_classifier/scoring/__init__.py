@@ -1,1 +1,8 @@
-"""Scores of many images: a source goes through the model in parts, and each part becomes a parquet file."""
+"""Batch scoring: all images of a source through the model, in several processes, into parquet files.
+
+A source is split into partitions; a partition is one unit of work and one file, so an interrupted run resumes.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

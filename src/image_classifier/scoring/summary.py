@@ -4,8 +4,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from image_classifier.datasets.source import counted, listed
-from image_classifier.scoring.results import Results
+from image_classifier.datasets import counted, listed
+from image_classifier.scoring.score_files import ScoreFiles
 
 _EXAMPLES = 5
 
@@ -44,7 +44,7 @@ class Summary:
         return asdict(self)
 
 
-def summarise(results: Results, parts: int) -> Summary:
+def summarise(results: ScoreFiles, parts: int) -> Summary:
     """Read from all parts what is counted. Raises DataError where one is damaged."""
     import pyarrow.compute as pc
 

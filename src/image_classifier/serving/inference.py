@@ -10,13 +10,12 @@ import orjson
 
 from image_classifier.errors import ImageError
 from image_classifier.images import Extent, decode_with_original
-from image_classifier.package import Images, Model, Probabilities, likeliest
-from image_classifier.serving.admission import Admission
-from image_classifier.serving.bodies import Upload
-from image_classifier.serving.drift import Drift
-from image_classifier.serving.errors import too_many
-from image_classifier.serving.identity import Identity
-from image_classifier.serving.metrics import Metrics
+from image_classifier.package import Identity, Images, Model, Probabilities, likeliest
+from image_classifier.serving.http.admission import Admission
+from image_classifier.serving.http.error_responses import too_many
+from image_classifier.serving.http.request_body import Upload
+from image_classifier.serving.observe.drift_windows import Drift
+from image_classifier.serving.observe.metrics import Metrics
 
 _DECIMALS = 6
 _MOST_IMAGES = 4096

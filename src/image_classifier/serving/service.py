@@ -2,14 +2,13 @@
 
 import threading
 
-from image_classifier.package import Model
-from image_classifier.serving.admission import Admission, MemoryMeter
-from image_classifier.serving.drift import Drift, DriftCollector
-from image_classifier.serving.headers import AnswerHeaders
-from image_classifier.serving.hot_path import Application, HotPath
-from image_classifier.serving.identity import Identity
+from image_classifier.package import Identity, Model
+from image_classifier.serving.http.admission import Admission, MemoryMeter
+from image_classifier.serving.http.hot_path import Application, HotPath
+from image_classifier.serving.http.response_headers import AnswerHeaders
 from image_classifier.serving.inference import Inference, Predictions
-from image_classifier.serving.metrics import Metrics
+from image_classifier.serving.observe.drift_windows import Drift, DriftCollector
+from image_classifier.serving.observe.metrics import Metrics
 from image_classifier.settings import Settings
 
 _BODIES_IN_MEMORY = 4

@@ -1,0 +1,8 @@
+"""The command line: one command a step of the chain, each named like the Tekton step it becomes.
+
+Thin: it parses options, calls a step, and prints what the step reports.
+"""
+
+from image_classifier.cli.app import main
+
+__all__ = ["main"]

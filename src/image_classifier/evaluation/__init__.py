@@ -1,0 +1,8 @@
+"""The evaluation of a package on the test part: metrics, calibration, robustness, latency, duplicates, label errors.
+
+Asks the exported package, not the network, so that what is measured is what is served.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

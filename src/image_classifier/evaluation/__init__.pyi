@@ -1,0 +1,10 @@
+from .corruptions import CORRUPTIONS as CORRUPTIONS
+from .evaluation import Evaluation as Evaluation
+from .evaluation import wilson_interval as wilson_interval
+from .example_images import Pictures as Pictures
+from .example_images import take_pictures as take_pictures
+from .latency import latency_ratio as latency_ratio
+from .measurement import evaluate as evaluate
+from .plots import Attempt as Attempt
+from .plots import learning_curve as learning_curve
+from .plots import tuning_course as tuning_course

@@ -1,0 +1,8 @@
+"""Hyperparameter search on Optuna: trials within a time budget, then a comparison on fresh seeds.
+
+Each trial is a training run of its own, recorded in MLflow under the run of the search.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,1 @@
+"""gunicorn, its worker, request bodies, limits, headers and access."""

@@ -1,0 +1,1 @@
+"""The Flask application, the page for people, and the OpenAPI document."""

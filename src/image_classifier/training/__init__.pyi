@@ -1,0 +1,10 @@
+from .distributed import Group as Group
+from .distributed import joined as joined
+from .export import export_package as export_package
+from .fit import REPORTS as REPORTS
+from .fit import Epoch as Epoch
+from .fit import Plan as Plan
+from .fit import assist as assist
+from .fit import device_named as device_named
+from .fit import fit as fit
+from .local_processes import helping_processes as helping_processes

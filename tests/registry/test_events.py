@@ -1,0 +1,78 @@
+"""What follows from the events alone."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from image_classifier.registry.events import (
+    PROMOTED,
+    REFUSED,
+    RELEASED,
+    ROLLED_BACK,
+    Event,
+    events_of,
+    line_of_champions,
+    served_until,
+    withdrawal,
+)
+
+BEGAN = datetime(2026, 11, 25, 12, tzinfo=UTC)
+
+
+def story(*steps):
+    """Events a minute apart, the newest first, of (action, version, from_version, from_image)."""
+    events = [
+        Event(BEGAN + timedelta(minutes=minute), action, version, "ada", "so", before, from_image=image)
+        for minute, (action, version, before, image) in enumerate(steps)
+    ]
+    return events[::-1]
+
+
+def test_an_event_is_read_back_from_its_tag_as_it_was():
+    event = Event(BEGAN, ROLLED_BACK, 6, "ada", "cats “became” dogs", 7, "a@sha256:1", "a@sha256:2")
+    assert events_of([(6, dict([event.to_tag(), ("verdict", "accepted")]))]) == [event]
+
+
+def test_an_event_of_an_earlier_version_of_this_program_is_read():
+    tag = {"event.20261125T120000000000Z.promoted": '{"actor": "ada", "reason": "so", "from_version": null}'}
+    assert events_of([(1, tag)]) == [Event(BEGAN, PROMOTED, 1, "ada", "so", None)]
+
+
+@pytest.mark.parametrize(
+    ("steps", "line"),
+    [
+        ([], []),
+        ([(PROMOTED, 1), (REFUSED, 2), (PROMOTED, 3)], [1, 3]),
+        ([(PROMOTED, 1), (PROMOTED, 2), (PROMOTED, 1)], [2, 1]),
+        ([(PROMOTED, 1), (PROMOTED, 2), (PROMOTED, 3), (ROLLED_BACK, 2)], [1, 2]),
+        ([(PROMOTED, 1), (PROMOTED, 2), (PROMOTED, 3), (ROLLED_BACK, 2), (ROLLED_BACK, 1)], [1]),
+        ([(PROMOTED, 1), (PROMOTED, 2), (ROLLED_BACK, 1), (PROMOTED, 3)], [1, 3]),
+        ([(PROMOTED, 2), (ROLLED_BACK, 1)], [2, 1]),
+    ],
+)
+def test_a_roll_back_takes_what_came_later_out_of_the_line(steps, line):
+    assert line_of_champions(story(*[(action, version, None, "") for action, version in steps])) == line
+
+
+def test_a_version_serves_until_the_next_champion():
+    last, refused, first = story((PROMOTED, 1, None, ""), (REFUSED, 2, 1, ""), (PROMOTED, 3, 1, ""))
+    assert served_until([last, refused, first]) == {first: last.time, last: None}
+
+
+@pytest.mark.parametrize(
+    ("steps", "pair", "withdrawn"),
+    [
+        ([(ROLLED_BACK, 6, 7, "b")], (7, "b"), True),
+        ([(ROLLED_BACK, 6, 7, "b")], (7, "c"), False),
+        ([(ROLLED_BACK, 6, 7, "b")], (6, "b"), False),
+        ([(ROLLED_BACK, 6, 7, "")], (7, ""), False),
+        ([(ROLLED_BACK, 6, 7, "b"), (RELEASED, 7, 6, "b")], (7, "b"), False),
+        ([(ROLLED_BACK, 6, 7, "b"), (ROLLED_BACK, 7, 6, "")], (7, "b"), False),
+        ([(ROLLED_BACK, 6, 7, "b"), (RELEASED, 7, 6, "b"), (ROLLED_BACK, 6, 7, "b")], (7, "b"), True),
+        # The model stayed, and its image was at fault.
+        ([(ROLLED_BACK, 7, 7, "b")], (7, "b"), True),
+        ([(ROLLED_BACK, 7, 7, "b")], (7, "a"), False),
+    ],
+)
+def test_a_pair_that_was_rolled_back_from_is_withdrawn_until_it_is_wanted_again(steps, pair, withdrawn):
+    assert (withdrawal(story((PROMOTED, 7, 6, ""), *steps), *pair) is not None) == withdrawn
