@@ -1,6 +1,6 @@
-# The images of the chain, a target each:  --target server | trainer | mlflow
-# Libraries lie in layers below the code, so that a commit rebuilds and moves a few hundred kilobytes.
-# A cluster that does not reach Docker Hub names its own copy, as a build argument.
+# Images of the chain, one target each: --target server | trainer | mlflow
+# The libraries are in layers below the code, so that a commit changes only a few hundred kilobytes.
+# In a cluster that cannot reach Docker Hub, the build argument names another copy of the base image.
 ARG PYTHON_IMAGE=python:3.11-slim
 FROM ${PYTHON_IMAGE} AS base
 ENV HOME=/tmp \
@@ -9,7 +9,7 @@ ENV HOME=/tmp \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 WORKDIR /app
 
-# Lists what is in an image, from an environment of its own; the image keeps the list alone.
+# Lists the packages of an image, from a separate environment; only the list is added to the image.
 FROM base AS bom
 COPY requirements/bom.txt requirements/
 RUN python -m venv --without-pip /bom \
@@ -26,7 +26,7 @@ COPY requirements/serve.txt requirements/
 RUN pip install --requirement requirements/serve.txt
 RUN --mount=from=bom,source=/bom,target=/bom /bom/bin/python /bom/image_bom.py
 
-# Answers requests, and fetches models for KServe.
+# Serves requests, and downloads models for KServe.
 FROM server-libraries AS server
 COPY --from=wheel /wheels /wheels
 RUN pip install --no-deps /wheels/*.whl
@@ -41,14 +41,14 @@ COPY requirements/test.txt requirements/
 RUN pip install --requirement requirements/test.txt
 RUN --mount=from=bom,source=/bom,target=/bom /bom/bin/python /bom/image_bom.py
 
-# Runs the steps: the tests, with what they need, and all the work from data to registry.
+# Runs the steps of the chain, including the tests and their libraries.
 FROM trainer-libraries AS trainer
 COPY --from=wheel /wheels /wheels
 RUN pip install --no-deps /wheels/*.whl
 USER 1000:1000
 ENTRYPOINT ["image-classifier"]
 
-# Tracks runs and keeps the registry, on a volume or on PostgreSQL and S3.
+# Tracks runs and holds the model registry, on a volume or on PostgreSQL and S3.
 FROM base AS mlflow
 COPY requirements/mlflow.txt requirements/
 RUN pip install --requirement requirements/mlflow.txt

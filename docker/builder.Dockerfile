@@ -1,4 +1,4 @@
-# Builds images in the cluster, where there is no kpack: what the task image-classifier-build runs in.
+# Image of the task image-classifier-build, which builds images in clusters without kpack.
 FROM debian:bookworm-slim
 RUN apt-get update \
  && apt-get install --yes --no-install-recommends bash buildah ca-certificates curl skopeo \

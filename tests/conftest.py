@@ -15,26 +15,32 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from image_classifier.package.package import Images, Probabilities, write_package
-from image_classifier.process import share_cpus
+from image_classifier.process import limit_thread_spinning
 
 # Read when MLflow is imported, which tests do before our code does.
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 # Tests load PyTorch before our code does, too.
-share_cpus()
+limit_thread_spinning()
 
 if TYPE_CHECKING:
     from image_classifier.registry.registry import Registry
     from tests.registry.mlflow_helpers import TrackingServer
 
-COLOURS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
+LONGEST = {"test_tuning.py", "test_guides.py"}
+COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 SIZE = 16
 
 
-def colour_model(size: int = SIZE, colours_by_class: Mapping[str, tuple[int, ...]] = COLOURS) -> bytes:
-    """A real ONNX model whose answer can be foreseen: the colour nearest to the image's mean colour."""
-    colours = np.array(list(colours_by_class.values()), dtype=np.float32) / 255
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run the longest files first, so that no process waits for another one that runs them at the end."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
+def color_model(size: int = SIZE, colors_by_class: Mapping[str, tuple[int, ...]] = COLORS) -> bytes:
+    """A real ONNX model whose answer can be foreseen: the color nearest to the image's mean color."""
+    colors = np.array(list(colors_by_class.values()), dtype=np.float32) / 255
     # |x - c|² = |x|² - 2x·c + |c|², and softmax is blind to the |x|² that all classes share.
-    weights, bias = 20 * colours.T, -10 * (colours**2).sum(axis=1)
+    weights, bias = 20 * colors.T, -10 * (colors**2).sum(axis=1)
     graph = helper.make_graph(
         [
             helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),
@@ -43,9 +49,9 @@ def colour_model(size: int = SIZE, colours_by_class: Mapping[str, tuple[int, ...
             helper.make_node("Gemm", ["scaled", "weights", "bias"], ["logits"]),
             helper.make_node("Softmax", ["logits"], ["probabilities"]),
         ],
-        "colours",
+        "colors",
         [helper.make_tensor_value_info("image", TensorProto.UINT8, ["N", size, size, 3])],
-        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", len(colours)])],
+        [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", len(colors)])],
         [
             numpy_helper.from_array(np.array([1, 2], dtype=np.int64), "axes"),
             numpy_helper.from_array(np.array(1 / 255, dtype=np.float32), "scale"),
@@ -58,34 +64,34 @@ def colour_model(size: int = SIZE, colours_by_class: Mapping[str, tuple[int, ...
     return model.SerializeToString()
 
 
-def colour_images(size: int = SIZE, colours_by_class: Mapping[str, tuple[int, ...]] = COLOURS) -> Images:
-    """One plain image of each of K colours, uint8 [K, size, size, 3]."""
-    images = np.zeros((len(colours_by_class), size, size, 3), dtype=np.uint8)
-    images[:] = np.array(list(colours_by_class.values()), dtype=np.uint8)[:, np.newaxis, np.newaxis]
+def color_images(size: int = SIZE, colors_by_class: Mapping[str, tuple[int, ...]] = COLORS) -> Images:
+    """One plain image of each of K colors, uint8 [K, size, size, 3]."""
+    images = np.zeros((len(colors_by_class), size, size, 3), dtype=np.uint8)
+    images[:] = np.array(list(colors_by_class.values()), dtype=np.uint8)[:, np.newaxis, np.newaxis]
     return images
 
 
-def colour_probabilities(colours_by_class: Mapping[str, tuple[int, ...]] = COLOURS) -> Probabilities:
-    """What the colour model answers to `colour_images` of K colours, computed without ONNX; float32 [K, K]."""
-    colours = np.array(list(colours_by_class.values()), dtype=np.float64) / 255
-    logits = 20 * colours @ colours.T - 10 * (colours**2).sum(axis=1)
+def color_probabilities(colors_by_class: Mapping[str, tuple[int, ...]] = COLORS) -> Probabilities:
+    """What the color model answers to `color_images` of K colors, computed without ONNX; float32 [K, K]."""
+    colors = np.array(list(colors_by_class.values()), dtype=np.float64) / 255
+    logits = 20 * colors @ colors.T - 10 * (colors**2).sum(axis=1)
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
 
 
-def write_colour_package(
+def write_color_package(
     folder: Path,
     *,
     size: int = SIZE,
-    colours_by_class: Mapping[str, tuple[int, ...]] = COLOURS,
+    colors_by_class: Mapping[str, tuple[int, ...]] = COLORS,
     reference: Mapping[str, Any] | None = None,
     **provenance: str,
 ) -> None:
-    classes = list(colours_by_class)
-    images, probabilities = colour_images(size, colours_by_class), colour_probabilities(colours_by_class)
+    classes = list(colors_by_class)
+    images, probabilities = color_images(size, colors_by_class), color_probabilities(colors_by_class)
     write_package(
         folder,
-        model=colour_model(size, colours_by_class),
+        model=color_model(size, colors_by_class),
         classes=classes,
         image_size=size,
         provenance={"source_revision": "abc123", "data_digest": "d" * 64, "run_id": "r" * 32, **provenance},
@@ -96,9 +102,9 @@ def write_colour_package(
 
 @pytest.fixture(scope="session")
 def package_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A valid package of the colour model; read it, do not change it."""
-    folder = tmp_path_factory.mktemp("packages") / "colours"
-    write_colour_package(folder)
+    """A valid package of the color model; read it, do not change it."""
+    folder = tmp_path_factory.mktemp("packages") / "colors"
+    write_color_package(folder)
     return folder
 
 
@@ -151,9 +157,7 @@ def elsewhere() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def tracking_server(
-    tmp_path_factory: pytest.TempPathFactory, empty_database: Path
-) -> Iterator["TrackingServer"]:
+def tracking_server(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Iterator["TrackingServer"]:
     """A real MLflow server; it is started when first asked for, and waited for when its address is."""
     from tests.registry.mlflow_helpers import TrackingServer
 

@@ -1,4 +1,4 @@
-"""The blocks of commands and code in the documentation's pages, and how they are run."""
+"""Blocks of commands and code in the pages of the documentation, and how to run them."""
 
 import json
 import os
@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parent.parent / "docs"
+PAGES = sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 PROGRAMS = ("bash", "python", "javascript", "java")
-"""Languages whose blocks must say whether they are run."""
-SUBSTITUTIONS = {"--budget 3m": "--budget 8s"}
-"""What a test changes in a page's words."""
+"""Languages of blocks that must say whether they are run."""
+SUBSTITUTIONS = {"--budget 3m": "--budget 3s"}  # in the text of a page, when a test runs it
 _BLOCK = re.compile(
     r"^(?:<!-- (?P<mark>\w+)(?:: (?P<why>[^>]+))? -->\n)?```(?P<language>\w+)\n(?P<text>.*?)^```$",
     flags=re.MULTILINE | re.DOTALL,
@@ -25,12 +25,12 @@ _SECONDS = 240
 
 @dataclass
 class Block:
-    """A fenced block of a page, with what must come of it."""
+    """A fenced block of a page, with its expected output."""
 
     page: str
     line: int
     mark: str
-    """What the comment before it says; "" where there is none."""
+    """The comment before it, "" if there is none."""
     why: str
     language: str
     text: str
@@ -42,7 +42,7 @@ class Block:
 
 
 def blocks(page: str) -> list[Block]:
-    """The blocks of a page in order; expectations are joined to the block that they follow."""
+    """The blocks of a page in order; expected output belongs to the block before it."""
     text = (DOCS / page).read_text(encoding="utf-8")
     found: list[Block] = []
     for match in _BLOCK.finditer(text):
@@ -58,24 +58,20 @@ def blocks(page: str) -> list[Block]:
 
 
 def missing_program(block: Block) -> str:
-    """The program that the block's language needs and this machine lacks, or ""."""
+    """The program that the language of the block needs, if this machine lacks it; else ""."""
     program = {"bash": "bash", "javascript": "node", "java": "java"}.get(block.language)
     return program if program and shutil.which(program) is None else ""
 
 
-def run(
-    block: Block, folder: Path, variables: Mapping[str, str], others: Mapping[str, str] | None = None
-) -> str:
-    """Run a block as a reader would, in `folder`; what it printed. Raises AssertionError where it fails.
+def run(block: Block, folder: Path, variables: Mapping[str, str], others: Mapping[str, str] | None = None) -> str:
+    """Run a block as a reader would, in `folder`; returns its output. Raises AssertionError if it fails.
 
-    `others` are further words that are substituted.
+    `others` are further substitutions in its text.
     """
     text = block.text
     for given, taken in {**SUBSTITUTIONS, **(others or {})}.items():
         text = text.replace(given, taken)
-    name = {"java": block.why, "javascript": "block.mjs", "python": "block.py", "bash": "block.sh"}[
-        block.language
-    ]
+    name = {"java": block.why, "javascript": "block.mjs", "python": "block.py", "bash": "block.sh"}[block.language]
     (folder / name).write_text(text, encoding="utf-8")
     commands = {
         "bash": ["bash", "-euo", "pipefail", name],
@@ -99,7 +95,7 @@ def run(
 
 
 def check(block: Block, printed: str) -> None:
-    """Raise AssertionError where the block did not print what the page says; numbers may differ, and … is anything."""
+    """Raise AssertionError if the output differs from the page's; numbers may differ, and … stands for anything."""
     lines = [_without_numbers(line) for line in printed.splitlines()]
     for line in block.prints:
         pattern = ".*".join(re.escape(part) for part in _without_numbers(line).split("…"))
@@ -115,9 +111,17 @@ def _without_numbers(line: str) -> str:
 
 
 def _shape(value: Any) -> Any:
-    """Keys and kinds, without values; of a list its first item."""
+    """Keys and kinds of values; for a list, of its first item."""
     if isinstance(value, dict):
         return {key: _shape(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_shape(inner) for inner in value[:1]]
     return "number" if isinstance(value, int | float) else type(value).__name__
+
+
+def marked(page: str, *marks: str) -> list[Block]:
+    return [block for block in blocks(page) if block.mark in marks]
+
+
+def of_all_pages(*marks: str) -> list[Block]:
+    return [block for page in PAGES for block in marked(page, *marks)]

@@ -1,11 +1,12 @@
+import errno
 import os
 
 import pytest
 
-from image_classifier.files import folder_written_atomically, sha256_of, write_atomically
+from image_classifier.files import folder_written_atomically, sha256_of, why_unwritten, write_atomically
 
 
-def test_a_failed_write_leaves_the_old_folder_and_nothing_beside_it(tmp_path):
+def test_an_interrupted_write_leaves_the_old_folder_and_no_other(tmp_path):
     target = tmp_path / "package"
     with folder_written_atomically(target) as draft:
         (draft / "a").write_text("old")
@@ -16,7 +17,7 @@ def test_a_failed_write_leaves_the_old_folder_and_nothing_beside_it(tmp_path):
     assert os.listdir(tmp_path) == ["package"]
 
 
-def test_a_folder_is_replaced_as_a_whole(tmp_path):
+def test_a_folder_is_replaced_completely(tmp_path):
     target = tmp_path / "package"
     for name in ("a", "b"):
         with folder_written_atomically(target) as draft:
@@ -25,7 +26,7 @@ def test_a_folder_is_replaced_as_a_whole(tmp_path):
     assert os.listdir(tmp_path) == ["package"]
 
 
-def test_a_failed_file_write_leaves_the_old_content(tmp_path):
+def test_an_interrupted_write_leaves_the_old_file_and_no_other(tmp_path):
     target = tmp_path / "file"
     write_atomically(target, b"old")
     with pytest.raises(TypeError):
@@ -34,6 +35,19 @@ def test_a_failed_file_write_leaves_the_old_content(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_sha256_is_of_the_whole_content(tmp_path):
+def test_sha256_covers_the_whole_content(tmp_path):
     (tmp_path / "abc").write_bytes(b"abc")
     assert sha256_of(tmp_path / "abc") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device"), "no space left for the data in /home (No space left on"),
+        (OSError("100 requested and 50 written"), "no space left for the data in /home (100 requested and 50"),
+        (OSError(errno.EROFS, "Read-only file system"), "cannot write /home (Read-only file system); set home to a"),
+        (OSError(errno.EIO, "Input/output error"), "cannot store the data: "),
+    ],
+)
+def test_the_reason_of_a_failed_write_says_what_to_do(error, message):
+    assert why_unwritten(error, "the data", "/home", "set home").startswith(message)

@@ -4,7 +4,7 @@ import sys
 from image_classifier.progress import Progress
 
 
-def test_plain_lines_say_what_is_done_and_how_long_it_will_take():
+def test_plain_lines_have_the_work_done_and_the_time_left():
     now = [0.0]
     stream = io.StringIO()
     with Progress("decoding", 100, "images", stream=stream, clock=lambda: now[0]) as progress:
@@ -17,7 +17,7 @@ def test_plain_lines_say_what_is_done_and_how_long_it_will_take():
     ]
 
 
-def test_a_last_piece_that_took_too_long_leaves_no_negative_time():
+def test_the_time_left_is_never_negative():
     now = [0.0]
     stream = io.StringIO()
     with Progress("training", 10, "s", stream=stream, clock=lambda: now[0]) as progress:
@@ -26,7 +26,7 @@ def test_a_last_piece_that_took_too_long_leaves_no_negative_time():
     assert stream.getvalue() == "training: 12 of 10 s, 0 s left\n"
 
 
-def test_an_unknown_total_is_counted_without_a_time_left():
+def test_without_a_total_there_is_no_time_left():
     now = [0.0]
     stream = io.StringIO()
     with Progress("fetching", None, "bytes", stream=stream, clock=lambda: now[0]) as progress:
@@ -35,7 +35,7 @@ def test_an_unknown_total_is_counted_without_a_time_left():
     assert stream.getvalue() == "fetching: 12,345 bytes, slow\n"
 
 
-def test_a_terminal_gets_a_bar():
+def test_a_terminal_shows_a_bar():
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
             return True
@@ -47,7 +47,7 @@ def test_a_terminal_gets_a_bar():
     assert "\r" in stream.getvalue()
 
 
-def test_a_bar_makes_room_for_a_line(capsys, monkeypatch):
+def test_a_line_can_be_printed_while_a_bar_is_shown(capsys, monkeypatch):
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
     with Progress("tuning", 10, "s") as progress:
         progress.advance(1)

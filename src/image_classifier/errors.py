@@ -1,12 +1,12 @@
-"""The errors that a user can do something about; each message says what, with what, and what to do."""
+"""Errors that a user can act on: each message says what happened, with what, and what to do."""
 
 
 class ImageClassifierError(Exception):
-    """A step cannot go on. Its text is the one line that the user sees; the exit status is 1."""
+    """A step cannot continue. Its text is the one line that the user sees; the exit status is 1."""
 
 
 class SettingError(ImageClassifierError):
-    """A setting has a value that cannot be used, or a name that no setting has."""
+    """A setting has a value that cannot be used, or a name is not a setting."""
 
 
 class DataError(ImageClassifierError):
@@ -14,39 +14,39 @@ class DataError(ImageClassifierError):
 
 
 class ImageError(ImageClassifierError):
-    """Encoded bytes are not an image that is accepted. The server answers 400."""
+    """Encoded bytes are not an accepted image. The server answers 400."""
 
 
 class ImageTooLargeError(ImageError):
-    """An image has more bytes or pixels than the limit. The server answers 413."""
+    """An image exceeds the limit on bytes or pixels. The server answers 413."""
 
 
 class TrainingError(ImageClassifierError):
-    """Training cannot start or came to no usable model."""
+    """Training cannot start, or produced no usable model."""
 
 
 class TuningError(ImageClassifierError):
-    """A search for hyperparameters cannot start or go on, or its storage cannot be used."""
+    """A hyperparameter search cannot start or continue, or its storage cannot be used."""
 
 
 class PackageError(ImageClassifierError):
-    """A model package is missing, incomplete, altered, or answers otherwise than it must."""
+    """A model package is missing, incomplete or altered, or its predictions differ from the recorded ones."""
 
 
 class SignatureError(PackageError):
-    """A model is not signed, or not as it is, or by another key than it must be."""
+    """A model is unsigned, was changed after signing, or was signed with another key."""
 
 
 class RegistryError(ImageClassifierError):
-    """The tracking server or registry cannot be reached, refused a write, or lacks what was asked for."""
+    """The registry cannot be reached, refused a write, or lacks what was requested."""
 
 
-class RegistryAwayError(RegistryError):
-    """The tracking server was found and does not answer, or is not well: it may come back."""
+class RegistryUnavailableError(RegistryError):
+    """The MLflow server does not answer or is not well; it may come back."""
 
 
 class LostError(RegistryError):
-    """The registry says itself that it has no longer what it had: a run, or the files of a version."""
+    """The registry no longer has a run, or the files of a version."""
 
 
 class SourceError(ImageClassifierError):
@@ -54,24 +54,24 @@ class SourceError(ImageClassifierError):
 
 
 class AcceptanceError(ImageClassifierError):
-    """A candidate does not answer, or answers otherwise than it was evaluated."""
+    """A candidate does not answer, or its predictions differ from those in its evaluation."""
 
 
 class ClusterError(ImageClassifierError):
-    """The cluster cannot be asked, refuses, or lacks what was asked for."""
+    """The cluster cannot be reached, refuses a request, or lacks what was requested."""
 
 
 class NoClusterError(ClusterError):
-    """Nothing names a cluster here, as on a laptop."""
+    """No cluster is configured, as on a laptop."""
 
 
 class ForbiddenError(ClusterError):
-    """The cluster does not allow this user to ask that."""
+    """The cluster denies this user the request."""
 
 
 class ConflictError(ClusterError):
-    """An object changed between the look at it and its change."""
+    """An object changed between reading and changing it."""
 
 
 class ServerError(ImageClassifierError):
-    """A server does not answer, or says what cannot be used."""
+    """An inference server does not answer, or its answer cannot be used."""

@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Files and folders that are written completely or not at all."""
 
 import errno
 import hashlib
@@ -9,22 +9,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-_CHUNK = 2**20
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
 
 
 def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a reader sees the old content or the new, never a part."""
+    """Write a file so that a reader sees either the old or the new content."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -40,10 +36,9 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextmanager
 def folder_written_atomically(path: Path) -> Iterator[Path]:
-    """Yield an empty folder that takes the place of `path` when the block ends without an exception.
+    """Yield an empty folder that replaces `path` when the block ends without an exception.
 
-    A folder cannot replace another in one step: for a moment between two renames `path` is absent, but it
-    never holds a mixture or a part.
+    A folder cannot replace another in one step: between two renames `path` is missing for a moment, but never partial.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
@@ -63,11 +58,11 @@ def folder_written_atomically(path: Path) -> Iterator[Path]:
 
 
 def why_unwritten(error: OSError, what: str, place: str, remedy: str) -> str:
-    """Why `what` could not be written in `place`, as a message; `remedy` says how to name another, e.g. "set home"."""
-    # numpy says of a short write how much was written, and gives no number.
+    """Why `what` could not be written in `place`; `remedy` says how to choose another place, for example "set home"."""
+    # NumPy reports a short write by its length and without an errno.
     if error.errno in _NO_ROOM or "requested and" in str(error):
-        return f"there is no room for {what} in {place} ({error.strerror or error}); free some or {remedy}"
-    named = error.filename or place
+        return f"no space left for {what} in {place} ({error.strerror or error}); free some space or {remedy}"
+    path = error.filename or place
     if error.errno in _READ_ONLY:
-        return f"{named} cannot be used ({error.strerror}); {remedy} to a folder that can be written"
-    return f"{what} cannot be kept: {named}: {error.strerror or error}"
+        return f"cannot write {path} ({error.strerror}); {remedy} to a writable folder"
+    return f"cannot store {what}: {path}: {error.strerror or error}"

@@ -4,46 +4,73 @@ import ctypes
 import gc
 import math
 import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+# Options of glibc's mallopt.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _LARGE_BYTES = 4 * 2**20
-_LARGEST_KEPT_BYTES = 32 * 2**20
-"""More than glibc accepts on 64-bit systems is as if nothing was said."""
+_LARGEST_KEPT_BYTES = 32 * 2**20  # glibc ignores larger values on 64-bit systems
 
 
-def give_back_large_blocks() -> None:
-    """Let the system have the memory of a large image as soon as it is freed.
+def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Number of CPUs by affinity and by a container's quota (cgroup version 2, then 1), rounded up, at least 1."""
+    return max(1, min(len(os.sched_getaffinity(0)), _quota(cgroup)))
 
-    glibc would learn from the first one that blocks of its size come often, and keep them: each thread its own. The
-    smaller ones of common images stay with it, which is faster. Where there is no glibc nothing is done.
+
+def exit_with_parent() -> None:
+    """End this process, which `multiprocessing` started, as soon as its parent dies."""
+    import multiprocessing  # which a server does not need
+
+    def watch() -> None:
+        if parent := multiprocessing.parent_process():
+            parent.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def limit_thread_spinning() -> None:
+    """Limit how long PyTorch's OpenMP threads spin while they wait. Call it before PyTorch is imported.
+
+    With the default, two busy processes on two cores train 20 times slower; without any spinning an idle machine trains
+    at half the speed. This value keeps the full speed of an idle machine and three quarters of a shared one's.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
+
+
+def limit_blas_threads() -> None:
+    """Let NumPy start no threads for linear algebra. Call it before NumPy is imported.
+
+    OpenBLAS starts one thread for each CPU, which spin for some 10 ms while a server starts.
+    """
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+
+def return_large_blocks() -> None:
+    """Return the memory of a large image to the system as soon as it is freed. Does nothing without glibc.
+
+    Otherwise glibc keeps blocks of that size, in every thread. It still keeps blocks of common images, which is faster.
     """
     _mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
 
 
 def keep_large_blocks() -> None:
-    """Do not give memory back to the system between the steps of a training, which all need the same.
+    """Keep freed memory between training steps, which all need the same amount. Does nothing without glibc.
 
-    The system would clear each page again, for a sixth of the time. Where there is no glibc nothing is done.
+    Clearing the pages again takes a sixth of a step.
     """
     _mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
     _mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-def _mallopt(option: int, value: int) -> None:
-    try:
-        ctypes.CDLL(None).mallopt(option, value)
-    except AttributeError:
-        return
-
-
 @contextmanager
-def lasting() -> Iterator[None]:
-    """What is loaded in this block stays: the garbage collector does not look at it, neither now nor later.
+def permanent_imports() -> Iterator[None]:
+    """Exempt everything loaded in this block from garbage collection.
 
-    It would, many times while modules are loaded, and again in the middle of a request.
+    The collector would go through it many times during the imports, and again in the middle of requests.
     """
     gc.disable()
     try:
@@ -53,27 +80,11 @@ def lasting() -> Iterator[None]:
         gc.enable()
 
 
-def available_cpus(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
-    """CPUs by affinity and by the cgroup's quota (version 2, then 1), rounded up, at least one."""
-    return max(1, min(len(os.sched_getaffinity(0)), _quota(cgroup)))
-
-
-def share_cpus() -> None:
-    """Let PyTorch's threads wait for each other politely. To be called before PyTorch is loaded.
-
-    By default they spin for so long that two busy neighbours on two cores make training 20 times slower;
-    without any spinning a quiet machine trains at half the speed. This many turns keep the full speed of a
-    quiet machine and three quarters of what a shared one has to give.
-    """
-    os.environ.setdefault("GOMP_SPINCOUNT", "30000")
-
-
-def need_no_blas() -> None:
-    """Let NumPy start no threads for linear algebra. To be called before NumPy is loaded.
-
-    OpenBLAS starts one for each CPU, which spin for some hundredths of a second: of a server's start on one CPU.
-    """
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+def _mallopt(option: int, value: int) -> None:
+    try:
+        ctypes.CDLL(None).mallopt(option, value)
+    except AttributeError:
+        return
 
 
 def _quota(cgroup: Path) -> int:

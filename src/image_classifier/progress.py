@@ -1,4 +1,4 @@
-"""Progress of long work: a bar with the time left on a terminal, plain lines elsewhere; both on stderr."""
+"""Progress of long work on stderr: a bar with the remaining time on a terminal, plain lines elsewhere."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ PLAIN_LINE_SECONDS = 10.0
 
 
 class Progress:
-    """Counts work done. Use as a context manager; call `advance` as work gets done."""
+    """Counts finished work. A context manager; call `advance` as work gets done."""
 
     def __init__(
         self,
@@ -23,16 +23,14 @@ class Progress:
         stream: TextIO | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`total` is None where it is not known beforehand; `unit` is a word such as "images" or "s"."""
+        """`total` is None if it is unknown; `unit` is a word such as "images" or "s"."""
         self._title, self._total, self._unit, self._clock = title, total, unit, clock
         self._stream = stream or sys.stderr
         self._done = 0.0
         self._started = self._last_line = clock()
         self._bar: tqdm[Any] | None = None
         if self._stream.isatty():
-            self._bar = tqdm(
-                total=total, desc=title, unit=f" {unit}", unit_scale=True, file=self._stream, leave=False
-            )
+            self._bar = tqdm(total=total, desc=title, unit=f" {unit}", unit_scale=True, file=self._stream, leave=False)
 
     def __enter__(self) -> "Progress":
         return self
@@ -42,7 +40,7 @@ class Progress:
             self._bar.close()
 
     def advance(self, amount: float, note: str = "") -> None:
-        """Say that `amount` more is done; `note` is a short text such as the loss so far."""
+        """Add `amount` finished work; `note` is a short text such as the current loss."""
         self._done += amount
         if self._bar is not None:
             if note:
@@ -56,7 +54,7 @@ class Progress:
 
     @contextmanager
     def aside(self) -> Iterator[None]:
-        """Lines may be printed meanwhile: a bar makes room for them."""
+        """Hide the bar within the block, so that lines can be printed."""
         with tqdm.external_write_mode(file=sys.stdout):
             yield
 
@@ -64,7 +62,7 @@ class Progress:
         line = f"{self._title}: {self._done:,.0f} {self._unit}"
         if self._total:
             elapsed = now - self._started
-            # More than the total is done where the total is a time and the last piece took longer.
+            # More than the total can be done: a total in seconds is exceeded if the last piece takes longer.
             left = elapsed * max(0.0, self._total - self._done) / self._done if self._done else float("nan")
             line = f"{self._title}: {self._done:,.0f} of {self._total:,.0f} {self._unit}, {left:.0f} s left"
         return f"{line}, {note}" if note else line

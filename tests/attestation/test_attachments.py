@@ -1,4 +1,4 @@
-"""What is laid beside a registered model, held against the libraries of those who defined its forms."""
+"""The attestations of a model, checked with the libraries of CycloneDX and in-toto."""
 
 import base64
 import importlib.metadata
@@ -14,12 +14,11 @@ from in_toto_attestation.v1.statement import Statement
 from in_toto_attestation.v1.statement_pb2 import Statement as StatementMessage
 
 from image_classifier.attestation.attachments import Attestations
-from image_classifier.attestation.dsse import fingerprint_of, read_public_keys, unseal
-from image_classifier.attestation.model_signature import digests_of, verify_folder
+from image_classifier.attestation.dsse import key_fingerprint, read_public_keys, verify_bundle
+from image_classifier.attestation.model_signature import file_digests, verify_folder
 from image_classifier.package.package import Package
-from image_classifier.settings import Settings
 from tests.attestation.test_model_signature import write_keys
-from tests.conftest import write_colour_package
+from tests.conftest import write_color_package
 from tests.evaluation.test_evaluation import evaluation_of
 
 REVISION = "a1" * 20
@@ -27,19 +26,21 @@ TRAINER = "registry.example.org/trainer@sha256:" + "e" * 64
 EVALUATION = evaluation_of([0, 1, 2, 2], [0, 1, 2, 1])
 
 
-def attest(folder, **settings):
-    """Lay beside a package what its registration lays there; gives the package and who attests."""
-    write_colour_package(
+def attest(folder, steps_image="", signing_key=""):
+    """Write a package and its attestations, as at registration; returns both."""
+    write_color_package(
         folder,
         source_revision=f"main@sha1:{REVISION}",
         code_digest="c" * 64,
         fingerprint="f" * 64,
-        data_source="s3://team/colours",
+        data_source="s3://team/colors",
         created="2026-11-25T18:00:00+00:00",
         parameters={"budget": 20.0, "recipe": "width=2"},
     )
     package = Package.read(folder)
-    attestations = Attestations.of(Settings(name="colours", **settings), "team/train-1")
+    attestations = Attestations.create(
+        name="colors", actor="team/train-1", steps_image=steps_image, signing_key=signing_key
+    )
     attestations.write(folder, package, EVALUATION)
     return package, attestations
 
@@ -49,44 +50,41 @@ def assert_valid(bom: str) -> None:
 
 
 def parse(statement: dict) -> Provenance:
-    """The predicate, read by in-toto's own classes, which refuse a field that the form does not have."""
+    """The predicate, parsed by in-toto's own classes, which refuse unknown fields."""
     Statement.copy_from_pb(json_format.ParseDict(statement, StatementMessage())).validate()
     return json_format.ParseDict(statement["predicate"], Provenance())
 
 
-def test_the_bill_of_materials_is_valid_and_lists_files_data_figures_and_libraries(tmp_path):
-    package, _ = attest(tmp_path / "colours")
+def test_the_bill_of_materials_is_valid_and_lists_files_data_metrics_and_libraries(tmp_path):
+    package, _ = attest(tmp_path / "colors")
     text = (package.folder / "bom.cdx.json").read_text()
     assert_valid(text)
     bom = json.loads(text)
     model = bom["metadata"]["component"]
-    assert (model["type"], model["name"]) == ("machine-learning-model", "colours")
+    assert (model["type"], model["name"]) == ("machine-learning-model", "colors")
     listed = {item["name"]: item["hashes"][0]["content"] for item in model["components"]}
     manifest = json.loads((package.folder / "manifest.json").read_text())["files"]
     assert manifest.items() <= listed.items()
-    figures = {
-        item["type"]: item["value"]
-        for item in model["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]
-    }
-    assert float(figures["test_accuracy"]) == EVALUATION.accuracy
+    metrics = {item["type"]: item["value"] for item in model["modelCard"]["quantitativeAnalysis"]["performanceMetrics"]}
+    assert float(metrics["test_accuracy"]) == EVALUATION.accuracy
     components = {item["name"]: item for item in bom["components"]}
-    data = components["s3://team/colours"]
+    data = components["s3://team/colors"]
     assert (data["type"], data["hashes"][0]["content"]) == ("data", "d" * 64)
     assert model["modelCard"]["modelParameters"]["datasets"] == [{"ref": data["bom-ref"]}]
     assert components["onnxruntime"]["version"] == importlib.metadata.version("onnxruntime")
     assert components["torch"]["purl"].startswith("pkg:pypi/torch@")
 
 
-def test_a_bill_that_is_not_valid_is_found(tmp_path):
-    package, _ = attest(tmp_path / "colours")
+def test_the_validation_detects_an_invalid_bill(tmp_path):
+    package, _ = attest(tmp_path / "colors")
     bom = json.loads((package.folder / "bom.cdx.json").read_text())
     bom["metadata"]["component"]["modelCard"]["accuracy"] = 1
     with pytest.raises(AssertionError):
         assert_valid(json.dumps(bom))
 
 
-def test_the_provenance_says_what_went_into_the_model_and_who_made_it(tmp_path):
-    package, _ = attest(tmp_path / "colours", steps_image=TRAINER)
+def test_the_provenance_has_the_inputs_of_the_training_and_who_registered_it(tmp_path):
+    package, _ = attest(tmp_path / "colors", steps_image=TRAINER)
     statement = json.loads((package.folder / "provenance.json").read_text())
     provenance = parse(statement)
     subjects = {item["name"]: item["digest"]["sha256"] for item in statement["subject"]}
@@ -107,8 +105,8 @@ def test_the_provenance_says_what_went_into_the_model_and_who_made_it(tmp_path):
     assert provenance.run_details.metadata.finished_on.ToJsonString() == "2026-11-25T18:00:00Z"
 
 
-def test_a_field_that_slsa_does_not_have_is_found(tmp_path):
-    package, _ = attest(tmp_path / "colours")
+def test_the_parsing_detects_a_field_that_slsa_does_not_have(tmp_path):
+    package, _ = attest(tmp_path / "colors")
     statement = json.loads((package.folder / "provenance.json").read_text())
     statement["predicate"]["accuracy"] = 1
     with pytest.raises(json_format.ParseError):
@@ -116,10 +114,11 @@ def test_a_field_that_slsa_does_not_have_is_found(tmp_path):
 
 
 @pytest.mark.parametrize("revision", ["unknown", f"{REVISION}-changed", "latest@sha256:" + "1" * 64])
-def test_a_source_that_is_of_no_commit_has_no_digest_of_one(tmp_path, revision):
-    write_colour_package(tmp_path / "colours", source_revision=revision)
-    package = Package.read(tmp_path / "colours")
-    Attestations.of(Settings(), "somebody").write(package.folder, package, EVALUATION)
+def test_a_source_without_a_commit_has_no_commit_in_the_provenance(tmp_path, revision):
+    write_color_package(tmp_path / "colors", source_revision=revision)
+    package = Package.read(tmp_path / "colors")
+    attestations = Attestations.create(name="colors", actor="somebody", steps_image="", signing_key="")
+    attestations.write(package.folder, package, EVALUATION)
     statement = json.loads((package.folder / "provenance.json").read_text())
     build = parse(statement).build_definition
     assert [item.name for item in build.resolved_dependencies] == ["data"]
@@ -128,28 +127,28 @@ def test_a_source_that_is_of_no_commit_has_no_digest_of_one(tmp_path, revision):
 
 
 def test_without_a_key_nothing_is_signed(tmp_path):
-    package, attestations = attest(tmp_path / "colours")
+    package, attestations = attest(tmp_path / "colors")
     assert not list(package.folder.glob("*.sig*"))
     assert attestations.tags == {}
 
 
-def test_with_a_key_the_provenance_is_signed_and_the_signature_is_of_all_that_lies_there(tmp_path):
+def test_with_a_key_the_provenance_is_signed_and_the_signature_covers_all_files(tmp_path):
     private, public = write_keys(tmp_path)
-    package, attestations = attest(tmp_path / "colours", signing_key=str(private))
+    package, attestations = attest(tmp_path / "colors", signing_key=str(private))
     keys = read_public_keys(str(public))
-    sealed = (package.folder / "provenance.sigstore.json").read_bytes()
-    assert unseal(sealed, keys) == json.loads((package.folder / "provenance.json").read_text())
+    bundle = (package.folder / "provenance.sigstore.json").read_bytes()
+    assert verify_bundle(bundle, keys) == json.loads((package.folder / "provenance.json").read_text())
     envelope = json.loads((package.folder / "model.sig").read_text())["dsseEnvelope"]
     signed = json.loads(base64.b64decode(envelope["payload"]))["predicate"]["resources"]
-    beside = digests_of(package.folder).keys() - {"model.sig"}
-    assert {item["name"] for item in signed} == beside
-    assert {"bom.cdx.json", "provenance.json", "provenance.sigstore.json"} <= beside
-    verify_folder(package.folder, str(public), name="colours")
-    assert attestations.tags == {"signed_by": fingerprint_of(keys[0])}
+    files = file_digests(package.folder).keys() - {"model.sig"}
+    assert {item["name"] for item in signed} == files
+    assert {"bom.cdx.json", "provenance.json", "provenance.sigstore.json"} <= files
+    verify_folder(package.folder, str(public), name="colors")
+    assert attestations.tags == {"signed_by": key_fingerprint(keys[0])}
 
 
-def test_a_copy_elsewhere_is_verified_too(tmp_path):
+def test_a_copied_package_can_be_verified(tmp_path):
     private, public = write_keys(tmp_path)
-    package, _ = attest(tmp_path / "colours", signing_key=str(private))
-    shutil.copytree(package.folder, tmp_path / "elsewhere")
-    verify_folder(tmp_path / "elsewhere", str(public))
+    package, _ = attest(tmp_path / "colors", signing_key=str(private))
+    shutil.copytree(package.folder, tmp_path / "copy")
+    verify_folder(tmp_path / "copy", str(public))

@@ -1,4 +1,4 @@
-"""Signed and verified, each by this program and by Sigstore's own `model-signing`."""
+"""Signatures of models, made and verified by this program and by Sigstore's own `model-signing`."""
 
 import base64
 import hashlib
@@ -9,29 +9,29 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    PublicFormat,
-)
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from image_classifier.attestation.dsse import (
     STATEMENT_TYPE,
-    fingerprint_of,
+    key_fingerprint,
     read_private_key,
     read_public_keys,
-    seal,
+    sign_statement,
+    verify_bundle,
 )
-from image_classifier.attestation.model_signature import digests_of, sign, verify_folder
+from image_classifier.attestation.model_signature import file_digests, package_files, sign, verify, verify_folder
 from image_classifier.errors import SettingError, SignatureError
 from image_classifier.files import sha256_of
 from image_classifier.package.package import Package
 
+SIGNED_BY_0_1 = Path(__file__).parent / "signed_by_0.1"
+"""Signature, manifest and signed provenance that version 0.1 of this program wrote, and the public key."""
+
 
 def write_keys(folder: Path, name: str = "key", curve: ec.EllipticCurve | None = None) -> tuple[Path, Path]:
-    """A new pair: the files of the private and of the public key."""
+    """Generate a key pair; returns the files of the private and the public key."""
     key = ec.generate_private_key(curve or ec.SECP256R1())
     private, public = folder / f"{name}.pem", folder / f"{name}.pub"
     private.write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -39,17 +39,20 @@ def write_keys(folder: Path, name: str = "key", curve: ec.EllipticCurve | None =
     return private, public
 
 
-def sign_folder(folder: Path, private: Path, name: str = "colours") -> None:
-    (folder / "model.sig").write_bytes(sign(digests_of(folder), name, read_private_key(private)))
+def sign_folder(folder: Path, private: Path, name: str = "colors") -> None:
+    (folder / "model.sig").write_bytes(sign(file_digests(folder), name, read_private_key(private)))
 
 
 def model_signing(*arguments: object) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "model_signing", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True)
+    """Run the command `model_signing`, in this process."""
+    from model_signing._cli import main
+
+    result = CliRunner().invoke(main, [*map(str, arguments)])
+    return subprocess.CompletedProcess(arguments, result.exit_code, result.stdout, result.stderr)
 
 
 def rewrite(folder: Path, file: str, content: bytes) -> None:
-    """Change a file as one would who also changes the manifest, so that the package is in itself whole."""
+    """Change a file and the manifest, so that the package itself is valid."""
     (folder / file).write_bytes(content)
     manifest = json.loads((folder / "manifest.json").read_text())
     manifest["files"][file] = sha256_of(folder / file)
@@ -67,51 +70,47 @@ def keys(tmp_path):
 @pytest.fixture
 def folder(tmp_path, package_folder, keys):
     """A package with its signature."""
-    copy = tmp_path / "colours"
+    copy = tmp_path / "colors"
     shutil.copytree(package_folder, copy)
     sign_folder(copy, keys[0])
     return copy
 
 
-def test_a_signed_package_is_verified_also_after_its_version_was_noted_beside_it(folder, keys):
-    verify_folder(folder, str(keys[1]), name="colours")
+def test_a_signed_package_is_verified_with_and_without_a_version_file(folder, keys):
+    verify_folder(folder, str(keys[1]), name="colors")
     (folder / "version.json").write_text('{"version": 7}')
     verify_folder(folder, keys[1].read_text())
 
 
-@pytest.mark.parametrize(
-    "curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name
-)
-def test_model_signing_verifies_what_is_signed_here_and_refuses_a_changed_byte(
-    tmp_path, package_folder, curve
-):
+@pytest.mark.parametrize("curve", [ec.SECP256R1(), ec.SECP384R1(), ec.SECP521R1()], ids=lambda curve: curve.name)
+def test_model_signing_verifies_our_signature_and_detects_a_changed_file(tmp_path, package_folder, curve):
     private, public = write_keys(tmp_path, curve=curve)
-    folder = tmp_path / "colours"
+    folder = tmp_path / "colors"
     shutil.copytree(package_folder, folder)
     sign_folder(folder, private)
     (folder / "version.json").write_text('{"version": 7}')
-    asked = ("verify", "key", folder, "--signature", folder / "model.sig", "--public_key", public)
-    done = model_signing(*asked)
+    command = ("verify", "key", folder, "--signature", folder / "model.sig", "--public_key", public)
+    done = model_signing(*command)
     assert done.returncode == 0, done.stderr
     assert "succeeded" in done.stdout + done.stderr
     rewrite(folder, "reference.json", b"{}")
-    assert model_signing(*asked).returncode != 0
-    with pytest.raises(SignatureError, match=r"reference\.json was changed since"):
+    assert model_signing(*command).returncode != 0
+    with pytest.raises(SignatureError, match=r"reference\.json was changed"):
         verify_folder(folder, str(public))
 
 
-def test_what_model_signing_signed_is_verified_here(folder, keys):
+def test_a_signature_by_model_signing_is_verified_and_detects_a_changed_file(folder, keys):
     private, public = keys
     (folder / "model.sig").unlink()
     done = model_signing("sign", "key", folder, "--signature", folder / "model.sig", "--private_key", private)
     assert done.returncode == 0, done.stderr
-    verify_folder(folder, str(public), name="colours")
+    verify_folder(folder, str(public), name="colors")
     rewrite(folder, "reference.json", b"{}")
-    with pytest.raises(SignatureError, match=r"reference\.json was changed since"):
+    with pytest.raises(SignatureError, match=r"reference\.json was changed"):
         verify_folder(folder, str(public))
 
 
-def test_the_digest_over_all_files_is_that_of_model_signing(folder, keys):
+def test_the_digest_of_the_model_equals_that_of_model_signing(folder, keys):
     def subject() -> object:
         envelope = json.loads((folder / "model.sig").read_text())["dsseEnvelope"]
         return json.loads(base64.b64decode(envelope["payload"]))["subject"]
@@ -126,7 +125,7 @@ def test_the_digest_over_all_files_is_that_of_model_signing(folder, keys):
 
 def test_a_package_without_a_signature_is_refused(folder, keys):
     (folder / "model.sig").unlink()
-    with pytest.raises(SignatureError, match=r"colours is not signed, but public_key asks for a signature"):
+    with pytest.raises(SignatureError, match=r"colors is not signed, but public_key requires a signature"):
         verify_folder(folder, str(keys[1]))
 
 
@@ -136,20 +135,20 @@ def test_a_file_that_was_not_signed_is_refused(folder, keys):
         verify_folder(folder, str(keys[1]))
 
 
-def test_another_key_is_refused_and_both_are_named(folder, keys, tmp_path):
+def test_a_signature_with_another_key_is_refused_and_both_keys_are_named(folder, keys, tmp_path):
     _, other = write_keys(tmp_path, "other")
-    mine, others = (fingerprint_of(read_public_keys(str(path))[0])[:16] for path in (keys[1], other))
-    with pytest.raises(SignatureError, match=rf"by another key \({mine}\) than public_key names \({others}"):
+    mine, others = (key_fingerprint(read_public_keys(str(path))[0])[:16] for path in (keys[1], other))
+    with pytest.raises(SignatureError, match=rf"with the key {mine}, but public_key allows only {others}"):
         verify_folder(folder, str(other))
 
 
-def test_any_of_several_keys_may_have_signed(folder, keys, tmp_path):
+def test_a_signature_with_one_of_several_keys_is_verified(folder, keys, tmp_path):
     _, other = write_keys(tmp_path, "other")
     verify_folder(folder, other.read_text() + keys[1].read_text())
 
 
 def test_a_signature_for_another_model_is_refused(folder, keys):
-    with pytest.raises(SignatureError, match="was signed as a version of colours, not of shapes"):
+    with pytest.raises(SignatureError, match="was signed as a version of colors, not of shapes"):
         verify_folder(folder, str(keys[1]), name="shapes")
 
 
@@ -167,60 +166,68 @@ def altered(bundle: dict, change: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
-        ("payload", "was altered: it does not fit"),
-        ("type", "is of the kind .* with text/plain"),
-        ("no envelope", "is no Sigstore bundle"),
+        ("payload", "was altered: it does not match its content"),
+        ("type", "has the types .* and text/plain, but must have"),
+        ("no envelope", "is not a Sigstore bundle"),
     ],
 )
-def test_an_altered_signature_is_refused(folder, keys, change, said):
+def test_an_altered_signature_is_refused(folder, keys, change, message):
     file = folder / "model.sig"
     file.write_bytes(altered(json.loads(file.read_text()), change))
-    with pytest.raises(SignatureError, match=said):
+    with pytest.raises(SignatureError, match=message):
         verify_folder(folder, str(keys[1]))
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"dsseEnvelope": {"payload": "?"}}', b"\xff"])
-def test_what_is_no_signature_is_refused_in_words(folder, keys, content):
+def test_a_file_that_is_not_a_signature_is_refused(folder, keys, content):
     (folder / "model.sig").write_bytes(content)
-    with pytest.raises(SignatureError, match="the signature of the package in .* is no Sigstore bundle"):
+    with pytest.raises(SignatureError, match="the signature of the package in .* is not a Sigstore bundle"):
         verify_folder(folder, str(keys[1]))
 
 
 def test_a_signed_statement_of_another_kind_is_refused(folder, keys):
     statement = {"_type": STATEMENT_TYPE, "subject": [], "predicateType": "https://slsa.dev/provenance/v1"}
-    (folder / "model.sig").write_bytes(seal(statement, read_private_key(keys[0])))
-    with pytest.raises(SignatureError, match="is of https://slsa.dev/provenance/v1, but must be of"):
+    (folder / "model.sig").write_bytes(sign_statement(statement, read_private_key(keys[0])))
+    with pytest.raises(SignatureError, match="has the predicate type https://slsa.dev/provenance/v1, but must have"):
         verify_folder(folder, str(keys[1]))
 
 
-def test_a_key_that_cannot_be_used_is_named_with_what_to_do(tmp_path, keys):
-    for content, said in (
-        (b"no key", "no private key in PEM"),
-        (keys[1].read_bytes(), "no private key in PEM"),
-    ):
-        (tmp_path / "given").write_bytes(content)
-        with pytest.raises(SettingError, match=rf"signing_key .*given is {said}.*openssl ecparam"):
-            read_private_key(tmp_path / "given")
-    with pytest.raises(SettingError, match="signing_key .*absent cannot be read: No such file"):
+def test_the_message_for_an_unusable_key_says_how_to_create_one(tmp_path, keys):
+    for content in (b"not a key", keys[1].read_bytes()):
+        (tmp_path / "invalid").write_bytes(content)
+        message = r"signing_key .*invalid is not a PEM private key without a password; .*openssl ecparam"
+        with pytest.raises(SettingError, match=message):
+            read_private_key(tmp_path / "invalid")
+    with pytest.raises(SettingError, match="cannot read the signing_key .*absent: No such file"):
         read_private_key(tmp_path / "absent")
     other = rsa.generate_private_key(65537, 2048)
     (tmp_path / "rsa").write_bytes(other.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
-    with pytest.raises(SettingError, match="not of the curve P-256, P-384 or P-521"):
+    with pytest.raises(SettingError, match="is not on one of the curves P-256, P-384 and P-521"):
         read_private_key(tmp_path / "rsa")
-    with pytest.raises(SettingError, match="public_key .*absent cannot be read"):
+    with pytest.raises(SettingError, match="cannot read the public_key .*absent"):
         read_public_keys(str(tmp_path / "absent"))
-    for given in (str(keys[0]), "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"):
-        with pytest.raises(SettingError, match="must hold public keys in PEM of the curve .*openssl ec"):
-            read_public_keys(given)
+    for invalid in (str(keys[0]), "-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----"):
+        with pytest.raises(SettingError, match="must contain PEM public keys on the curves .*openssl ec"):
+            read_public_keys(invalid)
 
 
-def test_a_server_that_asks_for_a_signature_does_not_start_without(folder, keys):
+def test_what_version_0_1_signed_is_verified():
+    public_key = str(SIGNED_BY_0_1 / "key.pub")
+    signature = (SIGNED_BY_0_1 / "model.sig").read_bytes()
+    files = package_files((SIGNED_BY_0_1 / "manifest.json").read_bytes())
+    verify(signature, files, public_key, model="the model", name="colours")
+    with pytest.raises(SignatureError, match=r"model\.onnx was changed"):
+        verify(signature, {**files, "model.onnx": "0" * 64}, public_key, model="the model")
+    provenance = verify_bundle((SIGNED_BY_0_1 / "provenance.sigstore.json").read_bytes(), read_public_keys(public_key))
+    assert provenance["predicateType"] == "https://slsa.dev/provenance/v1"
+
+
+@pytest.mark.slow
+def test_a_server_that_requires_a_signature_does_not_start_without_one(folder, keys):
     (folder / "model.sig").unlink()
     command = [sys.executable, "-m", "image_classifier.cli", "serve", "--port", "0", "--model", str(folder)]
-    done = subprocess.run(
-        [*command, "--public-key", str(keys[1])], capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run([*command, "--public-key", str(keys[1])], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(f"error: the package in {folder} is not signed")

@@ -1,4 +1,4 @@
-"""Small data sets for the tests of this folder, made of real encoded images."""
+"""Small data sets of real encoded images."""
 
 import io
 from pathlib import Path
@@ -6,27 +6,26 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from image_classifier.datasets import prepare
-from image_classifier.datasets.dataset import Dataset
-from image_classifier.settings import Settings
+from image_classifier.datasets import DataRequest, Dataset, prepare
+from image_classifier.datasets.public_datasets import PUBLIC_DATASETS, PublicDataset
 
 HOME = "home"
 
 
-def encoded(number: int, side: int = 12, format: str = "PNG") -> bytes:
-    """An image that no other number gives."""
-    pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
+def encoded(seed: int, side: int = 12, format: str = "PNG") -> bytes:
+    """A random image, different for each seed."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format)
     return buffer.getvalue()
 
 
 def files(
-    classes: str = "cat dog", count: int = 10, prefix: str = "", start: int = 0, **options: int
+    classes: str = "cat dog", count: int = 10, prefix: str = "", seed: int = 0, **options: int
 ) -> dict[str, bytes]:
-    """Relative path to content: `count` images a class."""
+    """Content by relative path, of `count` images per class."""
     return {
-        f"{prefix}{name}/{index:03}.png": encoded(start + 1000 * place + index, **options)
+        f"{prefix}{name}/{index:03}.png": encoded(seed + 1000 * place + index, **options)
         for place, name in enumerate(classes.split())
         for index in range(count)
     }
@@ -39,15 +38,32 @@ def write(root: Path, contents: dict[str, bytes]) -> Path:
     return root
 
 
-def prepared(data: object, tmp_path: Path, **settings: object) -> Dataset:
-    return prepare(Settings(data=str(data), home=tmp_path / HOME, **settings))
+def prepared(
+    data: object,
+    tmp_path: Path,
+    public: dict[str, PublicDataset] | None = None,
+    *,
+    image_size: int = 0,
+    max_data: int = 10**9,
+    fetch_timeout: float = 60,
+    mirror: str = "auto",
+) -> Dataset:
+    request = DataRequest(
+        home=tmp_path / HOME,
+        data=str(data),
+        image_size=image_size,
+        max_pixels=10**7,
+        max_data=max_data,
+        test_fraction=0.2,
+        fetch_timeout=fetch_timeout,
+        mirror=mirror,
+    )
+    return prepare(request, public or PUBLIC_DATASETS)
 
 
-def left_in_cache(tmp_path: Path) -> list[str]:
-    """What lies in the cache beside what was fetched."""
+def cached_files(tmp_path: Path) -> list[str]:
+    """Relative paths of the files in the cache, except downloads."""
     root = tmp_path / HOME / "cache"
     return sorted(
-        str(path.relative_to(root))
-        for path in root.rglob("*")
-        if path.is_file() and "fetched" not in str(path)
+        str(path.relative_to(root)) for path in root.rglob("*") if path.is_file() and "fetched" not in str(path)
     )

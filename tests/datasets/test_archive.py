@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from image_classifier.errors import DataError
-from tests.datasets.samples import encoded, files, left_in_cache, prepared, write
+from tests.datasets.samples import cached_files, encoded, files, prepared, write
 
 
 def zipped(path, contents, compression=zipfile.ZIP_DEFLATED):
@@ -35,10 +35,11 @@ def tarred(path, contents, mode="w:gz"):
         lambda path, contents: tarred(path, contents, "w:bz2"),
         lambda path, contents: tarred(path, contents, "w:xz"),
     ],
+    ids=["zip", "stored zip", "tar", "tar.gz", "tar.bz2", "tar.xz"],
 )
 @pytest.mark.parametrize("prefix", ["", "./", "pets-1.0/"])
-def test_an_archive_gives_what_its_folder_gives(tmp_path, pack, prefix):
-    contents = files(prefix="train/") | files(prefix="test/", start=100)
+def test_an_archive_is_read_like_the_folder_that_was_packed(tmp_path, pack, prefix):
+    contents = files(prefix="train/") | files(prefix="test/", seed=100)
     folder = prepared(write(tmp_path / "pets", contents), tmp_path / "a")
     packed = pack(tmp_path / "packed", {prefix + name: content for name, content in contents.items()})
     archive = prepared(packed, tmp_path / "b")
@@ -47,7 +48,7 @@ def test_an_archive_gives_what_its_folder_gives(tmp_path, pack, prefix):
     assert archive.warnings == ()
 
 
-def link(path):
+def tar_link(path):
     with tarfile.open(path, "w") as archive:
         info = tarfile.TarInfo("cat/1.png")
         info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
@@ -63,7 +64,7 @@ def zip_link(path):
     return path
 
 
-def cut(path, length):
+def truncated(path, length):
     path.write_bytes(path.read_bytes()[:length])
     return path
 
@@ -71,18 +72,18 @@ def cut(path, length):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: zipped(path, files() | {"../../cat/1.png": encoded(1)}), "lead out of the archive"),
-        (lambda path: tarred(path, files() | {"../cat/1.png": encoded(1)}), "lead out of the archive"),
-        (lambda path: tarred(path, {"/tmp/cat/1.png": encoded(1)}), "lead out of the archive"),
-        (lambda path: zipped(path, {"C:\\cat\\1.png": encoded(1)}), "lead out of the archive"),
-        (link, "is a link"),
+        (lambda path: zipped(path, files() | {"../../cat/1.png": encoded(1)}), "leads out of the archive"),
+        (lambda path: tarred(path, files() | {"../cat/1.png": encoded(1)}), "leads out of the archive"),
+        (lambda path: tarred(path, {"/tmp/cat/1.png": encoded(1)}), "leads out of the archive"),
+        (lambda path: zipped(path, {"C:\\cat\\1.png": encoded(1)}), "leads out of the archive"),
+        (tar_link, "is a link"),
         (zip_link, "is a link"),
-        (lambda path: zipped(path, files() | {"cat/bomb.png": bytes(2**26)}), "as a bomb does"),
-        (lambda path: tarred(path, files() | {"bomb.txt": bytes(2**26)}), "as a bomb does"),
+        (lambda path: zipped(path, files() | {"cat/bomb.png": bytes(2**26)}), "like a decompression bomb"),
+        (lambda path: tarred(path, files() | {"bomb.txt": bytes(2**26)}), "like a decompression bomb"),
         (lambda path: zipped(path, {"cat/a.txt": b"x"}), "has no images"),
         (lambda path: zipped(path, {}), "has no images: it is empty"),
-        (lambda path: cut(tarred(path, files()), 6000), "is damaged"),
-        (lambda path: cut(zipped(path, files()), 6000), "neither a folder nor a zip, tar or parquet"),
+        (lambda path: truncated(tarred(path, files()), 6000), "is damaged"),
+        (lambda path: truncated(zipped(path, files()), 6000), "neither a folder nor a zip, tar or parquet"),
     ],
 )  # fmt: skip
 def test_hostile_and_damaged_archives_are_refused(tmp_path, make, message):
@@ -91,11 +92,11 @@ def test_hostile_and_damaged_archives_are_refused(tmp_path, make, message):
     with pytest.raises(DataError, match=message) as caught:
         prepared(packed, tmp_path)
     assert "\n" not in str(caught.value)
-    assert left_in_cache(tmp_path) == []
+    assert cached_files(tmp_path) == []
     assert sorted(set(os.listdir(tmp_path)) - {"home"}) == before
 
 
-def test_a_limit_of_unpacked_bytes_holds(tmp_path):
+def test_the_unpacked_size_is_limited(tmp_path):
     packed = zipped(tmp_path / "packed", files())
     with pytest.raises(DataError, match="more than 5,000 bytes; raise max_data"):
         prepared(packed, tmp_path, max_data=5000)

@@ -3,10 +3,10 @@ import numpy as np
 from tests.datasets.samples import prepared
 
 
-def test_the_embedded_digits_are_real_grey_images_with_a_test_part(tmp_path):
+def test_the_embedded_digits_are_grayscale_images_with_a_derived_test_part(tmp_path):
     dataset = prepared("digits", tmp_path)
     assert dataset.classes == tuple("0123456789")
-    assert (dataset.image_size, dataset.grey, dataset.mirror, dataset.warnings) == (8, True, False, ())
+    assert (dataset.image_size, dataset.grayscale, dataset.mirror, dataset.warnings) == (8, True, False, ())
     assert (len(dataset.train.labels), len(dataset.test.labels)) == (1438, 359)
     assert np.bincount(dataset.test.labels).min() >= 34
     assert (dataset.train.images.min(), dataset.train.images.max()) == (0, 255)

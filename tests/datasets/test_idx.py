@@ -20,7 +20,7 @@ def labels(array=LABELS):
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
-def test_idx_files_are_grey_images_that_are_not_mirrored(tmp_path, suffix):
+def test_idx_files_are_grayscale_images_that_are_not_mirrored(tmp_path, suffix):
     folder = tmp_path / "glyphs"
     folder.mkdir()
     pack = gzip.compress if suffix else bytes
@@ -29,12 +29,7 @@ def test_idx_files_are_grey_images_that_are_not_mirrored(tmp_path, suffix):
         (folder / f"{part}-images-idx3-ubyte{suffix}").write_bytes(pack(images(IMAGES[:count] ^ offset)))
         (folder / f"{part}-labels-idx1-ubyte{suffix}").write_bytes(pack(labels(LABELS[:count])))
     dataset = prepared(folder, tmp_path)
-    assert (dataset.classes, dataset.image_size, dataset.grey, dataset.mirror) == (
-        ("0", "1"),
-        10,
-        True,
-        False,
-    )
+    assert (dataset.classes, dataset.image_size, dataset.grayscale, dataset.mirror) == (("0", "1"), 10, True, False)
     assert (len(dataset.train.labels), len(dataset.test.labels)) == (20, 6)
     rows = [int(name.split()[-1]) for name in dataset.train.names]
     assert (dataset.train.images == IMAGES[rows][..., np.newaxis]).all()
@@ -44,15 +39,15 @@ def test_idx_files_are_grey_images_that_are_not_mirrored(tmp_path, suffix):
 @pytest.mark.parametrize(
     ("contents", "message"),
     [
-        ({"images": images()}, "labels-idx1-ubyte is missing"),
-        ({"images": images()[:-1], "labels": labels()}, "20 images of 10 x 10 do not fit"),
+        ({"images": images()}, "labels-idx1-ubyte, the file with the labels, is missing"),
+        ({"images": images()[:-1], "labels": labels()}, "2,015 bytes, which is not the size of 20 images of 10 x 10"),
         ({"images": b"\0\0", "labels": labels()}, "first bytes are wrong"),
         ({"images": images(), "labels": labels()[:-1]}, "one label for each of the 20 images"),
         ({"images": images(), "labels": labels(LABELS[:10])}, "one label for each of the 20 images"),
         ({"images": images(IMAGES[:0]), "labels": labels(LABELS[:0])}, "has no images"),
     ],
 )
-def test_damaged_files_are_one_line(tmp_path, contents, message):
+def test_damaged_files_are_refused(tmp_path, contents, message):
     folder = tmp_path / "glyphs"
     folder.mkdir()
     for kind, content in contents.items():
@@ -61,7 +56,7 @@ def test_damaged_files_are_one_line(tmp_path, contents, message):
         prepared(folder, tmp_path)
 
 
-def test_a_damaged_gzip_file_is_one_line(tmp_path):
+def test_a_damaged_gzip_file_is_refused(tmp_path):
     (tmp_path / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(images())[:200])
     with pytest.raises(DataError, match="is damaged"):
         prepared(tmp_path, tmp_path)

@@ -5,26 +5,22 @@ import pyarrow.parquet as pq
 import pytest
 
 from image_classifier.errors import DataError
-from tests.datasets.samples import encoded, left_in_cache, prepared
+from tests.datasets.samples import cached_files, encoded, prepared
 
 NAMES = ["cat", "dog"]
 STRUCT = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
-def table(
-    labels, start=0, names=NAMES, column="image", label="label", kind=STRUCT, label_type=None, images=None
-):
-    images = images or [encoded(start + row) for row in range(len(labels))]
+def table(labels, seed=0, names=NAMES, column="image", label="label", kind=STRUCT, label_type=None, images=None):
+    images = images or [encoded(seed + row) for row in range(len(labels))]
     if kind == STRUCT:
         images = [{"bytes": image, "path": None} for image in images]
-    made = pa.table({column: pa.array(images, kind), label: pa.array(labels, label_type)})
+    plain = pa.table({column: pa.array(images, kind), label: pa.array(labels, label_type)})
     features = {label: {"names": names, "_type": "ClassLabel"}}
-    return made.replace_schema_metadata(
-        {"huggingface": json.dumps({"info": {"features": features}})} if names else {}
-    )
+    return plain.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})} if names else {})
 
 
-def test_files_named_train_and_test_are_parts(tmp_path):
+def test_file_names_mark_the_parts(tmp_path):
     folder = tmp_path / "pets" / "data"
     folder.mkdir(parents=True)
     pq.write_table(table([0, 1] * 8), folder / "train-00000-of-00002.parquet", row_group_size=5)
@@ -34,7 +30,7 @@ def test_files_named_train_and_test_are_parts(tmp_path):
     dataset = prepared(tmp_path / "pets", tmp_path)
     assert dataset.classes == ("cat", "dog")
     assert (len(dataset.train.labels), len(dataset.test.labels)) == (26, 4)
-    assert dataset.warnings == ("2 images of the validation part joined to the training part",)
+    assert dataset.warnings == ("added 2 images of the validation part to the training part",)
     assert set(dataset.test.names) == {f"test-00000-of-00001.parquet row {row}" for row in range(4)}
 
 
@@ -52,7 +48,7 @@ def test_files_named_train_and_test_are_parts(tmp_path):
         ({"labels": [0, 1] * 6, "kind": pa.large_binary()}, ("cat", "dog")),
     ],
 )  # fmt: skip
-def test_columns_of_each_kind_are_read(tmp_path, options, classes):
+def test_columns_of_each_type_are_read(tmp_path, options, classes):
     pq.write_table(table(**options), tmp_path / "pets.parquet")
     dataset = prepared(tmp_path / "pets.parquet", tmp_path)
     assert dataset.classes == classes
@@ -62,20 +58,20 @@ def test_columns_of_each_kind_are_read(tmp_path, options, classes):
 @pytest.mark.parametrize(
     ("options", "warning"),
     [
-        ({"labels": [0, 1] * 5 + [None]}, "1 image left out, having no label: pets.parquet row 10"),
-        ({"labels": [0, 1] * 5 + [-1, 2]}, "2 images left out, having a label outside of 0 to 1: pets"),
-        ({"labels": [0, 1] * 5, "names": ["cat", "dog", "eel"]}, "1 class left out, having no images: eel"),
+        ({"labels": [0, 1] * 5 + [None]}, "skipped 1 image without a label: pets.parquet row 10"),
+        ({"labels": [0, 1] * 5 + [-1, 2]}, "skipped 2 images with a label outside of 0 to 1: pets"),
+        ({"labels": [0, 1] * 5, "names": ["cat", "dog", "eel"]}, "skipped 1 class without images: eel"),
         ({"labels": [0, 1] * 5, "images": [None, *(encoded(n) for n in range(9))]},
-         "1 image left out, cannot be read: pets.parquet row 0 (the row has no bytes)"),
+         "skipped 1 image that cannot be read: pets.parquet row 0 (the row has no bytes)"),
     ],
 )  # fmt: skip
-def test_rows_that_cannot_be_used_are_counted(tmp_path, options, warning):
+def test_a_warning_counts_the_rows_that_cannot_be_used(tmp_path, options, warning):
     pq.write_table(table(**options), tmp_path / "pets.parquet")
     warnings = prepared(tmp_path / "pets.parquet", tmp_path).warnings
     assert any(text.startswith(warning) for text in warnings), warnings
 
 
-def cut(path, length):
+def truncated(path, length):
     pq.write_table(table([0, 1] * 6), path)
     path.write_bytes(path.read_bytes()[:length])
 
@@ -90,22 +86,22 @@ def overwritten(path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda path: cut(path, 3000), "damaged or no parquet file"),
-        (lambda path: cut(path, 4), "damaged or no parquet file"),
-        (overwritten, "damaged or no parquet file"),
+        (lambda path: truncated(path, 3000), "damaged or not a parquet file"),
+        (lambda path: truncated(path, 4), "damaged or not a parquet file"),
+        (overwritten, "damaged or not a parquet file"),
         (lambda path: pq.write_table(table([0, 1], column="x"), path), "no column 'image' or 'img'"),
         (lambda path: pq.write_table(table([0, 1], label="y"), path), "no column 'label' or 'labels'"),
-        (lambda path: pq.write_table(table([[0], [1]], names=None), path), "must hold one class a row"),
-        (lambda path: pq.write_table(pa.table({"image": [1], "label": [0]}), path), "hold encoded"),
-        (lambda path: pq.write_table(table([None] * 4, label_type=pa.int64()), path), "no image has a label"),
+        (lambda path: pq.write_table(table([[0], [1]], names=None), path), "must hold one class per row"),
+        (lambda path: pq.write_table(pa.table({"image": [1], "label": [0]}), path), "must hold encoded images"),
+        (lambda path: pq.write_table(table([None] * 4, label_type=pa.int64()), path), "no image has a usable label"),
         (lambda path: pq.write_table(table([], label_type=pa.int64()), path), "has no images"),
     ],
 )  # fmt: skip
-def test_damaged_and_foreign_files_are_one_line(tmp_path, make, message):
+def test_damaged_and_other_files_are_refused(tmp_path, make, message):
     path = tmp_path / "pets.parquet"
     make(path)
     with pytest.raises(DataError, match=message) as caught:
         prepared(path, tmp_path)
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)
-    assert left_in_cache(tmp_path) == []
+    assert cached_files(tmp_path) == []

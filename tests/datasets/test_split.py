@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
-from image_classifier.datasets.split import choose_test, split_validation
+from image_classifier.datasets.split import choose_test_part, split_validation
 
 
 def hashes(values):
@@ -11,7 +10,7 @@ def hashes(values):
 
 
 @given(st.lists(st.integers(0, 5), min_size=2, max_size=60), st.floats(0.01, 0.5), st.integers(0, 2**31 - 1))
-def test_validation_is_a_split_that_leaves_each_class_in_train(labels, fraction, seed):
+def test_every_class_keeps_training_images_after_the_validation_split(labels, fraction, seed):
     labels = np.array(labels)
     train, validation = split_validation(labels, fraction, seed)
     assert sorted([*train, *validation]) == list(range(len(labels)))
@@ -22,7 +21,7 @@ def test_validation_is_a_split_that_leaves_each_class_in_train(labels, fraction,
         assert (labels[validation] == label).any() == ((labels == label).sum() > 1)
 
 
-def test_validation_is_stratified_and_depends_on_the_seed():
+def test_the_validation_split_is_stratified_and_depends_on_the_seed():
     labels = np.repeat([0, 1], [800, 200])
     _, first = split_validation(labels, 0.1, 0)
     assert list(np.bincount(labels[first])) == [80, 20]
@@ -30,12 +29,10 @@ def test_validation_is_stratified_and_depends_on_the_seed():
     assert not np.array_equal(first, split_validation(labels, 0.1, 1)[1])
 
 
-@given(
-    st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=60), st.floats(0.01, 0.9)
-)
-def test_identical_images_land_on_the_same_side(images, fraction):
+@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9)), min_size=1, max_size=60), st.floats(0.01, 0.9))
+def test_identical_images_are_in_the_same_part(images, fraction):
     labels, values = np.array(images).T
-    chosen = choose_test(labels, hashes(values), fraction)
+    chosen = choose_test_part(labels, hashes(values), fraction)
     for value in set(values):
         assert len(set(chosen[values == value])) == 1
     for label in set(labels):
@@ -43,17 +40,17 @@ def test_identical_images_land_on_the_same_side(images, fraction):
 
 
 @pytest.mark.parametrize("fraction", [0.1, 0.2, 0.5])
-def test_the_made_test_part_has_its_share_of_each_class_and_no_order(fraction):
+def test_the_derived_test_part_is_stratified_and_independent_of_order(fraction):
     generator = np.random.default_rng(0)
     labels, values = np.repeat([0, 1], [300, 100]), generator.permutation(400)
-    chosen = choose_test(labels, hashes(values), fraction)
+    chosen = choose_test_part(labels, hashes(values), fraction)
     assert list(np.bincount(labels[chosen])) == [300 * fraction, 100 * fraction]
     order = generator.permutation(400)
-    assert np.array_equal(choose_test(labels[order], hashes(values[order]), fraction), chosen[order])
+    assert np.array_equal(choose_test_part(labels[order], hashes(values[order]), fraction), chosen[order])
 
 
-def test_data_that_grows_keeps_most_of_its_test_part():
+def test_most_images_stay_in_their_part_when_the_data_grows():
     values = np.random.default_rng(0).permutation(1100)
     labels = np.zeros(1100, dtype=int)
-    before, after = (choose_test(labels[:n], hashes(values[:n]), 0.2) for n in (1000, 1100))
+    before, after = (choose_test_part(labels[:n], hashes(values[:n]), 0.2) for n in (1000, 1100))
     assert (before == after[:1000]).mean() > 0.97

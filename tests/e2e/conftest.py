@@ -1,27 +1,19 @@
-"""Fixtures of the end-to-end tests: `make e2e`, against the cluster that the environment names."""
+"""Fixtures of the end-to-end tests (`make e2e`), which use the cluster that the environment names."""
 
 import pytest
 
-from tests.e2e.cluster import (
-    VARIABLES,
-    Cluster,
-    Repository,
-    copy_project,
-    environment,
-    make_repository,
-    new_name,
-)
+from tests.e2e.cluster import VARIABLES, Cluster, Repository, copy_project, environment, make_repository, new_name
 
 
 @pytest.fixture(scope="session")
 def cluster() -> Cluster:
-    """The cluster with the chain installed."""
-    given = environment()
-    missing = [f"{name} ({what})" for name, what in VARIABLES.items() if not given.get(name)]
+    """The cluster with the supply chain installed."""
+    variables = environment()
+    missing = [f"{name} ({what})" for name, what in VARIABLES.items() if not variables.get(name)]
     if missing:
         pytest.fail(f"set {'; '.join(missing)}")
-    cluster = Cluster(given, given.get("E2E_NAMESPACE", "image-classifier-e2e"))
-    if given.get("E2E_TYPE"):
+    cluster = Cluster(variables, variables.get("E2E_NAMESPACE", "image-classifier-e2e"))
+    if variables.get("E2E_TYPE"):
         cluster.prepare("restricted")
     else:
         cluster.install()
@@ -30,18 +22,16 @@ def cluster() -> Cluster:
 
 @pytest.fixture(scope="session")
 def repository(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Repository:
-    """The project, in a repository that the cluster reads."""
-    made = make_repository(cluster.environment, "flowers", tmp_path_factory.mktemp("flowers"))
-    copy_project(made.folder)
-    made.commit("The project")
-    return made
+    """The project in a repository that the cluster can fetch."""
+    repository = make_repository(cluster.environment, "flowers", tmp_path_factory.mktemp("flowers"))
+    copy_project(repository.folder)
+    repository.commit("The project")
+    return repository
 
 
 @pytest.fixture(scope="session")
 def flowers(cluster: Cluster, repository: Repository) -> str:
-    """A workload that was taken from its source to an answering URL, with a model that is easily bettered."""
+    """A workload with a briefly trained model, which longer training easily improves."""
     name = new_name("flowers")
-    cluster.create(
-        name, "--git-repo", repository.address, "--git-branch", "main", budget="1.5s", min_accuracy="0.3"
-    )
+    cluster.create(name, "--git-repo", repository.address, "--git-branch", "main", budget="1.5s", min_accuracy="0.3")
     return name

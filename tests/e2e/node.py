@@ -1,4 +1,4 @@
-"""The node of the cluster, where it is the machine that the tests run on: its processes can be killed."""
+"""The processes of the cluster's node, which must be this machine, so that tests can kill them."""
 
 import os
 import re
@@ -10,16 +10,16 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Node:
-    """A node whose processes this machine shows; `repair` starts again what a service manager would."""
+    """The node; `repair` restarts the processes that a service manager would restart."""
 
     repair_command: str
 
     def command(self, process: int) -> str:
-        """A process's command line, a space after each argument; empty for one of the kernel's."""
+        """The command line of a process, with a space after each argument; empty for a kernel thread."""
         return Path(f"/proc/{process}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
 
     def processes(self, pattern: str, pod_uid: str = "") -> list[int]:
-        """Processes whose command line matches, the oldest first; those of a pod alone, where one is given."""
+        """Process IDs, oldest first, of this pod or all, whose command line matches a regular expression."""
         found = []
         for folder in Path("/proc").iterdir():
             if not folder.name.isdigit():
@@ -27,14 +27,14 @@ class Node:
             try:
                 command = self.command(int(folder.name))
                 inside = not pod_uid or pod_uid in (folder / "cgroup").read_text().replace("_", "-")
-            except OSError:  # it ended meanwhile
+            except OSError:  # it has ended
                 continue
             if inside and re.search(pattern, command):
                 found.append(int(folder.name))
         return sorted(found)
 
     def kill(self, pattern: str, pod_uid: str = "", *, which: slice = slice(None)) -> int:
-        """Send SIGKILL; fails where nothing was there to be killed."""
+        """Send SIGKILL to the matching processes; fails if there are none."""
         processes = self.processes(pattern, pod_uid)[which]
         assert processes, f"no process matches {pattern!r}"
         for process in processes:

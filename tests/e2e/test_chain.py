@@ -1,4 +1,4 @@
-"""The cases of the chain, in the order in which a team would meet them."""
+"""The supply chain, from the first commit of a workload to its deletion. The tests depend on their order."""
 
 import json
 import time
@@ -7,56 +7,54 @@ import urllib.request
 import pytest
 
 from tests.e2e.cluster import Cluster, Repository, scaled, wait
-from tests.e2e.user import Load, answers, ask, settled, unwell
+from tests.e2e.user import Load, predict, wait_for_message, wait_for_version, wait_until_ready
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-FAILING = "def test_that_is_wrong():\n    assert False\n"
-PASSING = "def test_that_is_right():\n    assert True\n"
+FAILING = "def test_wrong():\n    assert False\n"
+PASSING = "def test_right():\n    assert True\n"
 BETTER = {"budget": "10s", "min_accuracy": "0.8", "max_accuracy_drop": "0.05", "seed": "2"}
-"""Surely better than the first one; seeds that do a little worse than the last are accepted, too."""
+"""Better than the first model; a slightly worse one, from another seed, is accepted as well."""
 
 
-def test_a_workload_becomes_an_answering_url(cluster: Cluster, flowers: str):
-    print(settled(cluster, flowers))
-    assert ask(cluster.url(flowers)) == "1"
+def test_a_workload_gets_a_url_that_answers(cluster: Cluster, flowers: str):
+    print(wait_until_ready(cluster, flowers))
+    assert predict(cluster.url(flowers)) == "1"
 
 
 def test_a_commit_to_the_readme_trains_nothing(cluster: Cluster, flowers: str, repository: Repository):
     served = cluster.outputs(flowers, "accept")
     runs = len(cluster.runs(flowers, "accept"))
-    revision = repository.commit("Say more", **{"README.md": "More.\n"})
-    settled(cluster, flowers, revision)
+    revision = repository.commit("Extend the README", **{"README.md": "More.\n"})
+    wait_until_ready(cluster, flowers, revision)
     assert cluster.outputs(flowers, "train")["revision"] == "1"
     assert cluster.outputs(flowers, "accept") == served
     assert len(cluster.runs(flowers, "accept")) == runs
-    wait("no training", lambda: "trained before" in cluster.log(cluster.runs(flowers, "train")[-1], "train"))
+    wait("no training", lambda: "already trained" in cluster.log(cluster.runs(flowers, "train")[-1], "train"))
 
 
-def test_a_commit_whose_tests_fail_stops_there_and_the_old_one_serves(
-    cluster: Cluster, flowers: str, repository: Repository
-):
-    repository.commit("Break it", **{"tests/test_wrong.py": FAILING})
-    shown = unwell(cluster, flowers, "test", "1 of ")
+def test_a_commit_whose_tests_fail_is_not_released(cluster: Cluster, flowers: str, repository: Repository):
+    repository.commit("Break a test", **{"tests/test_wrong.py": FAILING})
+    shown = wait_for_message(cluster, flowers, "test", "1 of ")
     print(shown)
-    assert "tests/test_wrong.py::test_that_is_wrong" in shown
-    assert ask(cluster.url(flowers)) == "1"
-    revision = repository.commit("Mend it", **{"tests/test_wrong.py": PASSING})
-    settled(cluster, flowers, revision)
+    assert "tests/test_wrong.py::test_wrong" in shown
+    assert predict(cluster.url(flowers)) == "1"
+    revision = repository.commit("Fix the test", **{"tests/test_wrong.py": PASSING})
+    wait_until_ready(cluster, flowers, revision)
 
 
-def test_a_worse_model_is_refused_with_reasons(cluster: Cluster, flowers: str):
+def test_a_worse_model_is_refused_with_a_reason(cluster: Cluster, flowers: str):
     cluster.change(flowers, budget="2s", min_accuracy="0.9999", seed="1")
-    shown = unwell(cluster, flowers, "train", "refused")
+    shown = wait_for_message(cluster, flowers, "train", "refused")
     print(shown)
-    assert "is below the floor" in shown
-    assert ask(cluster.url(flowers)) == "1"
+    assert "is below the minimum of" in shown
+    assert predict(cluster.url(flowers)) == "1"
 
 
-def test_a_better_model_takes_over_under_load_without_a_lost_request(cluster: Cluster, flowers: str):
+def test_a_better_model_is_rolled_out_under_load_without_lost_requests(cluster: Cluster, flowers: str):
     with Load(cluster.url(flowers)) as load:
         cluster.change(flowers, **BETTER)
-        wait("the new version", lambda: ask(cluster.url(flowers)) != "1", 300)
-        settled(cluster, flowers)
+        wait("the new version", lambda: predict(cluster.url(flowers)) != "1", 300)
+        wait_until_ready(cluster, flowers)
     print(f"during the roll-out {load}")
     assert load.lost == []
     assert load.answered > 20
@@ -64,66 +62,63 @@ def test_a_better_model_takes_over_under_load_without_a_lost_request(cluster: Cl
 
 def test_an_older_version_is_pinned_and_released_under_load_without_training(cluster: Cluster, flowers: str):
     url = cluster.url(flowers)
-    newest = ask(url)
+    newest = predict(url)
     assert newest != "1"
     trainings = len(cluster.runs(flowers, "train"))
-    took = []
+    durations = []
     with Load(url) as load:
         for number in range(int(cluster.environment.get("E2E_ROLLOUTS", "2"))):
             pin, expected = (("1", "1"), (None, newest))[number % 2]
             started = time.monotonic()
             cluster.change(flowers, **BETTER, model_version=pin)
-            answers(url, expected)
-            took.append(time.monotonic() - started)
-            print(f"version {expected} gives all answers after {took[-1]:.0f} s")
-    print(f"{load}; the longest switch took {max(took):.0f} s")
+            wait_for_version(url, expected)
+            durations.append(time.monotonic() - started)
+            print(f"version {expected} gives all answers after {durations[-1]:.0f} s")
+    print(f"{load}; the longest roll-out took {max(durations):.0f} s")
     assert load.lost == []
     cluster.change(flowers, **BETTER, model_version=None)
-    settled(cluster, flowers)
+    wait_until_ready(cluster, flowers)
     assert len(cluster.runs(flowers, "train")) == trainings
 
 
-def test_a_label_registers_the_api_for_the_catalog(cluster: Cluster, flowers: str):
+def test_a_label_registers_the_api_in_the_catalog(cluster: Cluster, flowers: str):
     cluster.change(flowers, "--label", "apis.apps.tanzu.vmware.com/register-api=true", **BETTER)
-    wait("the API's entry", lambda: cluster.get("apidescriptor", flowers))
-    settled(cluster, flowers)
+    wait("the API descriptor", lambda: cluster.get("apidescriptor", flowers))
+    wait_until_ready(cluster, flowers)
     spec = cluster.get("apidescriptor", flowers)["spec"]
     server, path = spec["location"]["server"]["url"], spec["location"]["apiSpec"]["path"]
     with urllib.request.urlopen(server + path, timeout=60) as response:
-        described = json.load(response)
-    assert (spec["type"], described["openapi"][:4]) == ("openapi", "3.0.")
+        document = json.load(response)
+    assert (spec["type"], document["openapi"][:4]) == ("openapi", "3.0.")
     assert server == cluster.url(flowers)
-    assert "/predict" in described["paths"]
+    assert "/predict" in document["paths"]
 
 
 @pytest.mark.parametrize(
-    ("params", "resource", "said"),
-    [
-        ({"data": "no-such-data"}, "train", "no-such-data"),
-        ({"model_version": "99"}, "candidate", "99 cannot be fetched"),
-    ],
+    ("params", "resource", "message"),
+    [({"data": "no-such-data"}, "train", "no-such-data"), ({"model_version": "99"}, "candidate", "/99 from ")],
 )
-def test_a_wrong_param_is_named_and_the_old_model_serves(
-    cluster: Cluster, flowers: str, params, resource, said
+def test_a_wrong_param_is_reported_and_the_old_model_stays_live(
+    cluster: Cluster, flowers: str, params, resource, message
 ):
-    version = ask(cluster.url(flowers))
+    version = predict(cluster.url(flowers))
     cluster.change(flowers, **{**BETTER, **params})
     try:
-        print(unwell(cluster, flowers, resource, said))
-        assert ask(cluster.url(flowers)) == version
+        print(wait_for_message(cluster, flowers, resource, message))
+        assert predict(cluster.url(flowers)) == version
     finally:
         cluster.change(flowers, **{**dict.fromkeys(params), **BETTER})
-    settled(cluster, flowers)
+    wait_until_ready(cluster, flowers)
 
 
-def test_mlflow_may_be_down_for_a_while(cluster: Cluster, flowers: str):
+def test_a_training_survives_an_outage_of_mlflow(cluster: Cluster, flowers: str):
     with scaled("mlflow", "mlflow", 0):
         cluster.change(flowers, **{**BETTER, "seed": "3"})
         time.sleep(20)
-    settled(cluster, flowers)
+    wait_until_ready(cluster, flowers)
 
 
-def test_the_pod_of_a_step_may_be_lost(cluster: Cluster, flowers: str):
+def test_a_deleted_pod_of_a_step_is_replaced(cluster: Cluster, flowers: str):
     cluster.change(flowers, **{**BETTER, "seed": "4"})
     before = {run["metadata"]["name"] for run in cluster.runs(flowers, "train")}
 
@@ -132,25 +127,25 @@ def test_the_pod_of_a_step_may_be_lost(cluster: Cluster, flowers: str):
         return names[0]["status"].get("podName", "") if names else ""
 
     pod = wait("the pod", training)
-    wait("it to run", lambda: cluster.get("pod", pod)["status"]["phase"] == "Running")
+    wait("the pod to run", lambda: cluster.get("pod", pod)["status"]["phase"] == "Running")
     cluster.kubectl("delete", "pod", pod, "--wait=false")
-    settled(cluster, flowers)
+    wait_until_ready(cluster, flowers)
 
 
-def test_two_pods_train_one_model_where_the_operator_allows_it(cluster: Cluster, flowers: str):
-    together = {**BETTER, "training_processes": "2"}
-    cluster.change(flowers, **together)
-    print(unwell(cluster, flowers, "train", "image-classifier-distributed"))
+def test_two_pods_train_one_model_if_the_operator_allows_it(cluster: Cluster, flowers: str):
+    distributed = {**BETTER, "training_processes": "2"}
+    cluster.change(flowers, **distributed)
+    print(wait_for_message(cluster, flowers, "train", "image-classifier-distributed"))
     cluster.allow_distributed_training()
-    cluster.change(flowers, **together, retrain="allowed")
-    settled(cluster, flowers)
+    cluster.change(flowers, **distributed, retrain="allowed")
+    wait_until_ready(cluster, flowers)
     assert "in 2 processes" in cluster.log(cluster.runs(flowers, "train")[-1], "train")
     assert not cluster.get("jobs")["items"]
     cluster.change(flowers, **BETTER, training_processes=None, retrain=None)
-    settled(cluster, flowers)
+    wait_until_ready(cluster, flowers)
 
 
-def test_a_folder_of_a_laptop_goes_the_same_way(cluster: Cluster, repository: Repository):
+def test_a_local_folder_is_pushed_and_released(cluster: Cluster, repository: Repository):
     registry = cluster.environment.get("E2E_REGISTRY")
     if not registry:
         pytest.skip("needs E2E_REGISTRY")
@@ -158,23 +153,23 @@ def test_a_folder_of_a_laptop_goes_the_same_way(cluster: Cluster, repository: Re
     resources = ("--env", "GREETING=hello", "--limit-memory", "640Mi")
     params = {"insecure_registry": "true", "budget": "2s"}
     with cluster.workload("pushed", *source, *resources, **params) as name:
-        settled(cluster, name)
-        assert ask(cluster.url(name)) == "1"
+        wait_until_ready(cluster, name)
+        assert predict(cluster.url(name)) == "1"
         server = cluster.get("inferenceservice", name)["spec"]["predictor"]["containers"][0]
         assert {"name": "GREETING", "value": "hello"} in server["env"]
         assert server["resources"]["limits"]["memory"] == "640Mi"
 
 
-def test_a_corrupted_model_never_gets_traffic(cluster: Cluster, flowers: str):
-    version = ask(cluster.url(flowers))
-    cluster.spoil(flowers, "1")
+def test_a_damaged_model_never_gets_traffic(cluster: Cluster, flowers: str):
+    version = predict(cluster.url(flowers))
+    cluster.damage(flowers, "1")
     cluster.change(flowers, **BETTER, model_version="1")
-    print(unwell(cluster, flowers, "candidate", "is damaged in the registry"))
-    assert ask(cluster.url(flowers)) == version
+    print(wait_for_message(cluster, flowers, "candidate", "is damaged in the registry"))
+    assert predict(cluster.url(flowers)) == version
 
 
-def test_deletion_leaves_nothing_but_the_registry(cluster: Cluster, flowers: str):
+def test_a_deleted_workload_leaves_only_its_versions_in_the_registry(cluster: Cluster, flowers: str):
     cluster.delete(flowers)
     kinds = "gitrepository,configmap,taskrun,inferenceservice,ksvc,pod"
     chosen = ("-l", f"carto.run/workload-name={flowers}")
-    wait("all of it gone", lambda: not cluster.get(kinds, *chosen)["items"], 120)
+    wait("the deletion", lambda: not cluster.get(kinds, *chosen)["items"], 120)

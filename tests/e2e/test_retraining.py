@@ -1,4 +1,4 @@
-"""Drift of what a workload is sent starts its training; the data being the same, nothing is trained."""
+"""Input drift starts a training run, which trains nothing because the data is unchanged."""
 
 import json
 import shutil
@@ -13,14 +13,14 @@ import pytest
 import yaml
 
 from tests.e2e.cluster import ROOT, Cluster, new_name, wait
-from tests.e2e.user import Load, settled
+from tests.e2e.user import Load, wait_until_ready
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 
 
 @contextmanager
 def retraining(cluster: Cluster, workload: str) -> Iterator[str]:
-    """config/retraining for a workload, by an overlay as the operator's guide shows it; gives the CronJob's name."""
+    """config/retraining for a workload, with an overlay as in docs/platform-operator.md; yields the CronJob's name."""
     prefix = f"{workload}-"
     image, _, digest = cluster.environment["E2E_TRAINER_IMAGE"].partition("@")
     overlay = {
@@ -35,12 +35,8 @@ def retraining(cluster: Cluster, workload: str) -> Iterator[str]:
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {"name": "image-classifier-retraining"},
-        # By hand alone.
-        "data": {
-            "WORKLOAD": workload,
-            "SCHEDULE": "0 0 1 1 *",
-            "IMAGE_CLASSIFIER_TRACKING_URI": tracking_uri,
-        },
+        # Never at its own time: the test starts the Job.
+        "data": {"WORKLOAD": workload, "SCHEDULE": "0 0 1 1 *", "IMAGE_CLASSIFIER_TRACKING_URI": tracking_uri},
     }
     folder = Path(tempfile.mkdtemp(dir=ROOT, prefix=".e2e."))
     try:
@@ -56,11 +52,11 @@ def retraining(cluster: Cluster, workload: str) -> Iterator[str]:
 
 
 def run_now(cluster: Cluster, cron_job: str) -> str:
-    """Start the CronJob's Job by hand; what its two steps printed."""
+    """Run the CronJob's Job now; returns the logs of its two containers."""
     job = new_name("now")
     cluster.kubectl("create", "job", job, f"--from=cronjob/{cron_job}")
     try:
-        wait(f"job {job}", lambda: ended(cluster, job), 180)
+        wait(f"job {job}", lambda: is_finished(cluster, job), 180)
         log = cluster.kubectl("logs", f"job/{job}", "--all-containers", "--prefix")
         status = cluster.get("job", job)["status"]
         assert status.get("succeeded") == 1, f"{json.dumps(status)}\n{log}"
@@ -69,44 +65,38 @@ def run_now(cluster: Cluster, cron_job: str) -> str:
         cluster.kubectl("delete", "job", job, "--wait=false")
 
 
-def ended(cluster: Cluster, job: str) -> bool:
+def is_finished(cluster: Cluster, job: str) -> bool:
     conditions = cluster.get("job", job)["status"].get("conditions", [])
     return any(item["type"] in ("Complete", "Failed") and item["status"] == "True" for item in conditions)
 
 
-def verdict(url: str) -> str:
+def drift_verdict(url: str) -> str:
     with urllib.request.urlopen(f"{url}/drift", timeout=60) as response:
         return str(json.load(response)["verdict"])
 
 
-def runs_that_look_again(cluster: Cluster, workload: str) -> list[Any]:
-    """The runs of `train` that were started by the workload's param `retrain` as it is now."""
+def runs_after_retrain(cluster: Cluster, workload: str) -> list[Any]:
+    """The runs of `train` with the current value of the workload's param `retrain`."""
     [text] = [
-        item["value"]
-        for item in cluster.get("workload", workload)["spec"]["params"]
-        if item["name"] == "retrain"
+        item["value"] for item in cluster.get("workload", workload)["spec"]["params"] if item["name"] == "retrain"
     ]
     assert "(look again: " in text
     return [
-        run
-        for run in cluster.runs(workload, "train")
-        if {"name": "retrain", "value": text} in run["spec"]["params"]
+        run for run in cluster.runs(workload, "train") if {"name": "retrain", "value": text} in run["spec"]["params"]
     ]
 
 
-def test_drift_starts_a_training_that_finds_the_data_as_before_and_the_next_one_waits(
-    cluster: Cluster, flowers: str
-):
-    settled(cluster, flowers)
-    served = cluster.outputs(flowers, "accept")
-    # The same image again and again is unlike anything that a model was made with.
+def test_drift_starts_one_training_run_which_finds_unchanged_data(cluster: Cluster, flowers: str):
+    wait_until_ready(cluster, flowers)
+    accepted = cluster.outputs(flowers, "accept")
+    # The same image over and over differs from any training data.
     with retraining(cluster, flowers) as cron_job, Load(cluster.url(flowers)):
-        wait("a full window", lambda: verdict(cluster.url(flowers)) == "drift")
+        wait("a full window", lambda: drift_verdict(cluster.url(flowers)) == "drift")
         first, second = run_now(cluster, cron_job), run_now(cluster, cron_job)
     print(first, second, sep="\n")
-    assert "looks at its data again: drift" in first
+    assert "training again if the data changed; reason: drift" in first
     assert "not retrained: " in second
-    begun = wait("its run", lambda: runs_that_look_again(cluster, flowers))
-    wait("no training", lambda: "trained before" in cluster.log(begun[0], "train"))
-    settled(cluster, flowers)
-    assert cluster.outputs(flowers, "accept") == served
+    runs = wait("its run", lambda: runs_after_retrain(cluster, flowers))
+    wait("no training", lambda: "already trained" in cluster.log(runs[0], "train"))
+    wait_until_ready(cluster, flowers)
+    assert cluster.outputs(flowers, "accept") == accepted

@@ -1,4 +1,4 @@
-"""Many images are scored in the cluster, with the model that serves."""
+"""Batch scoring in the cluster with the live model."""
 
 import json
 
@@ -6,13 +6,13 @@ import pytest
 import yaml
 
 from tests.e2e.cluster import Cluster, wait
-from tests.e2e.user import settled
+from tests.e2e.user import wait_until_ready
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
-def test_the_task_scores_images_with_the_champion_in_a_restricted_namespace(cluster: Cluster, flowers: str):
-    settled(cluster, flowers)
+def test_the_scoring_task_runs_in_a_restricted_namespace(cluster: Cluster, flowers: str):
+    wait_until_ready(cluster, flowers)
     params = {
         "trainer_image": cluster.environment["E2E_TRAINER_IMAGE"],
         "name": flowers,
@@ -33,11 +33,11 @@ def test_the_task_scores_images_with_the_champion_in_a_restricted_namespace(clus
     }
     name = cluster.kubectl("create", "-f", "-", "-o", "name", text=yaml.safe_dump(run)).strip()
 
-    def ended() -> bool:
+    def is_finished() -> bool:
         conditions = cluster.get(name).get("status", {}).get("conditions", [{}])
         return conditions[0].get("status") in ("True", "False")
 
-    wait("the scores", ended)
+    wait("the scores", is_finished)
     status = cluster.get(name)["status"]
     results = {item["name"]: item["value"] for item in status["results"]}
     assert results["verdict"] == "scored", json.dumps(status)

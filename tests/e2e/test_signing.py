@@ -1,4 +1,4 @@
-"""Models that are signed where they are registered, and verified before they answer."""
+"""Models are signed when they are registered, and verified before they are served."""
 
 from collections.abc import Iterator
 
@@ -6,8 +6,8 @@ import pytest
 
 from tests.attestation.test_model_signature import write_keys
 from tests.e2e.cluster import ROOT, Cluster, Repository, new_name, run
-from tests.e2e.user import ask, settled, unwell
-from tests.manifests.test_network import EVERYBODY, selecting
+from tests.e2e.user import predict, wait_for_message, wait_until_ready
+from tests.manifests.test_network import ALL_PODS, selecting
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 TAMPER = """
@@ -22,50 +22,48 @@ lines = "".join(f"{digest}  {name}\\n" for name, digest in sorted(manifest["file
 manifest["digest"] = hashlib.sha256(lines.encode()).hexdigest()
 path.write_text(json.dumps(manifest))
 """
-"""Changes a file in MLflow's store and makes the manifest fit, as one would who has no key."""
+"""Python code that changes a file in MLflow's store and its manifest, as an attacker without the key would."""
 
 
 @pytest.fixture(scope="module")
 def signing(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Cluster, str]]:
-    """A namespace in which models are signed, and the public key."""
-    elsewhere = Cluster(cluster.environment, f"{cluster.namespace}-signing")
-    elsewhere.prepare("restricted")
+    """A namespace where models are signed, and the public key."""
+    namespace = Cluster(cluster.environment, f"{cluster.namespace}-signing")
+    namespace.prepare("restricted")
     private, public = write_keys(tmp_path_factory.mktemp("keys"))
     secret = f"--from-file=key.pem={private}"
-    elsewhere.kubectl("create", "secret", "generic", "image-classifier-signing-key", secret)
-    elsewhere.kubectl("apply", "-k", str(ROOT / "config" / "signing"))
+    namespace.kubectl("create", "secret", "generic", "image-classifier-signing-key", secret)
+    namespace.kubectl("apply", "-k", str(ROOT / "config" / "signing"))
     try:
-        yield elsewhere, public.read_text()
+        yield namespace, public.read_text()
     finally:
-        run("kubectl", "delete", "namespace", elsewhere.namespace, "--wait=false")
+        run("kubectl", "delete", "namespace", namespace.namespace, "--wait=false")
 
 
 def policies_of_pods(cluster: Cluster, name: str) -> dict[str, set[str]]:
-    """The component of each pod of a workload, and the network policies that select it, but for those of every pod."""
+    """The network policies that select a workload's pods, by component, without those of all pods."""
     pods = cluster.get("pods", "-l", f"carto.run/workload-name={name}")["items"]
     labels = [pod["metadata"]["labels"] for pod in pods]
-    return {each["app.kubernetes.io/component"]: selecting(each) - EVERYBODY for each in labels}
+    return {each["app.kubernetes.io/component"]: selecting(each) - ALL_PODS for each in labels}
 
 
-def test_a_signed_model_is_served_and_a_changed_one_is_not(
-    signing: tuple[Cluster, str], repository: Repository
-):
+def test_a_signed_model_is_served_and_an_altered_one_is_not(signing: tuple[Cluster, str], repository: Repository):
     cluster, key = signing
     name = new_name("signed")
     source = ("--git-repo", repository.address, "--git-branch", "main")
     easy = {"budget": "5s", "min_accuracy": "0.15", "max_calibration_error": "1"}
-    given = {**easy, "public_key": key, "min_scale": "1"}
-    cluster.create(name, *source, **given)
-    print(settled(cluster, name))
-    assert ask(cluster.url(name)) == "1"
+    params = {**easy, "public_key": key, "min_scale": "1"}
+    cluster.create(name, *source, **params)
+    print(wait_until_ready(cluster, name))
+    assert predict(cluster.url(name)) == "1"
     found = policies_of_pods(cluster, name)
     print(f"network policies of the pods: {found}")
     server = {"run": {"server"}}
     assert found.items() >= {"test": {"test"}, "train": {"train"}, "accept": {"accept"}, **server}.items()
 
     run("kubectl", "exec", "-n", "mlflow", "deploy/mlflow", "--", "python", "-c", TAMPER, name)
-    # Anything of the server's that changes makes new pods, which fetch the model anew.
-    cluster.change(name, **given, top="3")
-    print(unwell(cluster, name, "candidate", "is not what was signed"))
-    assert ask(cluster.url(name)) == "1"
+    # A change of any server setting creates new pods, which download the model again.
+    cluster.change(name, **params, top="3")
+    print(wait_for_message(cluster, name, "candidate", "differs from what was signed"))
+    assert predict(cluster.url(name)) == "1"
     cluster.delete(name)

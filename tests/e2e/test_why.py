@@ -1,4 +1,4 @@
-"""Faults are planted on the platform, all at about the same time, and `why` names the cause of each."""
+"""Many faults are planted at the same time, and `why` names the cause of each."""
 
 import json
 import os
@@ -13,42 +13,51 @@ from pathlib import Path
 import pytest
 import yaml
 
-from image_classifier.platform.cluster import Cluster as Asked
-from image_classifier.platform.diagnosis.diagnosis import Diagnosis, Health, diagnose, in_words
-from image_classifier.platform.diagnosis.walk import collect
+from image_classifier.platform.cluster import Cluster as ClusterClient
+from image_classifier.platform.diagnosis.collector import collect_evidence
+from image_classifier.platform.diagnosis.diagnosis import Diagnosis, Outcome, diagnose
+from image_classifier.platform.diagnosis.presentation import describe_diagnosis
 from tests.e2e.cluster import ROOT, Cluster, make_repository, new_name, run, wait
-from tests.e2e.user import settled
-from tests.platform.faults import DAMAGED, FAULTS, OF_SERVING, OF_THE_START, OF_TRAINING, REFUSED, Fault
+from tests.e2e.user import wait_until_ready
+from tests.platform.faults import (
+    DAMAGED,
+    FAULTS,
+    FAULTS_BEFORE_TRAINING,
+    FAULTS_OF_SERVING,
+    FAULTS_OF_TRAINING,
+    REFUSED,
+    Fault,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 TEST = "def test_{outcome}():\n    assert {outcome}\n"
 MODEL = {"budget": "1.5s", "min_accuracy": "0.3"}
 SMALL = ("--request-cpu", "10m", "--request-memory", "64Mi")
-"""So that many servers have room at a time."""
-PLACES = {
+"""Requests that let many servers run at the same time."""
+NAMESPACES = {
     "bare": (),
     "full": ("create", "quota", "no-pods", "--hard=pods=0"),
     "account": ("delete", "serviceaccount", "image-classifier-steps"),
     "task": ("delete", "task", "image-classifier-test"),
 }
-"""Namespaces, and what is done to each once it is prepared; the first is not."""
+"""Suffixes of namespaces, and the kubectl command that breaks each after it is prepared; the first is not prepared."""
 
 
 @dataclass
 class Planted:
-    """The platform with faults in it."""
+    """The cluster with planted faults."""
 
     cluster: Cluster
     repositories: dict[str, str]
     healthy: str
-    """A workload with nothing wrong, whose model the pinned ones serve."""
+    """A workload without a fault, whose model the pinned workloads serve."""
     version: str = "1"
-    """Of that model."""
+    """Of its model."""
     names: dict[str, str] = field(default_factory=dict)
     """Fault to workload."""
 
-    def place(self, fault: Fault) -> Cluster:
-        suffix = f"-{fault.place}" if fault.place else ""
+    def namespace(self, fault: Fault) -> Cluster:
+        suffix = f"-{fault.namespace}" if fault.namespace else ""
         return Cluster(self.cluster.environment, f"{self.cluster.namespace}{suffix}")
 
     def plant(self, name: str, fault: Fault) -> None:
@@ -59,12 +68,11 @@ class Planted:
         if "model_version" in params:
             params["name"] = self.healthy
         filled = {
-            key: value
-            and value.format(image=image, mlflow=environment["E2E_MLFLOW_IMAGE"], version=self.version)
+            key: value and value.format(image=image, mlflow=environment["E2E_MLFLOW_IMAGE"], version=self.version)
             for key, value in params.items()
         }
         source = ("--git-repo", self.address(fault.repository), "--git-branch", fault.branch)
-        self.place(fault).create(workload, *source, *SMALL, *fault.arguments, **filled)
+        self.namespace(fault).create(workload, *source, *SMALL, *fault.arguments, **filled)
 
     def address(self, repository: str) -> str:
         if "://" in repository:
@@ -72,32 +80,31 @@ class Planted:
         return self.repositories.get(repository) or f"{self.cluster.environment['E2E_GIT']}/{repository}.git"
 
     def wait_for(self, name: str, fault: Fault) -> tuple[Diagnosis, str]:
-        """The diagnosis, once it names the cause of the fault, and its words."""
+        """The diagnosis when it names the cause of the fault, and its text."""
 
         def look() -> Diagnosis | None:
-            diagnosis = asked(self.place(fault), self.names[name])
-            named = diagnosis.cause.name if diagnosis.cause else ""
-            return diagnosis if named == fault.cause else None
+            diagnosis = diagnosis_of(self.namespace(fault), self.names[name])
+            cause = diagnosis.cause.name if diagnosis.cause else ""
+            return diagnosis if cause == fault.cause else None
 
         diagnosis = wait(f"{name} is {fault.cause}", look, 400)
-        words = "\n".join(in_words(diagnosis))
-        print(words)
-        return diagnosis, words
+        text = "\n".join(describe_diagnosis(diagnosis))
+        print(text)
+        return diagnosis, text
 
 
-def asked(cluster: Cluster, workload: str) -> Diagnosis:
-    return diagnose(collect(Asked.connect(cluster.namespace), workload, datetime.now(UTC)))
+def diagnosis_of(cluster: Cluster, workload: str) -> Diagnosis:
+    client = ClusterClient.connect(cluster.namespace)
+    return diagnose(collect_evidence(client, workload, datetime.now(UTC)))
 
 
 def why(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "image_classifier.cli", "why", *arguments]
-    return subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
-    )
+    return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60)
 
 
 def repositories(cluster: Cluster, folder: Path) -> dict[str, str]:
-    """Repositories of the project's code with one quick test: one that passes, one that fails; and an empty one."""
+    """Repositories with the project's code and a test that passes or fails, and one without code."""
     addresses = {}
     for name, outcome in (("code", "True"), ("failing", "False"), ("empty", "")):
         (folder / name).mkdir()
@@ -112,102 +119,92 @@ def repositories(cluster: Cluster, folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def planted(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Planted]:
-    """Everything is planted; what serves a model, once there is one."""
-    made = Planted(
-        cluster, repositories(cluster, tmp_path_factory.mktemp("repositories")), new_name("healthy")
-    )
-    source = ("--git-repo", made.address("code"), "--git-branch", "main")
-    cluster.create(made.healthy, *source, *SMALL, **MODEL)
+    """All faults; those of serving are planted when there is a model."""
+    planted = Planted(cluster, repositories(cluster, tmp_path_factory.mktemp("repositories")), new_name("healthy"))
+    source = ("--git-repo", planted.address("code"), "--git-branch", "main")
+    cluster.create(planted.healthy, *source, *SMALL, **MODEL)
     cluster.kubectl("create", "service", "clusterip", "mlflow-down", "--tcp=5000")
-    for name, change in PLACES.items():
-        place = Cluster(cluster.environment, f"{cluster.namespace}-{name}")
+    for name, change in NAMESPACES.items():
+        namespace = Cluster(cluster.environment, f"{cluster.namespace}-{name}")
         if change:
-            place.prepare("restricted")
-            place.kubectl(*change)
+            namespace.prepare("restricted")
+            namespace.kubectl(*change)
         else:
-            run("kubectl", "create", "namespace", place.namespace)
+            run("kubectl", "create", "namespace", namespace.namespace)
     try:
-        # A training among many others comes to a poor model.
-        wait("a model", lambda: cluster.outputs(made.healthy, "train"), 400)
-        for name, fault in {**OF_THE_START, **OF_TRAINING, **OF_SERVING}.items():
-            made.plant(name, fault)
-        yield made
+        # Before the other trainings start, which would slow it down.
+        wait("a model", lambda: cluster.outputs(planted.healthy, "train"), 400)
+        for name, fault in {**FAULTS_BEFORE_TRAINING, **FAULTS_OF_TRAINING, **FAULTS_OF_SERVING}.items():
+            planted.plant(name, fault)
+        yield planted
     finally:
-        here = {name for fault, name in made.names.items() if not FAULTS[fault].place} | {made.healthy}
-        cluster.tanzu("delete", *here, "--yes")
+        names = {name for fault, name in planted.names.items() if not FAULTS[fault].namespace}
+        cluster.tanzu("delete", *names, planted.healthy, "--yes")
         cluster.kubectl("delete", "service", "mlflow-down")
-        for name in PLACES:
+        for name in NAMESPACES:
             run("kubectl", "delete", "namespace", f"{cluster.namespace}-{name}", "--wait=false")
 
 
-@pytest.mark.parametrize("name", {**OF_THE_START, **OF_TRAINING, **OF_SERVING})
-def test_the_cause_of_a_fault_is_named_with_where_and_what_shows_it(planted: Planted, name: str):
+@pytest.mark.parametrize("name", {**FAULTS_BEFORE_TRAINING, **FAULTS_OF_TRAINING, **FAULTS_OF_SERVING})
+def test_the_cause_of_a_fault_is_recognized_and_located(planted: Planted, name: str):
     fault = FAULTS[name]
-    diagnosis, words = planted.wait_for(name, fault)
+    diagnosis, text = planted.wait_for(name, fault)
     assert (diagnosis.resource.name if diagnosis.resource else "") == fault.resource
-    assert fault.said in words
-    assert diagnosis.signs
+    assert fault.text in text
+    assert diagnosis.symptoms
 
 
-def test_of_a_healthy_workload_it_is_said_what_serves_since_when(planted: Planted):
-    settled(planted.cluster, planted.healthy)
+def test_a_healthy_workload_shows_its_live_version(planted: Planted):
+    wait_until_ready(planted.cluster, planted.healthy)
     answer = why(planted.healthy, "--namespace", planted.cluster.namespace)
     print(answer.stdout)
     assert answer.returncode == 0
-    assert "all is well" in answer.stdout
-    assert f"serves      models:/{planted.healthy}/1 since 2" in answer.stdout
+    assert f"{planted.healthy}: healthy" in answer.stdout
+    assert f"live        models:/{planted.healthy}/1 since 2" in answer.stdout
 
 
-def test_of_a_pinned_workload_it_is_said_that_the_param_pins_it(planted: Planted):
+def test_a_pinned_workload_names_the_param(planted: Planted):
     planted.cluster.change(planted.healthy, model_version="1")
-    settled(planted.cluster, planted.healthy)
-    words = "\n".join(in_words(asked(planted.cluster, planted.healthy)))
-    print(words)
-    assert "the param model_version asks for version 1" in words
+    wait_until_ready(planted.cluster, planted.healthy)
+    text = "\n".join(describe_diagnosis(diagnosis_of(planted.cluster, planted.healthy)))
+    print(text)
+    assert "the param model_version pins version 1" in text
 
 
-def test_why_an_older_version_still_serves_is_answered_with_the_reasons_of_the_gate(planted: Planted):
+def test_a_refused_version_is_explained_with_the_rules_of_the_gate(planted: Planted):
     planted.names["refused"] = planted.healthy
     planted.cluster.change(planted.healthy, **{**MODEL, **REFUSED.params})
-    diagnosis, words = planted.wait_for("refused", REFUSED)
-    assert "below the floor of 99.99%" in words
-    assert "FAIL  min-accuracy" in words
-    assert f"models:/{planted.healthy}/1" in words
-    assert "goes on serving" in words
-    assert diagnosis.outcome is Health.TROUBLE
+    diagnosis, text = planted.wait_for("refused", REFUSED)
+    assert "is below the minimum of 99.99 %" in text
+    assert "FAIL  min-accuracy" in text
+    assert f"models:/{planted.healthy}/1" in text
+    assert "it stays live" in text
+    assert diagnosis.outcome is Outcome.FAILING
 
 
-def test_a_damaged_model_is_named(planted: Planted):
-    planted.cluster.spoil(planted.healthy, "1")
+def test_a_damaged_model_is_recognized(planted: Planted):
+    planted.cluster.damage(planted.healthy, "1")
     planted.plant("damaged", DAMAGED)
-    diagnosis, words = planted.wait_for("damaged", DAMAGED)
+    diagnosis, text = planted.wait_for("damaged", DAMAGED)
     assert diagnosis.resource
     assert diagnosis.resource.name == DAMAGED.resource
-    assert DAMAGED.said in words
+    assert DAMAGED.text in text
 
 
-def test_a_developer_who_may_only_look_is_told_as_much(planted: Planted, tmp_path: Path):
+def test_read_permissions_suffice_for_a_diagnosis(planted: Planted, tmp_path: Path):
     cluster = planted.cluster
-    cluster.kubectl("create", "serviceaccount", "looker")
+    cluster.kubectl("create", "serviceaccount", "reader")
     cluster.kubectl(
-        "create",
-        "rolebinding",
-        "looker",
-        "--clusterrole=view",
-        f"--serviceaccount={cluster.namespace}:looker",
+        "create", "rolebinding", "reader", "--clusterrole=view", f"--serviceaccount={cluster.namespace}:reader"
     )
     try:
-        user = {"token": cluster.kubectl("create", "token", "looker")}
+        user = {"token": cluster.kubectl("create", "token", "reader")}
         config = yaml.safe_load(run("kubectl", "config", "view", "--raw", "--minify", "--flatten"))
         config["users"] = [{"name": config["users"][0]["name"], "user": user}]
         (tmp_path / "config").write_text(yaml.safe_dump(config))
         for name in ("failing", "no-version"):
             answer = why(
-                planted.names[name],
-                "--json",
-                "--namespace",
-                cluster.namespace,
-                KUBECONFIG=str(tmp_path / "config"),
+                planted.names[name], "--json", "--namespace", cluster.namespace, KUBECONFIG=str(tmp_path / "config")
             )
             content = json.loads(answer.stdout)
             assert answer.returncode == 1
@@ -215,10 +212,10 @@ def test_a_developer_who_may_only_look_is_told_as_much(planted: Planted, tmp_pat
             assert content["unread"] == []
             assert {"result", "container"} & {sign["where"] for sign in content["cause"]["signs"]}
     finally:
-        cluster.kubectl("delete", "rolebinding/looker", "serviceaccount/looker")
+        cluster.kubectl("delete", "rolebinding/reader", "serviceaccount/reader")
 
 
-def test_a_workload_that_does_not_exist_is_told_apart_with_those_that_do(planted: Planted):
+def test_a_missing_workload_is_reported_with_the_existing_ones(planted: Planted):
     answer = why("no-such-workload", "--namespace", planted.cluster.namespace)
     assert answer.returncode == 1
     assert "error: there is no workload no-such-workload" in answer.stderr

@@ -1,45 +1,77 @@
+"""Latencies, measured with a fake clock that only the models advance."""
+
+import numpy as np
 import pytest
 
-from image_classifier.evaluation.latency import latency_ratio, machine, measure_latency
-from image_classifier.package.package import Model, Package
-from tests.conftest import colour_images
+from image_classifier.evaluation import latency
+from image_classifier.evaluation.latency import describe_machine, latency_ratio, measure_latency
+
+IMAGES = np.zeros((4, 8, 8, 3), np.uint8)
 
 
-@pytest.fixture(scope="module")
-def model(package_folder):
-    return Model.load(Package.read(package_folder), threads=1)
+class Clock:
+    def __init__(self):
+        self.seconds = 0.0
+
+    def perf_counter(self):
+        return self.seconds
 
 
-class Slower:
-    """The same model, asked several times for each answer."""
+class TimedModel:
+    """Takes `seconds(call)` of the clock's time for its call number `call`."""
 
-    def __init__(self, model, times):
-        self.model, self.times = model, times
+    def __init__(self, clock, seconds):
+        self.clock, self.seconds, self.calls = clock, seconds, 0
 
     def probabilities(self, images):
-        for _ in range(self.times):
-            answer = self.model.probabilities(images)
-        return answer
+        assert images.shape == (1, 8, 8, 3)
+        self.clock.seconds += self.seconds(self.calls)
+        self.calls += 1
 
 
-def test_percentiles_come_in_order_and_with_an_interval(model):
-    latency = measure_latency(model, colour_images())
-    assert 0 < latency.p50 <= latency.p95
-    assert latency.p95_low <= latency.p95 <= latency.p95_high
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(latency, "time", clock)
+    return clock
 
 
-def test_a_model_takes_about_as_long_as_itself(model):
-    ratio = latency_ratio((model, colour_images()), (model, colour_images()), 0.01)
-    assert ratio.low <= ratio.value <= ratio.high
-    assert ratio.low <= 1.1
-    assert ratio.high >= 0.9
+def test_percentiles_ignore_the_warm_up_and_have_an_interval(clock):
+    model = TimedModel(clock, lambda call: 1.0 if call < 10 else (call - 9) / 1e5)
+    measured = measure_latency(model, IMAGES)
+    assert model.calls == 10 + 20  # the slow warm-up uses up the time limit
+    assert measured.p50 == pytest.approx(10.5e-5)
+    assert measured.p95 == pytest.approx(19.05e-5)
+    low, high = measured.p95_interval
+    assert low <= measured.p95 <= high
 
 
-def test_a_slower_model_is_seen_to_be_slower(model):
-    ratio = latency_ratio((Slower(model, 6), colour_images()), (model, colour_images()), 0.01)
-    assert ratio.low > 2
+def test_a_fast_model_is_called_200_times(clock):
+    model = TimedModel(clock, lambda _: 0.001)
+    measured = measure_latency(model, IMAGES)
+    assert model.calls == 10 + 200
+    assert measured.p50 == pytest.approx(0.001)
 
 
-def test_the_machine_is_named_by_processor_and_cpus():
-    assert machine().endswith("CPUs")
-    assert machine() == machine()
+def test_the_ratio_of_a_model_to_itself_is_one_whatever_the_load(clock):
+    def under_changing_load(call):
+        return 0.001 * (1 + call % 7)
+
+    ratio = latency_ratio(
+        (TimedModel(clock, under_changing_load), IMAGES), (TimedModel(clock, under_changing_load), IMAGES), 0.01
+    )
+    assert (ratio.low, ratio.value, ratio.high) == pytest.approx((1.0, 1.0, 1.0))
+
+
+def test_the_ratio_of_a_slower_model_has_an_interval(clock):
+    def slower(call):
+        return 0.006 if call % 3 else 0.003
+
+    ratio = latency_ratio((TimedModel(clock, slower), IMAGES), (TimedModel(clock, lambda _: 0.001), IMAGES), 0.01)
+    assert (ratio.low, ratio.value, ratio.high) == pytest.approx((6.0, 6.0, 6.0))
+
+
+def test_the_machine_is_described_by_processor_and_cpus():
+    processor, cpus = describe_machine().rsplit(", ", 1)
+    assert processor
+    assert cpus.endswith(" CPUs")

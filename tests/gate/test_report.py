@@ -6,20 +6,22 @@ from html.parser import HTMLParser
 import pytest
 
 from image_classifier.evaluation.example_images import Picture, Pictures
-from image_classifier.gate.report import Circumstances, Side, render_report
-from image_classifier.gate.rule_result import RuleOutcome, RuleResult
+from image_classifier.gate import report
+from image_classifier.gate.report import ReportedVersion, ReportHeader, render_report
+from image_classifier.gate.rules import RuleOutcome, RuleResult, Thresholds
 from image_classifier.gate.verdict import NO_CHAMPION, judge
 from image_classifier.package.package import encode_png
-from image_classifier.settings import Settings
-from tests.conftest import colour_images
+from image_classifier.settings import Settings, pick
+from tests.conftest import color_images
 from tests.evaluation.test_evaluation import evaluation_of
 from tests.gate.test_verdict import evaluation_with
 
-PNG = encode_png(colour_images()[0])
-PICTURE = Picture(base64.b64encode(PNG).decode(), ("cat taken for dog", "3 ×"), "cat/1.png")
+THRESHOLDS = pick(Settings(), Thresholds)
+PNG = encode_png(color_images()[0])
+PICTURE = Picture(base64.b64encode(PNG).decode(), ("cat predicted as dog", "3 images"), "cat/1.png")
 PICTURES = Pictures((PICTURE,), (PICTURE,), (PICTURE,), (PICTURE,))
-WHERE = Circumstances("image-classifier", "2026-01-01 12:00 UTC", "somebody", "")
-MADE = {
+HEADER = ReportHeader("image-classifier", "2026-01-01 12:00 UTC", "somebody", "")
+PROVENANCE = {
     "run_id": "r1",
     "data_digest": "d1",
     "source_revision": "abc",
@@ -28,7 +30,7 @@ MADE = {
 
 
 class Page(HTMLParser):
-    """The text of a page, its tags, and what it refers to."""
+    """The text of a page, its tags, and the addresses in it."""
 
     def __init__(self, page):
         super().__init__()
@@ -44,107 +46,127 @@ class Page(HTMLParser):
         self.text += data + " "
 
 
-def page_of(candidate, champion=None, *, made=MADE, theirs=MADE, pictures=PICTURES, curve=PNG, where=WHERE):
-    verdict = judge(candidate, champion, Settings())
-    side = Side("version 1", champion, theirs) if champion else None
+@pytest.fixture
+def without_plots(monkeypatch):
+    """Four plots take ten times as long as the rest of a page."""
+    monkeypatch.setattr(
+        report, "_plots", lambda *_: dict.fromkeys(("confusion", "reliability", "coverage"), "data:image/svg+xml,")
+    )
+
+
+def page_of(
+    candidate,
+    champion=None,
+    *,
+    provenance=PROVENANCE,
+    champion_provenance=PROVENANCE,
+    pictures=PICTURES,
+    curve=PNG,
+    header=HEADER,
+):
     return Page(
         render_report(
-            verdict, Side("version 2", candidate, made), side, where, pictures=pictures, learning_curve=curve
+            judge(candidate, champion, THRESHOLDS),
+            ReportedVersion("version 2", candidate, provenance),
+            ReportedVersion("version 1", champion, champion_provenance) if champion else None,
+            header,
+            pictures=pictures,
+            learning_curve=curve,
         )
     )
 
 
 @pytest.mark.parametrize("errors", [range(50), range(200)], ids=["accepted", "refused"])
-def test_the_page_needs_nothing_but_itself(errors):
+def test_the_page_loads_no_external_resource(errors):
     page = page_of(evaluation_with(errors), evaluation_with(range(50)))
     assert page.references
     assert all(reference.startswith("data:image/") for reference in page.references)
     assert not page.tags & {"script", "link", "iframe", "object", "embed"}
 
 
-def test_a_refusal_is_told_first_and_why():
+def test_a_refusal_comes_first_with_its_reasons(without_plots):
     page = page_of(evaluation_with(range(200)), evaluation_with(range(50)))
-    assert page.text.index("refused") < page.text.index("loses 150 that the champion gets right")
-    assert page.text.index("loses 150") < page.text.index("Why: the rules")
+    assert page.text.index("refused") < page.text.index("150 of 1,000 test images are newly wrong")
+    assert page.text.index("150 of 1,000 test images are newly wrong") < page.text.index("Rules Outcome")
 
 
-def test_every_rule_is_there_with_measured_interval_threshold_and_outcome():
+def test_every_rule_is_listed_with_measured_value_interval_threshold_and_outcome(without_plots):
     candidate, champion = evaluation_with(range(60)), evaluation_with(range(50))
     page = page_of(candidate, champion)
-    for finding in judge(candidate, champion, Settings()).findings:
-        assert finding.rule in page.text
-        assert finding.reason in page.text
+    for result in judge(candidate, champion, THRESHOLDS).results:
+        assert result.rule in page.text
+        assert result.reason in page.text
     assert "94.0 % 92.4 to 95.3 % ≥ 50.0 %" in page.text
     assert "-1.00 points" in page.text
-    assert "? open" in page.text
+    assert "? undecided" in page.text
 
 
-def test_what_changed_since_the_champion_is_what_differs():
-    theirs = {**MADE, "parameters": {"seed": 1, "budget": 60.0, "depth": 3}}
-    text = page_of(evaluation_with(range(60)), evaluation_with(range(50)), theirs=theirs).text
-    differing = text[text.index("Parameters and origins that differ") : text.index("Where it is wrong")]
+def test_only_parameters_that_differ_from_the_champions_are_listed(without_plots):
+    old = {**PROVENANCE, "parameters": {"seed": 1, "budget": 60.0, "depth": 3}}
+    text = page_of(evaluation_with(range(60)), evaluation_with(range(50)), champion_provenance=old).text
+    differing = text[text.index("Parameters and sources that differ") : text.index("Errors")]
     assert "budget 20 60" in differing
     assert "width 1 –" in differing
     assert "depth – 3" in differing
     assert "seed" not in differing
 
 
-def test_a_champion_whose_files_are_gone_is_said_to_be():
-    text = page_of(evaluation_with(range(60)), evaluation_with(range(50)), theirs={}).text
-    assert "What the champion was made with is not known any more: its files are gone." in text
+def test_the_page_says_if_the_champions_files_are_missing(without_plots):
+    text = page_of(evaluation_with(range(60)), evaluation_with(range(50)), champion_provenance={}).text
+    assert "The champion's parameters and sources are unknown, as its files are missing." in text
 
 
 def test_a_champion_that_cannot_be_compared_is_named():
     candidate = evaluation_with(range(50))
-    why = RuleResult("champion", RuleOutcome.UNDECIDED, "version 1, the champion, knows other classes")
-    verdict = judge(candidate, None, Settings(), alone=why)
-    sides = Side("version 2", candidate, MADE), Side("version 1", None, MADE)
-    page = Page(render_report(verdict, *sides, WHERE, pictures=None, learning_curve=None))
+    comparable = RuleResult("champion", RuleOutcome.UNDECIDED, "version 1, the champion, has other classes")
+    verdict = judge(candidate, None, THRESHOLDS, comparable=comparable)
+    versions = (ReportedVersion("version 2", candidate, PROVENANCE), ReportedVersion("version 1", None, PROVENANCE))
+    page = Page(render_report(verdict, *versions, HEADER, pictures=None, learning_curve=None))
     assert "version 1 is the champion" in page.text
-    assert "knows other classes, not enough evidence" in page.text
+    assert "has other classes: not enough evidence" in page.text
 
 
-def test_names_cannot_be_markup():
-    nasty = "<script>alert(1)</script>"
-    evaluation = evaluation_of([0, 1, 1], [0, 1, 0], classes=(nasty, "dog", "emu"))
-    pictures = replace(PICTURES, mistakes=(Picture(PICTURE.png, (nasty,), nasty),))
-    page = page_of(evaluation, evaluation, pictures=pictures, made={**MADE, "data_source": nasty})
+def test_names_are_escaped():
+    markup = "<script>alert(1)</script>"
+    evaluation = evaluation_of([0, 1, 1], [0, 1, 0], classes=(markup, "dog", "emu"))
+    pictures = replace(PICTURES, mistakes=(Picture(PICTURE.png, (markup,), markup),))
+    page = page_of(evaluation, evaluation, pictures=pictures, provenance={**PROVENANCE, "data_source": markup})
     assert "script" not in page.tags
-    assert nasty in page.text
+    assert markup in page.text
 
 
-def test_names_cannot_be_mathematics_either():
+def test_names_are_not_parsed_as_formulas():
     evaluation = evaluation_of([0, 1, 1], [0, 1, 0], classes=("$\\frac{$", "dog", "emu"))
     assert "$\\frac{$" in page_of(evaluation, evaluation).text
 
 
-def test_what_an_evaluation_of_before_lacks_is_left_out():
+def test_what_an_old_evaluation_lacks_is_omitted():
     old = replace(
         evaluation_of([0, 1, 1], [0, 1, 0]),
         **dict.fromkeys(("robustness", "duplicates", "label_errors", "abstention", "latency_p95_interval")),
         slices=(),
         model_bytes=0,
     )
-    text = page_of(old, old, made={}, theirs={}, pictures=None, curve=None).text
+    text = page_of(old, old, provenance={}, champion_provenance={}, pictures=None, curve=None).text
     assert "robustness was not measured when this version was evaluated" in text
-    assert "Labels that are probably wrong" not in text
-    assert "Most often confused: dog taken for cat (1)." in text
+    assert "Probable label errors" not in text
+    assert "Most frequent confusions: dog predicted as cat (1)." in text
 
 
-def test_both_precisions_are_shown_side_by_side_where_they_are_known():
+def test_both_numeric_precisions_are_compared_if_known(without_plots):
     kinds = {
         "float32": {"validation_accuracy": 0.81, "milliseconds": 0.33, "bytes": 2**21},
         "int8": {"validation_accuracy": 0.80, "milliseconds": 0.2, "bytes": 2**19},
     }
-    made = {**MADE, "precision": {"chosen": "int8", **kinds}}
-    text = page_of(evaluation_with(range(50)), made=made).text
-    assert "Numeric precision (int8 was chosen)" in text
+    provenance = {**PROVENANCE, "precision": {"chosen": "int8", **kinds}}
+    text = page_of(evaluation_with(range(50)), provenance=provenance).text
+    assert "Numeric precision: int8 was chosen" in text
     assert "float32 81.0 % 0.33 ms 2.00 MiB" in text
     assert "int8 80.0 % 0.2 ms 0.50 MiB" in text
     assert "Numeric precision" not in page_of(evaluation_with(range(50))).text
 
 
-def test_a_thousand_classes_are_folded_away_but_for_the_worst():
+def test_of_a_thousand_classes_all_but_the_worst_are_collapsed(without_plots):
     names = tuple(f"class {number}" for number in range(1000))
     labels = list(range(1000))
     page = page_of(evaluation_of(labels, [1, *labels[1:]], classes=names))
@@ -152,9 +174,9 @@ def test_a_thousand_classes_are_folded_away_but_for_the_worst():
     assert page.text.index("class 0 1 0.0 %") < page.text.index("980 more classes")
 
 
-def test_where_it_comes_from_and_where_the_records_are_is_told():
-    where = replace(WHERE, records="http://mlflow/#/experiments/1/runs/r1")
-    page = page_of(evaluation_with(range(50)), where=where)
+def test_provenance_and_the_address_of_the_records_are_listed(without_plots):
+    header = replace(HEADER, records="http://mlflow/#/experiments/1/runs/r1")
+    page = page_of(evaluation_with(range(50)), header=header)
     assert re.search(r"Run r1 .*Data digest d1 .*Source revision abc .*Seed 1", page.text)
     assert "http://mlflow/#/experiments/1/runs/r1" in page.references
     assert NO_CHAMPION.reason in page.text

@@ -1,25 +1,24 @@
 import contextlib
+import functools
 import io
 import struct
 import subprocess
 import sys
-import time
 import tracemalloc
 import zlib
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from PIL import Image
+from hypothesis import given, strategies as st
+from PIL import Image, TiffImagePlugin
 
 from image_classifier.errors import ImageError, ImageTooLargeError
-from image_classifier.images import decoder as images
-from image_classifier.images.decoder import FORMATS, decode, measure
+from image_classifier.images import decoder
+from image_classifier.images.decoder import FORMATS, decode, decode_with_metadata, read_dimensions
 
 LIMIT = 50_000_000
-# Pillow says by a warning what it thinks of damaged tags; the image is then refused or read without them.
-noisy = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+# Pillow warns about damaged tags, and then refuses the image or reads it without them.
+damaged_tags = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 GRADIENT = np.stack(
     np.broadcast_arrays(np.arange(0, 240, 10)[:, None], np.arange(0, 240, 10)[None], 100), axis=2
 ).astype(np.uint8)
@@ -41,18 +40,17 @@ def png_header(width, height):
     body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     idat = b"IDAT" + zlib.compress(b"")
     chunks = b"".join(
-        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
-        for chunk in (body, idat)
+        struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk)) for chunk in (body, idat)
     )
     return b"\x89PNG\r\n\x1a\n" + chunks
 
 
-def test_an_image_of_the_size_is_not_filtered():
+def test_an_image_that_already_has_the_size_is_not_filtered():
     assert np.array_equal(decode(encode(GRADIENT), 24, LIMIT), GRADIENT)
 
 
 @pytest.mark.parametrize("format", ["PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF"])
-def test_each_accepted_format_gives_uint8_rgb(format):
+def test_each_accepted_format_is_decoded_to_uint8_rgb(format):
     decoded = decode(encode(GRADIENT, format), 12, LIMIT)
     assert decoded.shape == (12, 12, 3)
     assert decoded.dtype == np.uint8
@@ -61,14 +59,14 @@ def test_each_accepted_format_gives_uint8_rgb(format):
 
 @pytest.mark.parametrize("format", ["PPM", "ICO", "TGA", "PCX", "DDS", "SGI"])
 def test_other_formats_are_refused(format):
-    with pytest.raises(ImageError, match="accepted formats"):
+    with pytest.raises(ImageError, match="not an image in an accepted format"):
         decode(encode(GRADIENT, format), 12, LIMIT)
 
 
 @pytest.mark.parametrize("format", ["PNG", "TIFF", "JPEG", "WEBP"])
 @pytest.mark.parametrize("scale", [1, 4, 20])
-def test_the_eight_orientations_give_the_same_pixels(format, scale):
-    # Blocks of one colour: to turn them is to turn what JPEG makes of them, at whatever scale it decodes.
+def test_the_eight_orientations_are_decoded_to_the_same_pixels(format, scale):
+    # Blocks of one color look the same rotated before or after JPEG compression, at every scale.
     blocks = np.repeat(np.repeat(GRADIENT[::8, :16:8], 16 * scale, axis=0), 16 * scale, axis=1)
     upright = Image.fromarray(blocks)
     stored = {
@@ -85,19 +83,17 @@ def test_the_eight_orientations_give_the_same_pixels(format, scale):
     expected = decode(encode(upright, format, **options), 16, LIMIT)
     assert len(np.unique(expected.reshape(-1, 3), axis=0)) > 3
     for orientation, image in stored.items():
-        turned = decode(encode(image, format, exif=exif(orientation), **options), 16, LIMIT)
-        # Columns and rows are filtered one after the other, each rounded.
-        assert np.abs(turned.astype(int) - expected).max() <= 1, orientation
+        upright_again = decode(encode(image, format, exif=exif(orientation), **options), 16, LIMIT)
+        # Columns and rows are filtered and rounded one after the other.
+        assert np.abs(upright_again.astype(int) - expected).max() <= 1, orientation
 
 
-@pytest.mark.parametrize(
-    "block", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", exif(9), exif(6)[:20]]
-)
-def test_bad_exif_is_ignored(block):
+@pytest.mark.parametrize("block", [b"Exif\0\0garbage", b"Exif\0\0II*\0\xff\xff\xff\xff", exif(9), exif(6)[:20]])
+def test_damaged_exif_is_ignored(block):
     assert np.array_equal(decode(encode(GRADIENT, exif=block), 24, LIMIT), GRADIENT)
 
 
-# A whole Photoshop file of 1×1 pixel, as far as its header goes.
+# A complete Photoshop file of 1 x 1 pixel.
 PHOTOSHOP = b"8BPS" + struct.pack(">H6xHIIHH", 1, 3, 1, 1, 8, 3) + b"\0" * 15
 RED = Image.new("RGB", (9, 9), (255, 0, 0))
 CLEAR = Image.new("RGBA", (9, 9), (255, 0, 0, 0))
@@ -123,27 +119,27 @@ PALETTE_CLEAR = RED.convert("P")
         (Image.fromarray(np.full((9, 9), 0x8012, np.uint16)), {"format": "TIFF"}, (128, 128, 128)),
     ],
 )  # fmt: skip
-def test_each_colour_mode_has_a_rule(image, options, expected):
+def test_each_color_mode_is_converted_to_rgb(image, options, expected):
     options = {"format": "PNG"} | options
     decoded = decode(encode(image, **options), 9, LIMIT)
     assert np.abs(decoded.astype(int) - expected).max() <= 1
 
 
-def test_the_first_frame_of_an_animation_is_taken():
-    frames = [Image.new("RGB", (9, 9), colour) for colour in ("blue", "red")]
+def test_the_first_frame_of_an_animation_is_used():
+    frames = [Image.new("RGB", (9, 9), color) for color in ("blue", "red")]
     for format in ("GIF", "PNG", "WEBP"):
         data = encode(frames[0], format, save_all=True, append_images=frames[1:])
         assert decode(data, 9, LIMIT)[4, 4, 2] > 250
 
 
-def test_the_middle_square_is_kept():
+def test_the_center_square_is_kept():
     wide = np.zeros((10, 30, 3), np.uint8)
     wide[:, 10:20] = 200
     assert (decode(encode(wide), 10, LIMIT) == 200).all()
     assert (decode(encode(wide.transpose(1, 0, 2)), 10, LIMIT) == 200).all()
 
 
-def test_a_large_image_is_scaled_with_antialiasing():
+def test_a_large_image_is_resized_with_antialiasing():
     stripes = np.zeros((640, 640, 3), np.uint8)
     stripes[:, ::2] = 255
     for format in ("PNG", "JPEG"):
@@ -165,54 +161,53 @@ MODES = {
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("extent", [(61, 97), (97, 61), (24, 200), (200, 24), (130, 130), (1, 70)])
-def test_an_image_that_is_read_in_strips_gives_the_same_pixels(mode, extent, monkeypatch):
-    width, height = extent
+@pytest.mark.parametrize("dimensions", [(61, 97), (97, 61), (24, 200), (200, 24), (130, 130), (1, 70)])
+def test_an_image_converted_in_strips_has_the_same_pixels(mode, dimensions, monkeypatch):
+    width, height = dimensions
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     options = {"transparency": 3} if mode == "transparent" else {}
     data = encode(MODES[mode](pixels), "TIFF" if mode == "CMYK" else "PNG", **options)
     whole = decode(data, 24, LIMIT)
     for strip in (1, 500, 1000, 5000):
-        monkeypatch.setattr(images, "_STRIP_PIXELS", strip)
+        monkeypatch.setattr(decoder, "_STRIP_PIXELS", strip)
         np.testing.assert_array_equal(decode(data, 24, LIMIT), whole)
 
 
-def test_a_large_image_is_decoded_while_a_turn_is_held():
-    class Turn:
-        held = 0
+@pytest.mark.parametrize(
+    ("dimensions", "format", "locked"),
+    [((100, 99), "PNG", 0), ((100, 101), "PNG", 1), ((50, 49), "WEBP", 0), ((50, 51), "WEBP", 1)],
+)
+def test_only_a_large_image_is_decoded_under_the_lock(dimensions, format, locked, monkeypatch):
+    class Lock:
+        acquired = 0
 
         def __enter__(self):
-            self.held += 1
+            self.acquired += 1
 
         def __exit__(self, *_):
             pass
 
-    turn = Turn()
-    small, large = Image.new("L", (4096, 4095)), Image.new("L", (4096, 4097))
-    for image, format, held in [
-        (small, "PNG", 0),
-        (large, "PNG", 1),
-        (small.resize((2048, 2049)), "WEBP", 2),
-    ]:
-        decode(encode(image, format), 8, LIMIT, turn)
-        assert turn.held == held
+    lock = Lock()
+    monkeypatch.setattr(decoder, "_LARGE_IMAGE_PIXELS", 10_000)
+    decode_with_metadata(encode(Image.new("L", dimensions), format), 8, LIMIT, lock)
+    assert lock.acquired == locked
 
 
-def test_a_webp_image_may_have_a_quarter_of_the_pixels():
+def test_the_limit_for_webp_is_a_quarter_of_the_pixels():
     assert decode(encode(Image.new("L", (100, 25)), "WEBP"), 8, 10_000).shape == (8, 8, 3)
     with pytest.raises(ImageTooLargeError, match="limit of 2,500 for WEBP"):
         decode(encode(Image.new("L", (101, 25)), "WEBP"), 8, 10_000)
     assert decode(encode(Image.new("L", (100, 100)), "PNG"), 8, 10_000).shape == (8, 8, 3)
 
 
-@pytest.mark.parametrize("extent", [(1, 1), (65_500, 1), (1, 65_500), (2, 1), (7, 3)])
+@pytest.mark.parametrize("dimensions", [(1, 1), (65_500, 1), (1, 65_500), (2, 1), (7, 3)])
 @pytest.mark.parametrize("format", ["PNG", "JPEG"])
-def test_the_smallest_and_the_narrowest_images_are_read(extent, format):
-    decoded = decode(encode(Image.new("RGB", extent, (200, 100, 50)), format, quality=100), 16, LIMIT)
+def test_the_smallest_and_the_narrowest_images_are_decoded(dimensions, format):
+    decoded = decode(encode(Image.new("RGB", dimensions, (200, 100, 50)), format, quality=100), 16, LIMIT)
     assert np.abs(decoded.astype(int) - (200, 100, 50)).max() <= 3
 
 
-def test_pages_floats_and_photo_compression_are_refused_in_tiff():
+def test_a_tiff_with_pages_floats_or_jpeg_compression_is_refused():
     page = Image.fromarray(GRADIENT)
     refused = [
         encode(page, "TIFF", save_all=True, append_images=[page]),
@@ -225,17 +220,17 @@ def test_pages_floats_and_photo_compression_are_refused_in_tiff():
 
 
 def tiff(*changes, next_directory=0, pixels=b"\x40" * 27):
-    """A TIFF of 3×3 grey pixels, with other values of some tags: (tag, type, count, value)."""
+    """A TIFF of 3 x 3 grayscale pixels; each change is the tag, type, count and value of an entry."""
     tags = {
         256: (4, 1, 3),  # width
         257: (4, 1, 3),  # height
         258: (3, 1, 8),  # bits
         259: (3, 1, 1),  # no compression
         262: (3, 1, 1),  # black is zero
-        273: (4, 1, 0),  # where the pixels are
+        273: (4, 1, 0),  # offset of the pixels
         277: (3, 1, 1),  # channels
-        278: (4, 1, 3),  # rows of a strip
-        279: (4, 1, 9),  # bytes of it
+        278: (4, 1, 3),  # rows per strip
+        279: (4, 1, 9),  # bytes per strip
     }
     for tag, *values in changes:
         tags[tag] = tuple(values)
@@ -246,11 +241,11 @@ def tiff(*changes, next_directory=0, pixels=b"\x40" * 27):
     return b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + struct.pack("<I", next_directory) + pixels
 
 
-def test_a_plain_tiff_is_read():
+def test_a_simple_tiff_is_decoded():
     assert (decode(tiff(), 3, LIMIT) == 0x40).all()
 
 
-@noisy
+@damaged_tags
 @pytest.mark.parametrize(
     "data",
     [
@@ -267,7 +262,7 @@ def test_a_plain_tiff_is_read():
     ids=[
         "2^62 pixels",
         "56 million pixels",
-        "pixels far beyond the file",
+        "pixels beyond the end of the file",
         "a billion strips",
         "77 bits",
         "JPEG inside",
@@ -276,14 +271,13 @@ def test_a_plain_tiff_is_read():
         "no pixels",
     ],
 )
-def test_a_tiff_that_states_what_it_does_not_hold_is_refused_at_once(data):
-    started = time.monotonic()
+@pytest.mark.timeout(30)
+def test_a_tiff_whose_tags_do_not_match_its_content_is_refused_without_a_hang(data):
     with pytest.raises(ImageError):
         decode(data, 3, LIMIT)
-    assert time.monotonic() - started < 2
 
 
-@noisy
+@damaged_tags
 @pytest.mark.parametrize(
     "data",
     [
@@ -294,63 +288,69 @@ def test_a_tiff_that_states_what_it_does_not_hold_is_refused_at_once(data):
         tiff((274, 3, 1, 200)),
     ],
     ids=[
-        "a directory that follows itself",
+        "a directory that links to itself",
         "a strip of 2 GiB",
-        "2^31 rows a strip",
+        "2^31 rows per strip",
         "tiles of 2^62 pixels",
         "orientation 200",
     ],
 )
-def test_a_tiff_with_a_trick_that_changes_no_pixel_is_refused_or_read(data):
-    started = time.monotonic()
+@pytest.mark.timeout(30)
+def test_a_tiff_with_hostile_tags_is_refused_or_decoded_without_a_hang(data):
     with contextlib.suppress(ImageError):
         assert (decode(data, 3, LIMIT) == 0x40).all()
-    assert time.monotonic() - started < 2
 
 
-@noisy
+@damaged_tags
 @pytest.mark.parametrize("side", [8000, 10_000, 40_000, 2**30])
-def test_too_many_pixels_are_refused_from_the_header(side):
-    for read in (lambda data: decode(data, 32, LIMIT), lambda data: measure(data, LIMIT)):
+def test_too_many_pixels_are_refused_by_the_header(side):
+    for read in (lambda data: decode(data, 32, LIMIT), lambda data: read_dimensions(data, LIMIT)):
         with pytest.raises(ImageTooLargeError, match="limit of 50,000,000"):
             read(png_header(side, side))
 
 
-def test_a_tiff_of_many_pages_is_refused_at_once():
+def test_only_two_pages_of_a_tiff_with_many_are_read(monkeypatch):
     page = tiff()[8 : 8 + 2 + 12 * 9]
     pages = b"".join(page + struct.pack("<I", 8 + (number + 1) * (len(page) + 4)) for number in range(20_000))
-    started = time.monotonic()
+    loaded = []
+    load = TiffImagePlugin.ImageFileDirectory_v2.load
+    monkeypatch.setattr(
+        TiffImagePlugin.ImageFileDirectory_v2, "load", lambda self, file: (loaded.append(1), load(self, file))
+    )
     with pytest.raises(ImageError, match="several pages"):
         decode(tiff()[:8] + pages + page + bytes(100), 3, LIMIT)
-    assert time.monotonic() - started < 0.5
+    assert len(loaded) <= 2
+
+
+@functools.cache
+def bomb():
+    return zlib.compress(b" " * 2**27)
 
 
 @pytest.mark.parametrize(
     "start", [b"zTXtkey\0\0", b"iTXtkey\0\1\0\0\0", b"iCCPkey\0\0"], ids=lambda start: start[:4].decode()
 )
-def test_a_chunk_that_unpacks_to_128_mib_is_refused_or_left_out(start):
-    bomb = zlib.compress(b" " * 2**27)
-    chunk = start + bomb
+def test_a_png_chunk_that_unpacks_to_128_mib_is_not_unpacked(start):
+    chunk = start + bomb()
     text = struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
     data = encode(GRADIENT)
     tracemalloc.start()
     with contextlib.suppress(ImageError):
         np.testing.assert_array_equal(decode(data[:33] + text + data[33:], 24, LIMIT), GRADIENT)
-    _, most = tracemalloc.get_traced_memory()
+    _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert most < 2**24
+    assert peak < 2**24
 
 
 @pytest.mark.parametrize(
-    "data",
-    [b"", b"hello", b"\xff\xd8\xff", b"GIF89a", b"RIFF\0\0\0\0WEBP", b"%PDF-1.7\n", b"8BPS", PHOTOSHOP],
+    "data", [b"", b"hello", b"\xff\xd8\xff", b"GIF89a", b"RIFF\0\0\0\0WEBP", b"%PDF-1.7\n", b"8BPS", PHOTOSHOP]
 )
-def test_what_is_no_image_is_refused(data):
+def test_bytes_that_are_not_an_image_are_refused(data):
     with pytest.raises(ImageError):
         decode(data, 8, LIMIT)
 
 
-@noisy
+@damaged_tags
 @pytest.mark.parametrize(
     ("format", "options"),
     [
@@ -364,22 +364,21 @@ def test_what_is_no_image_is_refused(data):
         ("TIFF", {}),
     ],
 )
-def test_every_prefix_is_refused_or_the_image(format, options):
+def test_a_truncated_image_is_refused_unless_all_pixels_are_there(format, options):
     data = encode(GRADIENT, format, **options)
     whole = decode(data, 16, LIMIT)
-    read = 0
+    decoded = 0
     for length in range(len(data)):
         try:
-            # What is missing at the end may be what no pixel needs.
             np.testing.assert_array_equal(decode(data[:length], 16, LIMIT), whole, err_msg=f"{length}")
-            read += 1
+            decoded += 1
         except ImageError:
             continue
-    # PNG ends with a checksum of the pixels, one of their chunk, and a chunk that says so.
-    assert read <= 24
+    # PNG ends with two checksums and an end chunk.
+    assert decoded <= 24
 
 
-def test_a_truncated_file_is_refused():
+def test_the_error_of_a_truncated_image_has_a_reason():
     noise = np.random.default_rng(0).integers(0, 255, (24, 24, 3), dtype=np.uint8)
     for format in ("JPEG", "PNG"):
         with pytest.raises(ImageError, match="cannot be decoded"):
@@ -389,9 +388,9 @@ def test_a_truncated_file_is_refused():
 SEEDS = [encode(GRADIENT, format) for format in ("JPEG", "PNG", "WEBP", "GIF", "TIFF", "BMP")]
 
 
-@noisy
+@damaged_tags
 @given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 400), st.integers(0, 255)), max_size=8))
-def test_flipped_bytes_are_refused_or_an_image(data, changes):
+def test_an_image_with_changed_bytes_is_refused_or_decoded(data, changes):
     damaged = bytearray(data)
     for place, value in changes:
         damaged[place % len(damaged)] = value
@@ -399,25 +398,26 @@ def test_flipped_bytes_are_refused_or_an_image(data, changes):
         assert decode(bytes(damaged), 16, 1_000_000).shape == (16, 16, 3)
 
 
-def test_no_other_format_is_ever_loaded():
+@pytest.mark.slow
+def test_pillow_loads_no_plugins_of_other_formats():
     code = """
 import sys
 from image_classifier.errors import ImageError
 from image_classifier.images.decoder import FORMATS, decode
-for data in (b"8BPS", b"RIFF0000WEBP", b"none of all"):
+for data in (b"8BPS", b"RIFF0000WEBP", b"not an image"):
     try:
         decode(data, 8, 1000)
     except ImageError:
         pass
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 print(sorted(Image.OPEN))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    # Pillow loads DIB with BMP, and PPM with every image.
+    # Pillow loads DIB with BMP, and PPM always.
     assert done.stdout == f"{sorted({*FORMATS, 'DIB', 'PPM'})}\n"
 
 
-def test_the_decoder_leaves_pillow_as_it_was():
+def test_the_decoder_does_not_change_the_settings_of_pillow():
     from PIL import ImageFile
 
     decode(encode(GRADIENT), 8, LIMIT)

@@ -1,4 +1,4 @@
-"""What every pod and image of the chain must not be able to do, whoever wrote its manifest."""
+"""Security of pods and images: privileges, volumes, tokens, resources, digests, pinned packages."""
 
 import re
 from collections.abc import Iterator
@@ -10,15 +10,15 @@ import yaml
 
 from tests.manifests.write_golden import GOLDEN
 
-ROOT = Path(__file__).parent.parent.parent
-PATCHED = ROOT / "config" / "mlflow-postgresql-s3"
+ROOT = Path(__file__).parents[2]
+PATCHES = ROOT / "config" / "mlflow-postgresql-s3"
 MANIFESTS = [
     path
     for path in sorted([*ROOT.glob("config/**/*.yaml"), *ROOT.glob("tekton/*-task.yaml")])
-    if path.parent != PATCHED
+    if path.parent != PATCHES
 ]
 PRIVILEGED = "image-classifier-build"
-"""Builds in the cluster need it; docs/platform-operator.md says where it may run."""
+"""The Task that builds images; docs/platform-operator.md says where it may run."""
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 TARGETS = ("server", "trainer", "mlflow")
 
@@ -28,15 +28,15 @@ def read(path: Path) -> Any:
 
 
 def containers_of(content: Any) -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
-    """Each container of an object: what it is called, itself, and the pod it is in."""
+    """Name, definition and pod of each container of an object."""
     kind, spec = content.get("kind"), content.get("spec", {})
     name = content["metadata"].get("name", "")
     if kind == "Task":
         for step in spec["steps"]:
             yield f"{name}/{step['name']}", {**spec.get("stepTemplate", {}), **step}, spec
-    elif kind == "Deployment":
-        pod = spec["template"]["spec"]
-        for container in pod["containers"]:
+    elif kind in ("Deployment", "CronJob"):
+        pod = (spec["jobTemplate"]["spec"] if kind == "CronJob" else spec)["template"]["spec"]
+        for container in [*pod.get("initContainers", []), *pod["containers"]]:
             context = {**pod["securityContext"], **container.get("securityContext", {})}
             yield f"{name}/{container['name']}", {**container, "securityContext": context}, pod
     elif kind == "ClusterStorageContainer":
@@ -53,15 +53,15 @@ def all_containers() -> dict[str, tuple[dict[str, Any], dict[str, Any]]]:
         content = read(path)
         if isinstance(content, dict) and "spec" in content and "metadata" in content:
             case = f"{path.parent.name}/" if path in stamped else ""
-            found.update({case + name: (own, pod) for name, own, pod in containers_of(content)})
+            found.update({case + name: (container, pod) for name, container, pod in containers_of(content)})
     return found
 
 
 CONTAINERS = all_containers()
-UNPRIVILEGED = {name: found for name, found in CONTAINERS.items() if not name.startswith(PRIVILEGED)}
+UNPRIVILEGED = [name for name in CONTAINERS if not name.startswith(PRIVILEGED)]
 
 
-def test_the_containers_of_every_kind_are_looked_at():
+def test_containers_of_every_kind_are_checked():
     kinds = {name.rpartition("/")[2] for name in CONTAINERS}
     assert {
         "train",
@@ -69,6 +69,7 @@ def test_the_containers_of_every_kind_are_looked_at():
         "accept",
         "build",
         "pull",
+        "retrain",
         "mlflow",
         "storage-initializer",
         "kserve-container",
@@ -76,9 +77,9 @@ def test_the_containers_of_every_kind_are_looked_at():
 
 
 @pytest.mark.parametrize("name", UNPRIVILEGED)
-def test_a_container_is_no_root_writes_nowhere_but_to_volumes_and_gains_no_privilege(name):
-    own, _ = UNPRIVILEGED[name]
-    context = own["securityContext"]
+def test_a_container_is_restricted_and_writes_only_to_volumes(name):
+    container, _ = CONTAINERS[name]
+    context = container["securityContext"]
     assert context.get("runAsNonRoot") is True
     assert context.get("readOnlyRootFilesystem") is True
     assert context.get("allowPrivilegeEscalation") is False
@@ -89,36 +90,40 @@ def test_a_container_is_no_root_writes_nowhere_but_to_volumes_and_gains_no_privi
 
 
 @pytest.mark.parametrize("name", CONTAINERS)
-def test_a_pod_sees_nothing_of_its_node_and_has_no_token(name):
+def test_a_pod_has_no_access_to_its_node(name):
     _, pod = CONTAINERS[name]
     assert not {"hostNetwork", "hostPID", "hostIPC"} & {key for key, value in pod.items() if value}
-    volumes = [*pod.get("volumes", [])]
-    assert all("hostPath" not in volume for volume in volumes)
-    if "containers" in pod:
-        assert pod["automountServiceAccountToken"] is False
+    assert all("hostPath" not in volume for volume in pod.get("volumes", []))
+
+
+def test_only_the_retraining_job_has_a_token_in_its_pod():
+    with_token = {
+        name.partition("/")[0]
+        for name, (_, pod) in CONTAINERS.items()
+        if "containers" in pod and pod.get("automountServiceAccountToken", True)
+    }
+    assert with_token == {"image-classifier-retraining"}
 
 
 def test_only_the_build_is_privileged():
     privileged = {
         name.partition("/")[0]
-        for name, (own, _) in CONTAINERS.items()
-        if own.get("securityContext", {}).get("privileged")
+        for name, (container, _) in CONTAINERS.items()
+        if container.get("securityContext", {}).get("privileged")
     }
     assert privileged == {PRIVILEGED}
 
 
-def resources(own: dict[str, Any]) -> dict[str, Any]:
-    return dict(own.get("resources") or own.get("computeResources") or {})
-
-
-def test_every_pod_asks_for_what_it_takes_and_is_stopped_at_a_limit_of_memory():
+def test_every_pod_has_requests_and_a_memory_limit():
     pods: dict[str, list[dict[str, Any]]] = {}
-    for name, (own, _) in UNPRIVILEGED.items():
-        pods.setdefault(name.rpartition("/")[0], []).append(resources(own))
-    for name, asked in pods.items():
-        # Tekton adds the steps of a task up; the heaviest one asks for all of them.
-        assert any({"cpu", "memory"} <= set(one.get("requests", {})) for one in asked), name
-        assert any("memory" in one.get("limits", {}) for one in asked), name
+    for name in UNPRIVILEGED:
+        container, _ = CONTAINERS[name]
+        resources = container.get("resources") or container.get("computeResources") or {}
+        pods.setdefault(name.rpartition("/")[0], []).append(resources)
+    for name, containers in pods.items():
+        # One step of a Task requests the resources for all of its steps.
+        assert any({"cpu", "memory"} <= set(resources.get("requests", {})) for resources in containers), name
+        assert any("memory" in resources.get("limits", {}) for resources in containers), name
 
 
 def test_stamped_images_are_named_by_their_digest():
@@ -140,46 +145,42 @@ def stage(name: str) -> str:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_an_image_runs_as_a_user_who_is_not_root(target):
+def test_an_image_does_not_run_as_root(target):
     users = re.findall(r"(?m)^USER (\S+)$", stage(target))
     assert users
     assert users[-1] == "1000:1000"
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_an_image_has_its_bill_of_materials(target):
+def test_an_image_contains_its_bill_of_materials(target):
     stages = stage(target)
     while not re.search(r"(?m)^RUN --mount=from=bom,.* /bom/image_bom\.py$", stages):
         parent = re.search(r"(?m)^FROM (\S+) AS", stages)
         assert parent is not None
-        assert parent[1] != "${PYTHON_IMAGE}", f"{target} lists nothing"
+        assert parent[1] != "${PYTHON_IMAGE}", f"{target} has no bill of materials"
         stages = stage(parent[1])
 
 
-def test_an_image_installs_what_is_pinned_alone():
+def test_an_image_installs_only_pinned_packages():
     for line in re.findall(r"(?m)pip .*install .*$", DOCKERFILE):
-        assert re.search(r"install (--no-deps /wheels/\*\.whl|--requirement requirements/\w+\.txt)$", line), (
-            line
-        )
+        assert re.search(r"install (--no-deps /wheels/\*\.whl|--requirement requirements/\w+\.txt)$", line), line
     for path in sorted((ROOT / "requirements").glob("*.txt")):
         for line in path.read_text(encoding="utf-8").splitlines():
-            assert line.startswith("#") or re.fullmatch(r"[a-z0-9._-]+==\S+( ; .+)?", line), (
-                f"{path.name}: {line}"
-            )
+            assert line.startswith("#") or re.fullmatch(r"[a-z0-9._-]+==\S+( ; .+)?", line), f"{path.name}: {line}"
 
 
-def test_nothing_is_fetched_into_an_image_but_by_package_managers():
+def test_an_image_downloads_nothing_except_packages():
     assert not re.search(r"(?m)^ADD |curl |wget |https?://", DOCKERFILE)
 
 
-def test_the_signing_key_is_in_the_step_that_signs_alone():
+def test_only_the_step_that_registers_gets_the_signing_key():
     patch = read(ROOT / "config" / "signing" / "sign-at-registration.yaml")
     steps = read(ROOT / "tekton" / "train-task.yaml")["spec"]["steps"]
     number = next(index for index, step in enumerate(steps) if step["name"] == "register")
     for change in patch:
         assert change["path"].startswith((f"/spec/steps/{number}/", "/spec/volumes/"))
     environment = next(change["value"] for change in patch if change["path"].endswith("/env"))
-    given = {item["name"]: item["value"] for item in environment}
-    # The step runs the image's code: not the source's, nor what its training left in the home folder.
-    assert given["PYTHONPATH"] == "/dev/null"
-    assert given["PYTHONNOUSERSITE"] == "1"
+    variables = {item["name"]: item["value"] for item in environment}
+    # No code of the source, nor of packages that the training left in the home folder.
+    assert variables["PYTHONPATH"] == "/dev/null"
+    assert variables["PYTHONNOUSERSITE"] == "1"

@@ -1,7 +1,7 @@
-"""Write the cases of golden/: workloads, inputs, and what each template makes of them.
+"""Write golden/: for each case a workload, the template's inputs, and the object that the template stamps.
 
-`python -m tests.manifests.write_golden` renders them anew with ytt; read the difference before you commit it.
-`cartotest` then checks them with Cartographer's own code (test_golden.py).
+`python -m tests.manifests.write_golden` renders all cases with ytt; review the difference before you commit it.
+`cartotest` checks them with Cartographer's own code (test_golden.py).
 """
 
 import shutil
@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 GOLDEN = Path(__file__).parent / "golden"
-CHAIN = Path(__file__).parent.parent.parent / "config" / "chain"
+CHAIN = Path(__file__).parents[2] / "config" / "chain"
 TRAINER, SERVER = (
     f"registry.example.org/{name}@sha256:{digit * 64}" for name, digit in (("trainer", "1"), ("server", "2"))
 )
@@ -24,9 +24,10 @@ ACCEPTED = [
     {"name": "model-uri", "type": "string", "value": "models:/flowers/7?tracking_uri=http://mlflow:5000"},
 ]
 ADDRESS = "http://flowers-predictor.team.example.org"
-GIVEN = {"trainer_image": TRAINER, "server_image": SERVER}
-FULL = {
-    **GIVEN,
+IMAGES = {"trainer_image": TRAINER, "server_image": SERVER}
+"""Params of a workload whose images were built elsewhere."""
+ALL_PARAMS = {
+    **IMAGES,
     "name": "blossoms",
     "tracking_uri": "http://mlflow.team:5000",
     "data": "s3://team/flowers.tar",
@@ -50,70 +51,73 @@ FULL = {
     "source_credentials_secret": "git",
     "api_descriptor": {"description": "Knows flowers", "owner": "default/botany"},
 }
-FULL_SPEC = {
-    "source": {
-        "git": {"url": "https://git.example.org/flowers.git", "ref": {"tag": "v1"}},
-        "subPath": "apps/one",
-    },
+"""At least one param of each kind."""
+ALL_FIELDS = {
+    "source": {"git": {"url": "https://git.example.org/flowers.git", "ref": {"tag": "v1"}}, "subPath": "apps/one"},
     "env": [{"name": "LOG_LEVEL", "value": "debug"}],
     "build": {"env": [{"name": "PIP_INDEX_URL", "value": "https://index.example.org"}]},
     "resources": {"requests": {"cpu": "500m", "memory": "1Gi"}, "limits": {"cpu": "2", "memory": "2Gi"}},
 }
-PUSHED = {"source": {"image": "registry.example.org/src/flowers:latest@sha256:" + "3" * 64}}
+"""All fields of a workload's spec that a template reads."""
+SOURCE_IMAGE = {"source": {"image": "registry.example.org/src/flowers:latest@sha256:" + "3" * 64}}
 
 
-def case(
-    template: str, params: dict[str, Any], spec: dict[str, Any] | None = None, **inputs: Any
-) -> dict[str, Any]:
+def case(template: str, params: dict[str, Any], spec: dict[str, Any] | None = None, **inputs: Any) -> dict[str, Any]:
+    """A template, the params and other fields of a workload, and the template's inputs: sources, images, configs."""
     return {"template": template, "params": params, "spec": spec or {}, **inputs}
 
 
-SOURCES = {"sources": {"source": SOURCE}, "images": {"trainer": TRAINER}}
+TRAIN = {"sources": {"source": SOURCE}, "images": {"trainer": TRAINER}}
 CANDIDATE = {"sources": {"model": MODEL}, "images": {"server": SERVER}, "chain": {"role": "candidate"}}
-NEWEST = {"sources": {"model": MODEL}, "images": {"server": SERVER}}
-SERVE = {**NEWEST, "configs": {"accepted": ACCEPTED}, "chain": {"role": "serve"}}
-NEWER = {**SERVE, "sources": {"model": {**MODEL, "url": MODEL["url"].replace("/7", "/8"), "revision": "8"}}}
+SERVE = {
+    "sources": {"model": MODEL},
+    "images": {"server": SERVER},
+    "configs": {"accepted": ACCEPTED},
+    "chain": {"role": "serve"},
+}
+ROLLED_BACK = {**SERVE, "sources": {"model": {"url": MODEL["url"].replace("/7", "/8"), "revision": "8"}}}
 WATCH = {"images": {"trainer": TRAINER}, "configs": {"accepted": ACCEPTED, "address": ADDRESS}}
-TRY = {
+ACCEPT = {
     "sources": {"model": MODEL},
     "images": {"trainer": TRAINER, "server": SERVER},
     "configs": {"candidate": "http://flowers-candidate-predictor.team.example.org"},
 }
 BUILD = {"sources": {"source": SOURCE}, "chain": {"target": "server", "registry": "registry.example.org/ml"}}
 CASES = {
-    "source-git": case("source-git", GIVEN),
-    "source-git-full": case("source-git", FULL, FULL_SPEC),
-    "source-image": case("source-image", GIVEN, PUSHED),
-    "image-given-trainer": case("image-given-trainer", GIVEN, **BUILD),
-    "image-given-server": case("image-given-server", GIVEN, **BUILD),
+    "source-git": case("source-git", IMAGES),
+    "source-git-full": case("source-git", ALL_PARAMS, ALL_FIELDS),
+    "source-image": case("source-image", IMAGES, SOURCE_IMAGE),
+    "image-given-trainer": case("image-given-trainer", IMAGES, **BUILD),
+    "image-given-server": case("image-given-server", IMAGES, **BUILD),
     "image-kpack": case("image-kpack", {}, **BUILD),
-    "image-kpack-full": case("image-kpack", {}, FULL_SPEC, **BUILD),
+    "image-kpack-full": case("image-kpack", {}, ALL_FIELDS, **BUILD),
     "image-build": case("image-build", {"dockerfile": "./Dockerfile"}, **BUILD),
-    "image-build-full": case("image-build", {"dockerfile": "./Dockerfile"}, FULL_SPEC, **BUILD),
-    "test": case("test", GIVEN, **SOURCES),
-    "test-kpack-sub-path": case("test", {}, FULL_SPEC, **SOURCES),
-    "train": case("train", GIVEN, **SOURCES),
-    "train-full": case("train", FULL, FULL_SPEC, **SOURCES),
-    "train-kpack": case("train", {}, **SOURCES),
+    "image-build-full": case("image-build", {"dockerfile": "./Dockerfile"}, ALL_FIELDS, **BUILD),
+    "test": case("test", IMAGES, **TRAIN),
+    "test-kpack-sub-path": case("test", {}, ALL_FIELDS, **TRAIN),
+    "train": case("train", IMAGES, **TRAIN),
+    "train-full": case("train", ALL_PARAMS, ALL_FIELDS, **TRAIN),
+    "train-kpack": case("train", {}, **TRAIN),
     "model-pinned": case(
-        "model-pinned", {**GIVEN, "model_version": "6", "tracking_uri": "http://mlflow:5000"}, **SOURCES
+        "model-pinned", {**IMAGES, "model_version": "6", "tracking_uri": "http://mlflow:5000"}, **TRAIN
     ),
-    "candidate": case("server", GIVEN, **CANDIDATE),
+    "candidate": case("server", IMAGES, **CANDIDATE),
     "candidate-kpack": case("server", {}, **CANDIDATE),
-    "accept": case("accept", GIVEN, **TRY),
-    "accept-full": case("accept", FULL, FULL_SPEC, **TRY),
-    "serve": case("server", GIVEN, **SERVE),
-    "serve-full": case("server", FULL, FULL_SPEC, **SERVE),
-    "serve-before": case("server", GIVEN, **NEWER),
-    "serve-pinned": case("server", {**GIVEN, "model_version": "7"}, **SERVE),
-    "watch": case("watch", {**GIVEN, "watch_duration": "2m"}, **WATCH),
-    "watch-full": case("watch", {**FULL, "watch_duration": "2m"}, FULL_SPEC, **WATCH),
-    "api": case("api", GIVEN, configs={"address": ADDRESS}),
-    "api-full": case("api", FULL, FULL_SPEC, configs={"address": ADDRESS}),
+    "accept": case("accept", IMAGES, **ACCEPT),
+    "accept-full": case("accept", ALL_PARAMS, ALL_FIELDS, **ACCEPT),
+    "serve": case("server", IMAGES, **SERVE),
+    "serve-full": case("server", ALL_PARAMS, ALL_FIELDS, **SERVE),
+    "serve-before": case("server", IMAGES, **ROLLED_BACK),
+    "serve-pinned": case("server", {**IMAGES, "model_version": "7"}, **SERVE),
+    "watch": case("watch", {**IMAGES, "watch_duration": "2m"}, **WATCH),
+    "watch-full": case("watch", {**ALL_PARAMS, "watch_duration": "2m"}, ALL_FIELDS, **WATCH),
+    "api": case("api", IMAGES, configs={"address": ADDRESS}),
+    "api-full": case("api", ALL_PARAMS, ALL_FIELDS, configs={"address": ADDRESS}),
 }
 
 
 def workload_of(item: dict[str, Any]) -> dict[str, Any]:
+    """The workload of a case."""
     source = {"source": {"git": {"url": "https://git.example.org/flowers.git", "ref": {"branch": "main"}}}}
     params = [{"name": name, "value": value} for name, value in item["params"].items()]
     return {
@@ -122,10 +126,7 @@ def workload_of(item: dict[str, Any]) -> dict[str, Any]:
         "metadata": {
             "name": item.get("name", "flowers"),
             "namespace": "team",
-            "labels": {
-                "apps.tanzu.vmware.com/workload-type": "ml-image",
-                "app.kubernetes.io/part-of": "botany",
-            },
+            "labels": {"apps.tanzu.vmware.com/workload-type": "ml-image", "app.kubernetes.io/part-of": "botany"},
         },
         "spec": {**source, **item["spec"], **({"params": params} if params else {})},
     }
@@ -136,7 +137,10 @@ def template_of(item: dict[str, Any]) -> Path:
 
 
 def render(item: dict[str, Any]) -> Any:
-    """What the template makes, by ytt, with the namespace and labels that Cartographer adds."""
+    """The object that the template stamps, rendered by ytt, with the namespace and labels that Cartographer adds.
+
+    Raises ValueError with ytt's message if the template refuses the workload.
+    """
     template = yaml.safe_load(template_of(item).read_text(encoding="utf-8"))
     spec = template["spec"]
     defaults = {param["name"]: param["default"] for param in spec.get("params", [])}
@@ -147,6 +151,7 @@ def render(item: dict[str, Any]) -> Any:
         "images": {name: {"image": image} for name, image in item.get("images", {}).items()},
         "configs": {name: {"config": config} for name, config in item.get("configs", {}).items()},
     }
+    # A single input is also available without its name.
     for plural, key in (("sources", None), ("images", "image"), ("configs", "config")):
         if len(values[plural]) == 1:
             (only,) = values[plural].values()
@@ -158,24 +163,23 @@ def render(item: dict[str, Any]) -> Any:
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise ValueError(done.stderr)
-    made = yaml.safe_load(done.stdout)
-    made["metadata"]["namespace"] = "team"
-    made["metadata"]["labels"] |= {
+    stamped = yaml.safe_load(done.stdout)
+    stamped["metadata"]["namespace"] = "team"
+    stamped["metadata"]["labels"] |= {
         "carto.run/cluster-template-name": template["metadata"]["name"],
         "carto.run/template-kind": template["kind"],
         "carto.run/workload-name": "flowers",
         "carto.run/workload-namespace": "team",
     }
-    return made
+    return stamped
 
 
 def info_of(name: str, item: dict[str, Any]) -> dict[str, Any]:
+    """The description of a case that cartotest reads."""
     inputs = {
         "sources": {alias: {"name": alias, **value} for alias, value in item.get("sources", {}).items()},
         "images": {alias: {"name": alias, "image": value} for alias, value in item.get("images", {}).items()},
-        "configs": {
-            alias: {"name": alias, "config": value} for alias, value in item.get("configs", {}).items()
-        },
+        "configs": {alias: {"name": alias, "config": value} for alias, value in item.get("configs", {}).items()},
     }
     chain = [{"name": key, "value": value} for key, value in item.get("chain", {}).items()]
     return {
@@ -184,10 +188,7 @@ def info_of(name: str, item: dict[str, Any]) -> dict[str, Any]:
             "template": {"path": f"../../../../config/chain/{template_of(item).name}"},
             "mockSupplyChain": {"blueprintInputs": inputs, "blueprintParams": chain},
         },
-        "compareOptions": {
-            "ignoreOwnerRefs": True,
-            "namedCMPOptionFuncs": ["ConvertNumbersToFloatsDuringComparison"],
-        },
+        "compareOptions": {"ignoreOwnerRefs": True, "namedCMPOptionFuncs": ["ConvertNumbersToFloatsDuringComparison"]},
     }
 
 

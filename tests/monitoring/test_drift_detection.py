@@ -1,80 +1,83 @@
-"""Windows of images against a reference."""
+import re
 
 import numpy as np
 import pytest
 
-from image_classifier.errors import PackageError
-from image_classifier.monitoring.drift_detection import (
-    DriftReference,
-    DriftVerdict,
-    chance_of_difference,
-    judge_drift,
-)
+from image_classifier.monitoring.drift_detection import DriftVerdict, detect_drift, permutation_p_value
+from image_classifier.monitoring.drift_reference import DriftReference
 from image_classifier.package.package import Package
-from image_classifier.package.reference_statistics import reference_statistics
-from tests.conftest import SIZE, write_colour_package
-from tests.package.test_reference_statistics import answers_of, images_of
+from image_classifier.package.reference_statistics import compute_reference
+from tests.conftest import SIZE, write_color_package
 
 FALSE_ALARMS = 0.01
+
+
+def images_of(count, seed=0):
+    random = np.random.default_rng(seed)
+    colors = random.integers(60, 200, (count, 1, 1, 3))
+    return np.clip(colors + random.normal(0, 20, (count, SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
+
+
+def predictions_of(count, seed=0):
+    return np.random.default_rng(seed).dirichlet(np.ones(4), count).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def reference(tmp_path_factory):
     folder = tmp_path_factory.mktemp("reference")
     originals = np.tile(np.array([[SIZE, SIZE, 1]], np.int32), (1000, 1))
-    stored = reference_statistics(images_of(1000), originals, answers_of(600))
-    write_colour_package(folder, reference=stored)
+    stored = compute_reference(images_of(1000), originals, predictions_of(600))
+    write_color_package(folder, reference=stored)
     return DriftReference.of(Package.read(folder))
 
 
-def counts_of(reference, images, answers, size=SIZE):
-    places = []
-    for image, answer in zip(images, answers, strict=True):
-        places += reference.places_of_image(image) + reference.places_of_answer(answer)
-        places += reference.places_of_size(size, size)
-    return np.bincount(places, minlength=reference.bins)
+def counts_of(reference, images, predictions, size=SIZE):
+    bins = []
+    for image, probabilities in zip(images, predictions, strict=True):
+        bins += reference.image_bins(image) + reference.prediction_bins(probabilities)
+        bins += reference.size_bins(size, size)
+    return np.bincount(bins, minlength=reference.bin_count)
 
 
-def judged(reference, images, answers, **options):
-    return judge_drift(reference, counts_of(reference, images, answers, **options), FALSE_ALARMS)
+def detect(reference, images, predictions, **options):
+    return detect_drift(reference, counts_of(reference, images, predictions, **options), FALSE_ALARMS)
 
 
-def drifted(judgement):
-    return {finding.name for finding in judgement.findings if finding.drifted}
+def drifted(result):
+    return {feature.name for feature in result.features if feature.drifted}
 
 
-def test_images_of_the_same_kind_are_no_drift(reference):
-    judgement = judged(reference, images_of(300, seed=1), answers_of(300, seed=1))
-    assert judgement.verdict is DriftVerdict.NO_DRIFT
-    assert len(judgement.findings) == 8
-    assert "nearest to it" in judgement.reason
+def test_images_of_the_same_distribution_are_not_drift(reference):
+    result = detect(reference, images_of(300, seed=1), predictions_of(300, seed=1))
+    assert result.verdict is DriftVerdict.NO_DRIFT
+    assert len(result.features) == 8
+    assert "no feature differs significantly from the reference (smallest p-value: " in result.reason
 
 
-def test_darker_images_are_drift_of_brightness_in_these_words(reference):
+def test_darker_images_are_drift_of_the_brightness(reference):
     darker = (images_of(300, seed=1) * 0.8).astype(np.uint8)
-    judgement = judged(reference, darker, answers_of(300, seed=1))
-    assert judgement.verdict is DriftVerdict.DRIFT
-    assert "brightness" in drifted(judgement)
-    assert "brightness is lower" in judgement.reason
+    result = detect(reference, darker, predictions_of(300, seed=1))
+    assert result.verdict is DriftVerdict.DRIFT
+    assert "brightness" in drifted(result)
+    assert "brightness is lower" in result.reason
 
 
-def test_a_class_that_comes_more_often_is_named_with_its_shares(reference):
-    answers = answers_of(300, seed=1)
-    answers[:150] = [0.1, 0.1, 0.7, 0.1]
-    judgement = judged(reference, images_of(300, seed=1), answers)
-    assert "class" in drifted(judgement)
-    assert "blue is 6" in judgement.reason
-    assert "of the answers instead of 2" in judgement.reason
+def test_a_more_frequent_class_is_drift_with_both_shares_in_the_reason(reference):
+    predictions = predictions_of(300, seed=1)
+    predictions[:150] = [0.1, 0.1, 0.7, 0.1]
+    result = detect(reference, images_of(300, seed=1), predictions)
+    assert "class" in drifted(result)
+    assert re.search(r"blue is predicted for 6\d % of the images instead of 2\d %", result.reason)
 
 
-def test_images_of_another_size_are_drift_of_the_size_alone(reference):
-    judgement = judged(reference, images_of(300, seed=1), answers_of(300, seed=1), size=480)
-    assert drifted(judgement) == {"size"}
-    assert judgement.reason == "size is higher"
+def test_images_of_another_size_are_drift_of_the_size_only(reference):
+    result = detect(reference, images_of(300, seed=1), predictions_of(300, seed=1), size=480)
+    assert drifted(result) == {"size"}
+    assert result.reason == "size is higher"
 
 
-def test_a_sure_difference_that_is_tiny_is_no_drift(reference):
-    counts = np.zeros(reference.bins, np.int64)
+def test_a_significant_but_tiny_difference_is_not_drift(reference):
+    counts = np.zeros(reference.bin_count, np.int64)
     for feature in reference.features:
         counts[feature.bins] = feature.counts * 1000
     [brightness] = [feature for feature in reference.features if feature.name == "brightness"]
@@ -88,61 +91,31 @@ def test_a_sure_difference_that_is_tiny_is_no_drift(reference):
         ),
         reference.classes,
     )
-    judgement = judge_drift(large, counts, FALSE_ALARMS)
-    finding = next(finding for finding in judgement.findings if finding.name == "brightness")
-    assert finding.p_value < 0.001
-    assert judgement.verdict is DriftVerdict.NO_DRIFT
+    result = detect_drift(large, counts, FALSE_ALARMS)
+    tested = next(feature for feature in result.features if feature.name == "brightness")
+    assert tested.p_value < 0.001
+    assert result.verdict is DriftVerdict.NO_DRIFT
 
 
 @pytest.mark.parametrize("ordered", [True, False])
-def test_the_chance_of_a_difference_keeps_its_promise(ordered):
+def test_small_p_values_are_no_more_frequent_than_their_level(ordered):
     random = np.random.default_rng(0)
-    chances = []
+    p_values = []
     for _ in range(1000):
         before, after = random.multinomial(150, [0.1] * 10), random.multinomial(60, [0.1] * 10)
-        chances.append(chance_of_difference(before, after, ordered=ordered, random=random))
+        p_values.append(permutation_p_value(before, after, ordered=ordered, random=random))
     for level in (0.01, 0.05, 0.2):
-        # Three standard deviations of a share of 1,000.
-        assert np.mean(np.array(chances) <= level) <= level + 3 * np.sqrt(level * (1 - level) / 1000)
-    assert np.mean(np.array(chances) <= 0.2) > 0.15
+        # Three standard deviations of a fraction of 1,000.
+        assert np.mean(np.array(p_values) <= level) <= level + 3 * np.sqrt(level * (1 - level) / 1000)
+    assert np.mean(np.array(p_values) <= 0.2) > 0.15
 
 
-def test_the_smallest_chance_is_that_of_the_draws(reference):
+def test_the_smallest_p_value_is_that_of_5_000_permutations():
     before, after = np.array([500, 0]), np.array([0, 500])
-    chance = chance_of_difference(before, after, ordered=True, random=np.random.default_rng(0))
-    assert chance == 1 / 5_000
+    p_value = permutation_p_value(before, after, ordered=True, random=np.random.default_rng(0))
+    assert p_value == 1 / 5_000
 
 
-def test_a_window_is_always_judged_alike(reference):
-    images, answers = images_of(100, seed=3), answers_of(100, seed=3)
-    assert judged(reference, images, answers) == judged(reference, images, answers)
-
-
-def test_counts_by_feature_are_joined_again(reference):
-    counts = counts_of(reference, images_of(20), answers_of(20))
-    by_feature = reference.by_feature(counts)
-    assert (reference.joined(by_feature) == counts).all()
-    with pytest.raises(ValueError, match="they are of the features brightness"):
-        reference.joined({"brightness": [1]})
-    with pytest.raises(ValueError, match="class has 2 bins, not 4"):
-        reference.joined({**by_feature, "class": [1, 2]})
-
-
-def test_a_package_of_an_earlier_version_has_no_reference(package_folder):
-    assert DriftReference.of(Package.read(package_folder)) is None
-
-
-@pytest.mark.parametrize(
-    "stored",
-    [
-        {"features": {"brightness": {"edges": [0.5], "counts": [1, 2, 3]}}},
-        {"features": {"brightness": {"counts": [1]}}},
-        {"features": {"class": {"counts": [1, 2]}}},
-        {"features": {"class": {"counts": [1, 2, 3, -1]}}},
-        {"features": []},
-    ],
-)
-def test_a_reference_that_cannot_be_used_is_refused(tmp_path, stored):
-    write_colour_package(tmp_path, reference=stored)
-    with pytest.raises(PackageError, match="cannot be used"):
-        DriftReference.of(Package.read(tmp_path))
+def test_the_result_is_deterministic(reference):
+    images, predictions = images_of(100, seed=3), predictions_of(100, seed=3)
+    assert detect(reference, images, predictions) == detect(reference, images, predictions)

@@ -1,9 +1,9 @@
-"""Record what `why` reads of a workload, for tests/platform/test_causes.py.
+"""Record what `why` reads of a workload, for tests/platform/diagnosis/test_causes.py.
 
     python -m tests.platform.record WORKLOAD NAME [NAMESPACE]
 
-writes tests/platform/recorded/NAME.json: the objects without what nothing reads, and with the names of the
-cluster that they come from replaced.
+writes tests/platform/recorded/NAME.json: the objects with only the fields that are read, and with the names of their
+cluster replaced.
 """
 
 import json
@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from image_classifier.platform.cluster import Cluster, Kind, Object
-from image_classifier.platform.diagnosis.walk import collect
+from image_classifier.platform.diagnosis.collector import collect_evidence
 from image_classifier.text import clip
-from tests.platform.recorded_cluster import NAMESPACE
+from tests.platform.api_server import NAMESPACE
 
 FOLDER = Path(__file__).with_name("recorded")
 WORKLOAD = "flowers"
-"""The name that every recorded workload gets."""
+"""The name of the workload in every recording."""
 _METADATA = ("name", "labels", "creationTimestamp", "deletionTimestamp", "generation")
 _LABELS = ("carto.run/workload-name", "carto.run/resource-name", "serving.knative.dev/revision")
 _STATUS = {
@@ -30,29 +30,18 @@ _STATUS = {
     "Pod": ("conditions", "phase", "reason", "message", "initContainerStatuses", "containerStatuses"),
     "InferenceService": ("conditions", "components", "modelStatus", "url"),
 }
-_UNREAD = {
-    *(
-        "templateRef",
-        "containerID",
-        "image",
-        "imageID",
-        "volumeMounts",
-        "resources",
-        "allocatedResources",
-        "user",
-    ),
+_IGNORED = {
+    *("templateRef", "containerID", "image", "imageID", "volumeMounts", "resources", "allocatedResources", "user"),
     *("provenance", "taskSpec", "restUrl", "grpcUrl", "severity", "lastProbeTime", "observedGeneration"),
     *("digest", "spec"),
 }
-"""Of status; but a workload's resources and their images are read."""
-
-
-_LONGEST_OF_WAITING = 60
-"""Characters of why a resource that waits cannot be stamped."""
+"""Fields of a status that are not recorded."""
+_MAX_WAITING_CHARACTERS = 60
+"""Length of the message why a waiting resource cannot be stamped."""
 
 
 class Recorder(Cluster):
-    """Keeps what was read."""
+    """A cluster that keeps what was read."""
 
     objects: dict[tuple[str, str], Object]
     logs: dict[str, str]
@@ -62,16 +51,16 @@ class Recorder(Cluster):
         self._keep([found] if found else [])
         return found
 
-    def list(self, kind: Kind, **chosen: Any) -> list[Object]:
-        found = super().list(kind, **chosen)
+    def list(self, kind: Kind, **selectors: Any) -> list[Object]:
+        found = super().list(kind, **selectors)
         self._keep(found)
         return found
 
-    def log(self, pod: str, container: str, *, lines: int) -> str:
-        printed = super().log(pod, container, lines=lines)
-        if printed:
-            self.logs[f"{pod}/{container}"] = printed
-        return printed
+    def pod_log(self, pod: str, container: str, *, lines: int) -> str:
+        log = super().pod_log(pod, container, lines=lines)
+        if log:
+            self.logs[f"{pod}/{container}"] = log
+        return log
 
     def _keep(self, found: "list[Object]") -> None:
         for item in found:
@@ -79,12 +68,12 @@ class Recorder(Cluster):
 
 
 def record(workload: str, namespace: str = "") -> dict[str, Any]:
-    """What the walk reads of a workload, as a recording."""
+    """The recording of everything that the collector reads of a workload."""
     cluster = Recorder.connect(namespace)
     assert isinstance(cluster, Recorder)
     cluster.objects, cluster.logs = {}, {}
     now = datetime.now(UTC)
-    collect(cluster, workload, now)
+    collect_evidence(cluster, workload, now)
     content = {
         "now": now.isoformat(timespec="seconds"),
         "objects": [_pruned(item) for item in cluster.objects.values() if item.get("type") != "Normal"],
@@ -95,10 +84,7 @@ def record(workload: str, namespace: str = "") -> dict[str, Any]:
 
 def _pruned(item: Object) -> Object:
     kind, metadata = item["kind"], item["metadata"]
-    kept: Object = {
-        "kind": kind,
-        "metadata": {key: metadata[key] for key in _METADATA if key in metadata},
-    }
+    kept: Object = {"kind": kind, "metadata": {key: metadata[key] for key in _METADATA if key in metadata}}
     if "labels" in metadata:
         labels = {key: metadata["labels"][key] for key in _LABELS if key in metadata["labels"]}
         kept["metadata"]["labels"] = labels
@@ -115,7 +101,7 @@ def _pruned(item: Object) -> Object:
         kept["spec"] = {"predictor": {"containers": _environments(item["spec"]["predictor"]["containers"])}}
     status = item.get("status", {})
     wanted = _STATUS.get(kind, ("conditions",))
-    kept["status"] = {key: _without_unread(status[key]) for key in wanted if key in status}
+    kept["status"] = {key: _without_ignored(status[key]) for key in wanted if key in status}
     return kept
 
 
@@ -126,16 +112,16 @@ def _environments(containers: list[Object]) -> list[Object]:
     ]
 
 
-def _without_unread(value: Any) -> Any:
+def _without_ignored(value: Any) -> Any:
     if isinstance(value, dict):
-        kept = {key: _without_unread(inner) for key, inner in value.items() if key not in _UNREAD}
+        kept = {key: _without_ignored(inner) for key, inner in value.items() if key not in _IGNORED}
         if "struct has no" in kept.get("message", ""):
-            kept["message"] = clip(kept["message"], _LONGEST_OF_WAITING)
+            kept["message"] = clip(kept["message"], _MAX_WAITING_CHARACTERS)
         if kept.get("type") != "Ready":
             kept.pop("lastTransitionTime", None)
         return kept
     if isinstance(value, list):
-        return [_without_unread(inner) for inner in value]
+        return [_without_ignored(inner) for inner in value]
     return value
 
 
@@ -157,7 +143,7 @@ def main() -> None:
 
 
 def write(recording: Mapping[str, Any], name: str) -> None:
-    """Write a recording, an object a line."""
+    """Write a recording, one line for each object."""
     objects = ",\n".join(json.dumps(item, ensure_ascii=False) for item in recording["objects"])
     logs, now = (json.dumps(recording[key], ensure_ascii=False) for key in ("logs", "now"))
     FOLDER.mkdir(exist_ok=True)

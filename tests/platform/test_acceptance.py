@@ -1,119 +1,78 @@
-import json
-import os
-import shutil
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from image_classifier.errors import AcceptanceError
-from image_classifier.package.package import GoldenImage, Package
-from image_classifier.platform.acceptance import (
-    Expected,
-    Trial,
-    held_out_images,
-    images_from_json,
-    images_to_json,
-    try_candidate,
-)
-from image_classifier.steps.local_server import free_port
-from tests.conftest import COLOURS, colour_images, colour_probabilities
+from image_classifier.package.package import GoldenImage
+from image_classifier.platform.acceptance import AcceptanceResult, ExpectedServer, try_candidate, wait_for_rollout
+from tests.platform.conftest import SERVER_IMAGE
+from tests.ports import free_port
 
-IMAGE = "registry.example.org/server@sha256:" + "1" * 64
+EXPECTED = ExpectedServer("7", SERVER_IMAGE)
 
 
-@contextmanager
-def serving(folder: Path, port: int, image: str) -> Iterator[None]:
-    command = [
-        sys.executable,
-        "-m",
-        "image_classifier.cli",
-        "serve",
-        "--model",
-        str(folder),
-        "--port",
-        str(port),
-    ]
-    process = subprocess.Popen(command, env={**os.environ, "IMAGE_CLASSIFIER_IMAGE": image})
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(20)
+def attempt(url, package, expected=EXPECTED, *, max_latency=10.0, timeout=0.0) -> AcceptanceResult:
+    return try_candidate(url, package, expected, max_latency=max_latency, timeout=timeout, report=print)
 
 
-@pytest.fixture(scope="module")
-def package(package_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Package:
-    folder = tmp_path_factory.mktemp("served") / "package"
-    shutil.copytree(package_folder, folder)
-    about = {"name": "colours", "version": 7, "uri": "models:/colours/7"}
-    (folder / "version.json").write_text(json.dumps(about))
-    return Package.read(folder)
+@pytest.mark.slow
+def test_a_candidate_that_is_still_starting_is_retried_and_accepted(server_url, served_package):
+    result = attempt(server_url, served_package, timeout=30)
+    assert result.images == len(served_package.golden)
+    assert result.largest_difference < 1e-3
+    assert result.latency_p95 < 10
 
 
-@pytest.fixture(scope="module")
-def url(package: Package) -> Iterator[str]:
-    """A real server, that is still starting when it is first asked."""
-    port = free_port()
-    with serving(package.folder, port, IMAGE):
-        yield f"http://127.0.0.1:{port}"
-
-
-def attempt(url: str, package: Package, expected: Expected, **limits: float) -> Trial:
-    given = {"max_latency": 10.0, "timeout": 30.0, **limits}
-    return try_candidate(url, package, expected, report=print, **given)
-
-
-def test_a_candidate_that_is_still_starting_is_waited_for_and_accepted(url, package):
-    trial = attempt(url, package, Expected("7", IMAGE))
-    assert trial.images == len(package.golden)
-    assert trial.largest_difference < 1e-3
-    assert trial.latency_p95 < 10
-
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("expected", "said"),
+    ("expected", "message"),
     [
-        (Expected("8", IMAGE), "did not answer as version 8 in .* within 1 s: it answers as version 7"),
-        (Expected("7", "other@sha256:2"), "did not answer as version 7 in other@sha256:2 within 1 s"),
+        (ExpectedServer("8", SERVER_IMAGE), "did not answer as version 8 in .* within 0 s: it answers as version 7"),
+        (ExpectedServer("7", "other@sha256:2"), "did not answer as version 7 in other@sha256:2 within 0 s"),
     ],
 )
-def test_another_version_or_image_is_not_taken_for_the_candidate(url, package, expected, said):
-    with pytest.raises(AcceptanceError, match=said):
-        attempt(url, package, expected, timeout=1)
+def test_another_version_or_image_is_not_the_candidate(ready_server_url, served_package, expected, message):
+    with pytest.raises(AcceptanceError, match=message):
+        attempt(ready_server_url, served_package, expected)
 
 
-def test_other_answers_than_recorded_are_refused(url, package):
-    golden = package.golden[0]
+@pytest.mark.slow
+def test_answers_that_differ_from_the_recorded_ones_are_refused(ready_server_url, served_package):
+    golden = served_package.golden[0]
     other = GoldenImage(golden.png, golden.label, tuple(reversed(golden.probabilities)))
-    with pytest.raises(AcceptanceError, match=r"answers 'red' with .* 'white' with .* was recorded"):
-        attempt(url, replace(package, golden=(other, *package.golden[1:])), Expected("7", IMAGE))
+    with pytest.raises(AcceptanceError, match=r"answers 'red' \(.* 'white' \(.*\) was recorded"):
+        attempt(ready_server_url, replace(served_package, golden=(other, *served_package.golden[1:])))
 
 
-def test_an_image_that_the_server_refuses_is_named(url, package):
-    broken = GoldenImage(b"no image", "red", package.golden[0].probabilities)
-    with pytest.raises(AcceptanceError, match="refuses a held-out image: it answers 400"):
-        attempt(url, replace(package, golden=(broken,)), Expected("7", IMAGE))
+@pytest.mark.slow
+def test_an_image_that_the_server_rejects_is_an_error(ready_server_url, served_package):
+    broken = GoldenImage(b"no image", "red", served_package.golden[0].probabilities)
+    with pytest.raises(AcceptanceError, match="rejects a held-out image: it answers 400"):
+        attempt(ready_server_url, replace(served_package, golden=(broken,)))
 
 
-def test_a_slow_candidate_is_refused(url, package):
-    with pytest.raises(AcceptanceError, match=r"max_latency is 0 ms"):
-        attempt(url, package, Expected("7", IMAGE), max_latency=1e-6)
+@pytest.mark.slow
+def test_a_slow_candidate_is_refused(ready_server_url, served_package):
+    with pytest.raises(AcceptanceError, match=r"p95 latency of [\d,]+ ms .* max_latency is 0 ms"):
+        attempt(ready_server_url, served_package, max_latency=1e-6)
 
 
-def test_an_address_where_nothing_answers_is_named(package):
-    with pytest.raises(AcceptanceError, match=r"within 1 s: it does not answer"):
-        attempt(f"http://127.0.0.1:{free_port()}", package, Expected("7", ""), timeout=1)
+@pytest.mark.slow
+def test_a_rollout_is_complete_if_all_answers_come_from_the_expected_server(ready_server_url):
+    wait_for_rollout(ready_server_url, EXPECTED, timeout=0)
+    with pytest.raises(AcceptanceError, match=r"not all answers of .* came from version 8 within 0 s"):
+        wait_for_rollout(ready_server_url, ExpectedServer("8", ""), timeout=0)
 
 
-@pytest.mark.parametrize(
-    ("most", "expected"), [(16, ["red", "green", "blue", "white"]), (2, ["red", "white"])]
-)
-def test_held_out_images_are_spread_over_the_test_part_and_kept_as_they_are(most, expected):
-    chosen = held_out_images(colour_images(), list(COLOURS), colour_probabilities(), most)
-    assert [image.label for image in chosen] == expected
-    assert images_from_json(images_to_json(chosen).encode()) == chosen
+def test_a_candidate_that_does_not_answer_is_retried_until_the_timeout(served_package, clock):
+    with pytest.raises(AcceptanceError, match=r"within 2 s: it does not answer \(.*refused"):
+        attempt(f"http://127.0.0.1:{free_port()}", served_package, timeout=2)
+    assert clock.pauses == [0.5] * 4
+
+
+def test_temporary_failures_are_retried_and_others_are_not(http_answers, served_package, clock):
+    http_answers.first_answers = [(404, b""), (503, b"")]
+    http_answers.answer = (400, b"no such route")
+    with pytest.raises(AcceptanceError, match="it answers 400, no such route"):
+        attempt(http_answers.address, served_package, timeout=60)
+    assert clock.pauses == [0.5, 0.5]

@@ -1,4 +1,4 @@
-"""How a cluster is asked, with the real client; that a real one is asked so is shown by tests/e2e/test_why.py."""
+"""The real Kubernetes client against a fake API server; tests/e2e/test_why.py uses a real one."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import pytest
 
 from image_classifier.errors import ClusterError, ConflictError, ForbiddenError, NoClusterError
 from image_classifier.platform.cluster import EVENT, POD, WORKLOAD, Cluster, Kind, is_in_cluster
-from image_classifier.steps.local_server import free_port
-from tests.platform.recorded_cluster import NAMESPACE, Records, write_kubeconfig
+from tests.platform.api_server import NAMESPACE, ClusterState, write_kubeconfig
+from tests.ports import free_port
 
 
 def an_object(kind: str, name: str, **labels: str) -> dict[str, Any]:
@@ -15,8 +15,8 @@ def an_object(kind: str, name: str, **labels: str) -> dict[str, Any]:
 
 
 @pytest.fixture
-def records() -> Records:
-    return Records(
+def state() -> ClusterState:
+    return ClusterState(
         [
             an_object("Workload", "flowers"),
             an_object("ConfigMap", "flowers-model"),
@@ -31,7 +31,7 @@ def records() -> Records:
     )
 
 
-def test_objects_are_read_and_listed_by_labels_and_fields_over_all_pages(cluster):
+def test_objects_are_read_by_name_and_listed_by_labels_and_fields_across_pages(cluster):
     assert cluster.namespace == NAMESPACE
     assert cluster.get(WORKLOAD, "flowers")["metadata"]["name"] == "flowers"
     assert cluster.get(Kind("ConfigMap", "configmaps", "v1"), "flowers-model")["kind"] == "ConfigMap"
@@ -41,67 +41,69 @@ def test_objects_are_read_and_listed_by_labels_and_fields_over_all_pages(cluster
     assert (event["kind"], event["metadata"]["name"]) == ("Event", "e2")
 
 
-def test_what_is_not_there_is_none_and_its_change_an_error(cluster):
+def test_an_object_that_does_not_exist_is_none_and_cannot_be_patched(cluster):
     assert cluster.get(WORKLOAD, "nothing") is None
     assert cluster.get(POD, "nothing") is None
     with pytest.raises(ClusterError, match="there is no Workload nothing in namespace team"):
         cluster.patch(WORKLOAD, "nothing", {})
 
 
-def test_a_change_is_a_merge_patch(cluster, records):
+def test_a_change_is_a_merge_patch(cluster, state):
     changed = cluster.patch(WORKLOAD, "flowers", {"spec": {"params": []}})
     assert changed["metadata"]["name"] == "flowers"
-    assert records.patches == [{"spec": {"params": []}}]
+    assert state.patches == [{"spec": {"params": []}}]
 
 
-def test_a_change_of_what_has_changed_meanwhile_is_a_conflict(cluster, records):
-    records.meanwhile = {"metadata": {"resourceVersion": "2"}}
-    with pytest.raises(ConflictError, match="refuses to change .*flowers: the object has been modified"):
+def test_a_patch_of_an_outdated_version_is_a_conflict(cluster, state):
+    state.concurrent_change = {"metadata": {"resourceVersion": "2"}}
+    with pytest.raises(ConflictError, match=r"rejected .* to change .*flowers: the object has been modified"):
         cluster.patch(WORKLOAD, "flowers", {"metadata": {"resourceVersion": "1"}})
 
 
-def test_an_object_is_deleted_once_and_only_as_the_one_that_was_seen(cluster, records):
-    records.objects[0]["metadata"]["uid"] = "u1"
+def test_an_object_is_deleted_once(cluster, state):
+    state.objects[0]["metadata"]["uid"] = "u1"
     assert cluster.delete(WORKLOAD, "flowers", "u1")
     assert not cluster.delete(WORKLOAD, "flowers", "u1")
 
 
-def test_the_cluster_says_whom_it_takes_the_user_for(cluster, records):
-    records.user = "anna"
+def test_the_cluster_tells_the_name_of_the_user(cluster, state):
+    state.user = "anna"
     assert cluster.user() == "anna"
 
 
-def test_the_last_lines_of_a_log_are_read_and_of_what_never_ran_nothing(cluster):
-    assert cluster.log("one", "step-train", lines=2) == "second\nthird\n"
-    assert cluster.log("one", "step-gate", lines=2) == ""
+def test_a_log_has_the_last_lines_and_is_empty_for_a_container_that_never_ran(cluster):
+    assert cluster.pod_log("one", "step-train", lines=2) == "second\nthird\n"
+    assert cluster.pod_log("one", "step-gate", lines=2) == ""
 
 
-def test_another_namespace_may_be_named(cluster):
+def test_a_namespace_can_be_chosen(cluster):
     assert Cluster.connect("other").namespace == "other"
     assert Cluster.connect("other").list(POD) == []
 
 
-def test_what_this_user_may_not_do_is_said_with_whom_to_ask(cluster, records):
-    records.forbidden = ("pods",)
-    with pytest.raises(
-        ForbiddenError, match="you may not list pods in namespace team: .*cannot do that.*`view`"
-    ):
+def test_a_denied_request_names_the_role_that_allows_it(cluster, state):
+    state.forbidden = ("pods",)
+    with pytest.raises(ForbiddenError, match="not allowed to list pods in namespace team: .*cannot do that.*`view`"):
         cluster.list(POD)
     with pytest.raises(ForbiddenError, match="read the log of pod one"):
-        cluster.log("one", "step-train", lines=1)
+        cluster.pod_log("one", "step-train", lines=1)
 
 
 @pytest.mark.parametrize(
-    ("status", "said"),
-    [(401, "does not know you .* log in again"), (500, "refuses to list pods: as the test")],
+    ("status", "message"),
+    [
+        (400, "rejected the request to list pods: forced by the test"),
+        (401, "does not accept your credentials .* log in again"),
+        (500, "rejected the request to list pods: forced by the test"),
+    ],
 )
-def test_a_cluster_that_refuses_is_quoted(cluster, records, status, said):
-    records.answer = status
-    with pytest.raises(ClusterError, match=said):
+def test_a_failure_has_the_message_of_the_api_server(cluster, state, status, message):
+    state.failure = status
+    with pytest.raises(ClusterError, match=message):
         cluster.list(POD)
 
 
-def test_a_cluster_that_is_not_running_is_named(tmp_path, monkeypatch):
+def test_a_cluster_that_does_not_answer_is_named(tmp_path, monkeypatch):
     address = f"http://127.0.0.1:{free_port()}"
     write_kubeconfig(tmp_path / "config", address)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
@@ -109,19 +111,19 @@ def test_a_cluster_that_is_not_running_is_named(tmp_path, monkeypatch):
         Cluster.connect().get(WORKLOAD, "flowers")
 
 
-def test_without_a_kubeconfig_it_is_said_that_there_is_no_cluster(tmp_path, monkeypatch):
+def test_without_a_kubeconfig_no_cluster_is_configured(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("KUBECONFIG", raising=False)
-    with pytest.raises(NoClusterError, match="no cluster is named here: set KUBECONFIG"):
+    with pytest.raises(NoClusterError, match="no cluster is configured: set KUBECONFIG"):
         Cluster.connect()
 
 
-def test_a_kubeconfig_that_cannot_be_used_is_named(tmp_path, monkeypatch):
+def test_an_invalid_kubeconfig_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
     (tmp_path / "config").write_text("apiVersion: v1\nkind: Config\n", encoding="utf-8")
-    with pytest.raises(ClusterError, match="names no cluster that can be used"):
+    with pytest.raises(ClusterError, match="config configures no usable cluster"):
         Cluster.connect()
 
 
-def test_a_laptop_is_no_cluster():
+def test_a_laptop_is_not_in_a_cluster():
     assert not is_in_cluster()

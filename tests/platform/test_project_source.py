@@ -1,29 +1,20 @@
-import functools
-import http.server
 import io
+import subprocess
 import tarfile
-import threading
 from pathlib import Path
 
 import pytest
 
 from image_classifier.errors import SourceError
 from image_classifier.platform.project_source import SuiteOutcome, fetch_source, run_tests
+from tests.ports import free_port
 
 PROJECT = {"src/image_classifier/__init__.py": "ANSWER = 42\n", "README.md": "read me\n"}
-PASSING = "from image_classifier import ANSWER\n\ndef test_answer():\n    assert ANSWER == 42\n"
-FAILING = "def test_wrong():\n    assert False\n\ndef test_right():\n    pass\n"
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder and the address that a real server gives its files at."""
-    folder = tmp_path_factory.mktemp("served")
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield folder, f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
+TESTS = (
+    "from image_classifier import ANSWER\n\n"
+    "def test_right():\n    assert ANSWER == 42\n\n"
+    "def test_wrong():\n    assert ANSWER == 43\n"
+)
 
 
 def pack(path: Path, files: dict[str, str]) -> None:
@@ -34,88 +25,104 @@ def pack(path: Path, files: dict[str, str]) -> None:
             archive.addfile(info, io.BytesIO(content.encode()))
 
 
-def fetch(url: str, folder: Path, sub_path: str = "") -> None:
-    fetch_source(url, folder, sub_path=sub_path, timeout=5, wait=0, report=print)
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(content, encoding="utf-8")
 
 
-def test_a_source_is_unpacked_and_tested_with_its_own_code(place, tmp_path):
-    pack(place[0] / "good.tar.gz", {**PROJECT, "tests/test_answer.py": PASSING})
-    fetch(f"{place[1]}/good.tar.gz", tmp_path)
+def fetch(url, folder, sub_path="", *, wait=0.0, report=print):
+    fetch_source(url, folder, sub_path=sub_path, timeout=5, wait=wait, report=report)
+
+
+def test_a_source_is_unpacked(web_folder, tmp_path):
+    pack(web_folder[0] / "good.tar.gz", PROJECT)
+    fetch(f"{web_folder[1]}/good.tar.gz", tmp_path)
     assert (tmp_path / "README.md").read_text() == "read me\n"
-    assert run_tests(tmp_path) == SuiteOutcome(1, ())
 
 
-def test_only_the_sub_path_is_unpacked(place, tmp_path):
-    pack(
-        place[0] / "deep.tar.gz", {f"apps/one/{name}": text for name, text in PROJECT.items()} | {"other": ""}
-    )
-    fetch(f"{place[1]}/deep.tar.gz", tmp_path, "apps/one")
+def test_only_the_sub_path_is_unpacked(web_folder, tmp_path):
+    files = {f"apps/one/{name}": text for name, text in PROJECT.items()} | {"other": ""}
+    pack(web_folder[0] / "deep.tar.gz", files)
+    fetch(f"{web_folder[1]}/deep.tar.gz", tmp_path, "apps/one")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["README.md", "src"]
 
 
-def test_a_failing_test_is_named(place, tmp_path):
-    pack(place[0] / "bad.tar.gz", {**PROJECT, "tests/test_bad.py": FAILING})
-    fetch(f"{place[1]}/bad.tar.gz", tmp_path)
-    tested = run_tests(tmp_path)
-    assert tested.in_words == "1 of 2 tests failed: tests/test_bad.py::test_wrong"
+@pytest.mark.parametrize(
+    ("name", "content", "sub_path", "message"),
+    [
+        ("absent", None, "", "answers 404"),
+        ("page", b"<html>no tarball</html>", "", "not a complete tarball"),
+        ("other", {"main.py": ""}, "", "no src/image_classifier in its root, which contains main.py"),
+        ("elsewhere", PROJECT, "app", "no folder 'app'"),
+        ("outside", {**PROJECT, "../evil": "x"}, "", "'../evil' is outside of its root"),
+        ("above", PROJECT, "../..", "no folder '../..'"),
+    ],
+)
+def test_an_unusable_source_is_an_error_and_leaves_nothing(web_folder, tmp_path, name, content, sub_path, message):
+    if isinstance(content, dict):
+        pack(web_folder[0] / f"{name}.tar.gz", content)
+    elif content is not None:
+        (web_folder[0] / f"{name}.tar.gz").write_bytes(content)
+    with pytest.raises(SourceError, match=message):
+        fetch(f"{web_folder[1]}/{name}.tar.gz", tmp_path / "source", sub_path)
+    assert list((tmp_path / "source").iterdir()) == []
 
 
-def test_tests_that_cannot_be_collected_fail(place, tmp_path):
-    pack(place[0] / "broken.tar.gz", {**PROJECT, "tests/test_broken.py": "import no_such_module\n"})
-    fetch(f"{place[1]}/broken.tar.gz", tmp_path)
+def test_a_server_that_does_not_answer_is_retried_for_the_given_time(tmp_path, clock):
+    lines: list[str] = []
+    url = f"http://127.0.0.1:{free_port()}/x.tar.gz"
+    with pytest.raises(SourceError, match=rf"cannot fetch the source from {url}: .*Connection refused"):
+        fetch(url, tmp_path, wait=20, report=lines.append)
+    assert clock.pauses == [2.0] * 10
+    assert len(lines) == 1
+    assert lines[0].endswith("Connection refused; retrying for up to 20 s")
+
+
+def test_a_source_that_becomes_available_is_fetched(http_answers, tmp_path, clock):
+    pack(tmp_path / "good.tar.gz", PROJECT)
+    http_answers.first_answers = [(404, b""), (503, b"")]
+    http_answers.answer = (200, (tmp_path / "good.tar.gz").read_bytes())
+    fetch(http_answers.address, tmp_path / "source", wait=20)
+    assert (tmp_path / "source" / "README.md").read_text() == "read me\n"
+    assert clock.pauses == [2.0, 2.0]
+
+
+def test_a_permanent_failure_is_not_retried(http_answers, tmp_path, clock):
+    http_answers.answer = (403, b"")
+    with pytest.raises(SourceError, match="the server answers 403"):
+        fetch(http_answers.address, tmp_path, wait=20)
+    assert clock.pauses == []
+
+
+@pytest.mark.slow
+def test_the_tests_run_with_the_code_of_the_source_and_failures_are_named(tmp_path):
+    write(tmp_path, {**PROJECT, "tests/test_answer.py": TESTS})
+    outcome = run_tests(tmp_path)
+    assert outcome == SuiteOutcome(2, ("tests/test_answer.py::test_wrong",))
+    assert outcome.summary == "1 of 2 tests failed: tests/test_answer.py::test_wrong"
+
+
+@pytest.mark.slow
+def test_a_file_that_cannot_be_collected_is_a_failure(tmp_path):
+    write(tmp_path, {**PROJECT, "tests/test_broken.py": "import no_such_module\n"})
     assert run_tests(tmp_path).failed
 
 
-def test_a_source_without_tests_is_refused(place, tmp_path):
-    pack(place[0] / "untested.tar.gz", PROJECT)
-    fetch(f"{place[1]}/untested.tar.gz", tmp_path)
+@pytest.mark.slow
+def test_a_source_without_tests_is_refused(tmp_path):
+    write(tmp_path, PROJECT)
     with pytest.raises(SourceError, match="has no tests"):
         run_tests(tmp_path)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "sub_path", "said"),
-    [
-        ("absent", None, "", "answers 404"),
-        ("page", b"<html>no tarball</html>", "", "no whole tarball"),
-        ("other", {"main.py": ""}, "", "no src/image_classifier in its root, which has main.py"),
-        ("elsewhere", PROJECT, "app", "no folder 'app'"),
-        ("outside", {**PROJECT, "../evil": "x"}, "", "no whole tarball"),
-        ("above", PROJECT, "../..", "no folder '../..'"),
-    ],
-)
-def test_a_source_that_cannot_be_used_is_refused_in_words(place, tmp_path, name, content, sub_path, said):
-    if isinstance(content, dict):
-        pack(place[0] / f"{name}.tar.gz", content)
-    elif content is not None:
-        (place[0] / f"{name}.tar.gz").write_bytes(content)
-    with pytest.raises(SourceError, match=said):
-        fetch(f"{place[1]}/{name}.tar.gz", tmp_path / "source", sub_path)
-    assert list((tmp_path / "source").iterdir()) == []
+def test_a_crash_of_pytest_is_an_error(tmp_path, monkeypatch):
+    done = subprocess.CompletedProcess([], returncode=4)
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: done)
+    with pytest.raises(SourceError, match="pytest exited with status 4 before it ran a test"):
+        run_tests(tmp_path)
 
 
-def test_a_server_that_is_not_there_is_named(tmp_path):
-    with pytest.raises(SourceError, match=r"127\.0\.0\.1:9/x\.tar\.gz cannot be fetched"):
-        fetch("http://127.0.0.1:9/x.tar.gz", tmp_path)
-
-
-def test_a_server_that_comes_back_is_asked_again(tmp_path):
-    pack(tmp_path / "good.tar.gz", PROJECT)
-    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=tmp_path)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as away:
-        port = away.server_port
-    lines: list[str] = []
-
-    def come_back() -> None:
-        with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
-            server.handle_request()
-
-    def report(line: str) -> None:
-        lines.append(line)
-        threading.Thread(target=come_back).start()
-
-    url = f"http://127.0.0.1:{port}/good.tar.gz"
-    fetch_source(url, tmp_path / "source", sub_path="", timeout=5, wait=20, report=report)
-    assert (tmp_path / "source" / "README.md").read_text() == "read me\n"
-    assert len(lines) == 1
-    assert lines[0].endswith("Connection refused; asking again for up to 20 s")
+def test_a_summary_lists_the_first_failed_tests():
+    assert SuiteOutcome(1, ()).summary == "1 test passed"
+    assert SuiteOutcome(9, ("a", "b", "c", "d", "e")).summary == "5 of 9 tests failed: a, b, c and 2 more"

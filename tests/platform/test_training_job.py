@@ -1,11 +1,11 @@
-"""The Job is made in earnest by the end-to-end tests; here is what it is made of."""
+"""The manifest of the Job; tests/e2e/test_chain.py creates it in a cluster."""
 
 import copy
 from typing import Any
 
 import pytest
 
-from image_classifier.platform.training_job import job_like, state
+from image_classifier.platform.training_job import describe_pod, job_manifest
 
 SECURITY = {"runAsNonRoot": True, "allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 STEP = {
@@ -43,18 +43,14 @@ POD: dict[str, Any] = {
 
 @pytest.fixture
 def job() -> dict[str, Any]:
-    return job_like(copy.deepcopy(POD), processes=4, python="/usr/bin/python3")
+    return job_manifest(copy.deepcopy(POD), processes=4, python="/usr/bin/python3")
 
 
-def test_it_has_a_pod_for_each_process_but_the_first(job):
-    assert (job["spec"]["completionMode"], job["spec"]["completions"], job["spec"]["parallelism"]) == (
-        "Indexed",
-        3,
-        3,
-    )
+def test_the_job_has_a_pod_for_each_process_but_the_first(job):
+    assert (job["spec"]["completionMode"], job["spec"]["completions"], job["spec"]["parallelism"]) == ("Indexed", 3, 3)
 
 
-def test_its_pods_fetch_the_source_and_train_as_the_step_does(job):
+def test_the_pods_fetch_the_source_and_train_like_the_step(job):
     pod = job["spec"]["template"]["spec"]
     (source,), (train,) = pod["initContainers"], pod["containers"]
     assert source["command"][-1] == "source"
@@ -67,30 +63,30 @@ def test_its_pods_fetch_the_source_and_train_as_the_step_does(job):
     assert [volume["name"] for volume in pod["volumes"]] == ["work", "tmp"]
 
 
-def test_its_pods_know_the_first_and_leave_no_results_and_secrets_stay_references(job):
-    given = {one["name"]: one for one in job["spec"]["template"]["spec"]["containers"][0]["env"]}
-    assert given["MASTER_ADDR"]["value"] == "10.0.0.7"
-    assert given["WORLD_SIZE"]["value"] == "4"
-    assert given["PASSWORD"] == STEP["env"][2]
-    assert "IMAGE_CLASSIFIER_RESULTS" not in given
-    assert "RANK" not in given  # which the Job's index gives
+def test_the_pods_know_the_first_one_write_no_results_and_get_secrets_by_reference(job):
+    variables = {each["name"]: each for each in job["spec"]["template"]["spec"]["containers"][0]["env"]}
+    assert variables["MASTER_ADDR"]["value"] == "10.0.0.7"
+    assert variables["WORLD_SIZE"]["value"] == "4"
+    assert variables["PASSWORD"] == STEP["env"][2]
+    assert "IMAGE_CLASSIFIER_RESULTS" not in variables
+    assert "RANK" not in variables  # it is the index of the Job
 
 
-def test_it_ends_with_the_pod_it_helps_and_its_pods_have_no_token(job):
+def test_the_job_is_owned_by_the_first_pod_and_its_pods_have_no_token(job):
     (owner,) = job["metadata"]["ownerReferences"]
     assert (owner["kind"], owner["uid"]) == ("Pod", "0-1-2")
     assert job["spec"]["template"]["spec"]["automountServiceAccountToken"] is False
     assert job["metadata"]["labels"] == {"carto.run/workload-name": "flowers"}
 
 
-def test_a_pod_says_what_hinders_it():
+def test_the_description_of_a_pod_says_why_it_does_not_run():
     unschedulable = {"type": "PodScheduled", "status": "False", "message": "0/1 nodes: Insufficient cpu"}
     pending = {"metadata": {"name": "a"}, "status": {"phase": "Pending", "conditions": [unschedulable]}}
-    assert state(pending) == "a Pending (0/1 nodes: Insufficient cpu)"
+    assert describe_pod(pending) == "a Pending (0/1 nodes: Insufficient cpu)"
     ended = {"name": "source", "state": {"terminated": {"exitCode": 1, "reason": "Error"}}}
     failed = {
         "metadata": {"name": "b"},
         "status": {"phase": "Failed", "initContainerStatuses": [ended], "containerStatuses": []},
     }
-    assert state(failed) == "b Failed (source Error)"
-    assert state({"metadata": {"name": "c"}, "status": {"phase": "Running"}}) == "c Running"
+    assert describe_pod(failed) == "b Failed (source Error)"
+    assert describe_pod({"metadata": {"name": "c"}, "status": {"phase": "Running"}}) == "c Running"

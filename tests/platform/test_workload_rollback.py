@@ -1,6 +1,5 @@
-"""Back to what served before, with a recorded cluster and a real registry; tests/e2e/test_rollback.py has both real."""
+"""Rollback with a fake cluster and a real registry; tests/e2e/test_rollback.py uses a real cluster."""
 
-import json
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -8,11 +7,17 @@ import pytest
 from image_classifier.errors import ClusterError, ConflictError, RegistryError
 from image_classifier.platform.cluster import Cluster
 from image_classifier.platform.workload import require_workload
-from image_classifier.platform.workload_rollback import accepted_runs, pin, release, withdraw
+from image_classifier.platform.workload_rollback import (
+    accepted_runs,
+    pin_version,
+    release_version,
+    request_reconcile,
+    withdraw_live_pair,
+)
 from image_classifier.registry.events import withdrawal
-from tests.platform.recorded_cluster import Records
+from tests.platform.api_server import ClusterState
 
-BEGAN = datetime(2026, 11, 25, 12, tzinfo=UTC)
+STARTED = datetime(2026, 11, 25, 12, tzinfo=UTC)
 BY = {"actor": "ada", "reason": "worse on cats"}
 
 
@@ -23,7 +28,7 @@ def accept_run(version, image, minute, verdict="accepted"):
         "metadata": {
             "name": f"flowers-accept-{minute}",
             "uid": f"uid-{minute}",
-            "creationTimestamp": f"{BEGAN + timedelta(minutes=minute):%Y-%m-%dT%H:%M:%SZ}",
+            "creationTimestamp": f"{STARTED + timedelta(minutes=minute):%Y-%m-%dT%H:%M:%SZ}",
             "labels": {"carto.run/workload-name": "flowers", "carto.run/resource-name": "accept"},
         },
         "status": {
@@ -33,169 +38,171 @@ def accept_run(version, image, minute, verdict="accepted"):
     }
 
 
-def a_workload(**params):
+def workload_object(**params):
     return {
         "kind": "Workload",
         "metadata": {"name": "flowers", "generation": 3, "resourceVersion": "10"},
         "spec": {"params": [{"name": name, "value": value} for name, value in params.items()]},
-        "status": {
-            "resources": [{"name": "server-image", "outputs": [{"name": "image", "preview": "server@b\n"}]}]
-        },
+        "status": {"resources": [{"name": "server-image", "outputs": [{"name": "image", "preview": "server@b\n"}]}]},
     }
 
 
 @pytest.fixture
-def records():
-    return Records([a_workload(), accept_run(1, "server@a", 0), accept_run(2, "server@b", 1)])
+def state():
+    return ClusterState([workload_object(), accept_run(1, "server@a", 0), accept_run(2, "server@b", 1)])
 
 
 def workload_of(cluster):
     return require_workload(cluster, "flowers")
 
 
-def left(records):
-    return [item["metadata"]["name"] for item in records.objects if item["kind"] == "TaskRun"]
+def remaining_runs(state):
+    return [item["metadata"]["name"] for item in state.objects if item["kind"] == "TaskRun"]
 
 
-def test_the_pair_before_comes_back_by_the_run_that_accepted_it(cluster, records, registry):
-    change = withdraw(registry, cluster, workload_of(cluster), **BY)
-    assert (change.before.number, change.after.number, change.image) == (2, 1, "server@a")
-    assert left(records) == ["flowers-accept-0"]
-    event = registry.history()[0]
+def test_the_pair_before_is_restored_by_the_run_that_accepted_it(cluster, state, registry):
+    rollback = withdraw_live_pair(registry, cluster, workload_of(cluster), **BY)
+    assert (rollback.before.number, rollback.after.number, rollback.image) == (2, 1, "server@a")
+    assert remaining_runs(state) == ["flowers-accept-0"]
+    event = registry.history.events()[0]
     assert (event.action, event.version, event.from_version) == ("rolled-back", 1, 2)
     assert (event.image, event.from_image) == ("server@a", "server@b")
-    assert registry.champion().number == 1
+    assert registry.versions.champion().number == 1
 
 
-def test_an_image_is_turned_back_though_the_model_stays(cluster, records, registry):
-    records.objects[1:] = [accept_run(2, "server@a", 0), accept_run(2, "server@b", 1)]
-    change = withdraw(registry, cluster, workload_of(cluster), **BY)
-    assert (change.before.number, change.after.number, change.image) == (2, 2, "server@a")
-    assert (registry.champion().number, registry.history()[0].from_image) == (2, "server@b")
+def test_an_image_is_rolled_back_even_if_the_model_is_the_same(cluster, state, registry):
+    state.objects[1:] = [accept_run(2, "server@a", 0), accept_run(2, "server@b", 1)]
+    rollback = withdraw_live_pair(registry, cluster, workload_of(cluster), **BY)
+    assert (rollback.before.number, rollback.after.number, rollback.image) == (2, 2, "server@a")
+    assert (registry.versions.champion().number, registry.history.events()[0].from_image) == (2, "server@b")
 
 
-def test_what_is_withdrawn_or_failed_is_not_gone_back_to(cluster, records, registry):
-    records.objects += [
+def test_withdrawn_pairs_and_failed_runs_are_not_targets(cluster, state, registry):
+    state.objects += [
         accept_run(3, "server@b", 2, verdict="failed"),
         accept_run(2, "server@b", 3),
         accept_run(1, "server@b", 4),
     ]
-    registry.roll_back(registry.get("1"), replaced=2, from_image="server@b", **BY)
-    registry.promote(registry.get("2"), actor="chain", reason="accepted")
-    registry.promote(registry.get("1"), actor="chain", reason="accepted", image="server@b")
-    change = withdraw(registry, cluster, workload_of(cluster), **BY)
-    assert (change.after.number, change.image) == (1, "server@a")
-    assert left(records) == ["flowers-accept-0", "flowers-accept-2"]
+    registry.history.roll_back(registry.versions.get("1"), replaced=2, from_image="server@b", **BY)
+    registry.history.promote(registry.versions.get("2"), actor="chain", reason="accepted")
+    registry.history.promote(registry.versions.get("1"), actor="chain", reason="accepted", image="server@b")
+    rollback = withdraw_live_pair(registry, cluster, workload_of(cluster), **BY)
+    assert (rollback.after.number, rollback.image) == (1, "server@a")
+    assert remaining_runs(state) == ["flowers-accept-0", "flowers-accept-2"]
 
 
-def test_a_roll_back_that_was_cut_off_is_completed_and_noted_once(cluster, records, registry, monkeypatch):
+def test_an_interrupted_rollback_is_completed_and_recorded_once(cluster, state, registry, monkeypatch):
     with monkeypatch.context() as patched:
-        patched.setattr(Cluster, "delete", lambda *_: pytest.fail("cut off"))
+        patched.setattr(Cluster, "delete", lambda *_: pytest.fail("interrupted"))
         with pytest.raises(pytest.fail.Exception):
-            withdraw(registry, cluster, workload_of(cluster), **BY)
-    assert left(records) == ["flowers-accept-0", "flowers-accept-1"]
-    withdraw(registry, cluster, workload_of(cluster), **BY)
-    assert left(records) == ["flowers-accept-0"]
-    assert [event.action for event in registry.history()] == ["rolled-back", "promoted", "promoted"]
+            withdraw_live_pair(registry, cluster, workload_of(cluster), **BY)
+    assert remaining_runs(state) == ["flowers-accept-0", "flowers-accept-1"]
+    withdraw_live_pair(registry, cluster, workload_of(cluster), **BY)
+    assert remaining_runs(state) == ["flowers-accept-0"]
+    assert [event.action for event in registry.history.events()] == ["rolled-back", "promoted", "promoted"]
 
 
-def test_a_second_roll_back_at_the_same_time_does_not_go_one_further(cluster, records, registry):
-    records.objects.insert(1, accept_run(1, "server@z", -1))
-    withdraw(registry, cluster, workload_of(cluster), **BY)
+def test_a_second_rollback_at_the_same_time_is_refused(cluster, state, registry):
+    state.objects.insert(1, accept_run(1, "server@z", -1))
+    withdraw_live_pair(registry, cluster, workload_of(cluster), **BY)
     with pytest.raises(RegistryError, match="ada rolled back to version 1"):
-        withdraw(registry, cluster, workload_of(cluster), **BY)
-    assert left(records) == ["flowers-accept--1", "flowers-accept-0"]
+        withdraw_live_pair(registry, cluster, workload_of(cluster), **BY)
+    assert remaining_runs(state) == ["flowers-accept--1", "flowers-accept-0"]
 
 
 @pytest.mark.parametrize(
-    ("objects", "said"),
+    ("objects", "message"),
     [
-        ([a_workload()], "nothing of workload flowers was accepted yet"),
+        ([workload_object()], "workload flowers has no accepted version yet"),
         (
-            [a_workload(), accept_run(2, "server@b", 1)],
-            "no run is left that accepted another pair .*--to pins",
+            [workload_object(), accept_run(2, "server@b", 1)],
+            "no TaskRun is left that accepted another pair .*pin a version with --to",
         ),
-        ([a_workload(model_version="1")], "version 1 is pinned by the param model_version .*--release"),
+        ([workload_object(model_version="1")], "version 1 is pinned by the param model_version .*--release"),
     ],
 )
-def test_where_nothing_is_before_it_is_said(cluster, records, registry, objects, said):
-    records.objects[:] = objects
-    with pytest.raises(ClusterError, match=said):
-        withdraw(registry, cluster, workload_of(cluster), **BY)
-    assert registry.champion().number == 2
+def test_without_a_pair_before_nothing_is_rolled_back(cluster, state, registry, objects, message):
+    state.objects[:] = objects
+    with pytest.raises(ClusterError, match=message):
+        withdraw_live_pair(registry, cluster, workload_of(cluster), **BY)
+    assert registry.versions.champion().number == 2
 
 
-def test_a_pin_changes_one_param_and_is_recorded(cluster, records, registry):
-    records.objects[0] = a_workload(budget="10s")
-    change = pin(registry, cluster, workload_of(cluster), "1", **BY)
-    assert (change.before.number, change.after.number) == (2, 1)
-    assert records.objects[0]["spec"]["params"] == [
+def test_a_pin_sets_one_param_and_is_recorded(cluster, state, registry):
+    state.objects[0] = workload_object(budget="10s")
+    rollback = pin_version(registry, cluster, workload_of(cluster), "1", **BY)
+    assert (rollback.before.number, rollback.after.number) == (2, 1)
+    assert state.objects[0]["spec"]["params"] == [
         {"name": "budget", "value": "10s"},
         {"name": "model_version", "value": "1"},
     ]
-    event = registry.history()[0]
+    event = registry.history.events()[0]
     assert (event.action, event.version, event.image, event.from_image) == ("rolled-back", 1, "server@b", "")
 
 
-def test_a_withdrawn_version_that_is_pinned_is_tried_again(cluster, records, registry):
-    withdraw(registry, cluster, workload_of(cluster), **BY)
-    records.objects.append(accept_run(2, "server@b", 5, verdict="refused"))
-    pin(registry, cluster, workload_of(cluster), "2", **BY)
-    assert left(records) == ["flowers-accept-0"]
-    assert withdrawal(registry.history(), 2, "server@b") is None
+def test_a_withdrawn_version_that_is_pinned_is_tried_again(cluster, state, registry):
+    withdraw_live_pair(registry, cluster, workload_of(cluster), **BY)
+    state.objects.append(accept_run(2, "server@b", 5, verdict="refused"))
+    pin_version(registry, cluster, workload_of(cluster), "2", **BY)
+    assert remaining_runs(state) == ["flowers-accept-0"]
+    assert withdrawal(registry.history.events(), 2, "server@b") is None
 
 
 @pytest.mark.parametrize(("pinned", "to"), [(None, "2"), ("1", "1")])
-def test_what_serves_already_is_not_pinned_again(cluster, records, registry, pinned, to):
-    records.objects[0] = a_workload(**{"model_version": pinned} if pinned else {})
-    with pytest.raises(ClusterError, match=f"version {to} serves already"):
-        pin(registry, cluster, workload_of(cluster), to, **BY)
-    assert records.patches == []
+def test_a_live_version_is_not_pinned_again(cluster, state, registry, pinned, to):
+    state.objects[0] = workload_object(**{"model_version": pinned} if pinned else {})
+    with pytest.raises(ClusterError, match=f"version {to} is already live"):
+        pin_version(registry, cluster, workload_of(cluster), to, **BY)
+    assert state.patches == []
 
 
-def test_a_change_of_the_status_meanwhile_does_not_stop_a_pin(cluster, records, registry):
+def test_a_concurrent_change_of_the_status_does_not_prevent_a_pin(cluster, state, registry):
     workload = workload_of(cluster)
-    records.meanwhile = {"metadata": {"resourceVersion": "11"}}
-    pin(registry, cluster, workload, "1", **BY)
-    assert records.objects[0]["spec"]["params"] == [{"name": "model_version", "value": "1"}]
-    assert len(records.patches) == 2
+    state.concurrent_change = {"metadata": {"resourceVersion": "11"}}
+    pin_version(registry, cluster, workload, "1", **BY)
+    assert state.objects[0]["spec"]["params"] == [{"name": "model_version", "value": "1"}]
+    assert len(state.patches) == 2
 
 
-def test_a_change_by_somebody_else_meanwhile_is_not_overwritten(cluster, records, registry):
+def test_a_pin_does_not_overwrite_a_concurrent_change_and_is_not_recorded(cluster, state, registry):
     workload = workload_of(cluster)
-    records.meanwhile = {
+    state.concurrent_change = {
         "metadata": {"resourceVersion": "11", "generation": 4},
         "spec": {"params": [{"name": "model_version", "value": "2"}]},
     }
-    with pytest.raises(ConflictError, match="somebody else changed workload flowers at the same time"):
-        pin(registry, cluster, workload, "1", **BY)
-    assert records.objects[0]["spec"]["params"] == [{"name": "model_version", "value": "2"}]
-    assert registry.champion().number == 2
+    with pytest.raises(ConflictError, match="workload flowers was changed by someone else at the same time"):
+        pin_version(registry, cluster, workload, "1", **BY)
+    assert state.objects[0]["spec"]["params"] == [{"name": "model_version", "value": "2"}]
+    assert registry.versions.champion().number == 2
 
 
-def test_a_pin_is_released(cluster, records, registry):
-    pin(registry, cluster, workload_of(cluster), "1", **BY)
-    assert release(registry, cluster, workload_of(cluster), **BY).number == 1
-    assert records.objects[0]["spec"]["params"] == []
-    assert registry.history()[0].action == "released"
+def test_a_pin_is_released(cluster, state, registry):
+    pin_version(registry, cluster, workload_of(cluster), "1", **BY)
+    assert release_version(registry, cluster, workload_of(cluster), **BY).number == 1
+    assert state.objects[0]["spec"]["params"] == []
+    assert registry.history.events()[0].action == "released"
 
 
-def test_a_withdrawn_pair_is_released_by_the_run_that_refused_it(cluster, records, registry):
-    withdraw(registry, cluster, workload_of(cluster), **BY)
-    # As the chain then does.
-    records.objects.append(accept_run(2, "server@b", 5, verdict="refused"))
-    assert release(registry, cluster, workload_of(cluster), **BY).number == 2
-    assert left(records) == ["flowers-accept-0"]
-    event = registry.history()[0]
+def test_a_withdrawn_pair_is_released_and_its_refusal_deleted(cluster, state, registry):
+    withdraw_live_pair(registry, cluster, workload_of(cluster), **BY)
+    # As the supply chain does.
+    state.objects.append(accept_run(2, "server@b", 5, verdict="refused"))
+    assert release_version(registry, cluster, workload_of(cluster), **BY).number == 2
+    assert remaining_runs(state) == ["flowers-accept-0"]
+    event = registry.history.events()[0]
     assert (event.action, event.version, event.image) == ("released", 2, "server@b")
 
 
-def test_where_nothing_is_held_there_is_nothing_to_release(cluster, registry):
+def test_without_a_pin_or_withdrawal_nothing_is_released(cluster, registry):
     with pytest.raises(ClusterError, match="neither a pinned nor a withdrawn version"):
-        release(registry, cluster, workload_of(cluster), **BY)
+        release_version(registry, cluster, workload_of(cluster), **BY)
 
 
-def test_who_asks_is_known_by_the_name_that_the_cluster_has(cluster, records):
-    assert cluster.user() == "dev"
+def test_accepted_runs_are_listed_newest_first(cluster):
     assert [run.pair for run in accepted_runs(cluster, "flowers")] == [(2, "server@b"), (1, "server@a")]
-    assert json.dumps(records.patches) == "[]"
+
+
+def test_a_reconcile_is_requested_by_an_annotation(cluster, state):
+    request_reconcile(cluster, workload_of(cluster))
+    [patch] = state.patches
+    assert list(patch["metadata"]["annotations"]) == ["image-classifier/woken-at"]

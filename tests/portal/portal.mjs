@@ -1,5 +1,5 @@
-// Backstage's backend with its catalog, as an installation runs it: `node portal.mjs --config app-config.yaml`.
-// The module beside it tells which entities could not be processed, and why.
+// Backstage's backend with its catalog: `node portal.mjs --config app-config.yaml`.
+// The module `unprocessed` reports which entities could not be processed, and why.
 import { createBackend } from '@backstage/backend-defaults';
 
 const backend = createBackend();

@@ -1,4 +1,4 @@
-"""Backstage itself takes catalog-info.yaml: its validators, and a real backend with its catalog (make portal)."""
+"""Backstage accepts catalog-info.yaml: its validators, and a real backend with a catalog (make portal)."""
 
 import copy
 import json
@@ -50,19 +50,19 @@ BAD_REFERENCE = "system:default/my photos"
 OWNERLESS = "component:default/ownerless"
 
 
-def validated(*given: Any) -> list[dict[str, str]]:
-    """What two versions of Backstage's model say of each entity: "" or what is wrong."""
+def validate(*entities: Any) -> list[dict[str, str]]:
+    """For each entity the error message, or "", of two versions of Backstage's catalog model."""
     done = subprocess.run(
-        ["node", HERE / "validate.mjs"], input=json.dumps(given), capture_output=True, text=True, check=True
+        ["node", HERE / "validate.mjs"], input=json.dumps(entities), capture_output=True, text=True, check=True
     )
-    answers: list[dict[str, str]] = json.loads(done.stdout)
-    return answers
+    messages: list[dict[str, str]] = json.loads(done.stdout)
+    return messages
 
 
 def component(**metadata: Any) -> Any:
-    found = copy.deepcopy(next(entity for entity in entities() if entity["kind"] == "Component"))
-    found["metadata"].update(metadata)
-    return found
+    entity = copy.deepcopy(next(entity for entity in entities() if entity["kind"] == "Component"))
+    entity["metadata"].update(metadata)
+    return entity
 
 
 def without(entity: Any, field: str) -> Any:
@@ -70,18 +70,16 @@ def without(entity: Any, field: str) -> Any:
     return entity
 
 
-def test_both_the_newest_model_and_that_of_tap_take_every_entity():
-    given = entities()
-    for entity in given:
+def test_the_newest_catalog_model_and_that_of_tap_accept_every_entity():
+    resolved = entities()
+    for entity in resolved:
         if entity["kind"] == "API":
-            entity["spec"]["definition"] = (ROOT / entity["spec"]["definition"]["$text"]).read_text(
-                encoding="utf-8"
-            )
-    assert validated(*given) == [{"current": "", "TAP 1.9": ""}] * len(given)
+            entity["spec"]["definition"] = (ROOT / entity["spec"]["definition"]["$text"]).read_text(encoding="utf-8")
+    assert validate(*resolved) == [{"current": "", "TAP 1.9": ""}] * len(resolved)
 
 
 @pytest.mark.parametrize(
-    ("entity", "said"),
+    ("entity", "message"),
     [
         (component(name="my photos"), '"metadata.name" is not valid'),
         (component(name="photos-"), '"metadata.name" is not valid'),
@@ -93,75 +91,73 @@ def test_both_the_newest_model_and_that_of_tap_take_every_entity():
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_what_backstage_refuses_is_said_in_words(entity, said):
-    (answer,) = validated(entity)
-    assert all(said in words for words in answer.values()), answer
+def test_an_invalid_entity_is_refused_with_a_message(entity, message):
+    (messages,) = validate(entity)
+    assert all(message in text for text in messages.values()), messages
 
 
-def test_a_workload_name_of_63_characters_is_a_name_for_the_catalog():
-    """The chain refuses it, for its addresses would be too long: tests/manifests/test_golden.py."""
-    assert validated(component(name="a" * 63)) == [{"current": "", "TAP 1.9": ""}]
+def test_the_catalog_accepts_a_name_of_63_characters():
+    """The limit of the chain is lower: tests/manifests/test_golden.py."""
+    assert validate(component(name="a" * 63)) == [{"current": "", "TAP 1.9": ""}]
 
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Portal]:
-    """A portal that has read this repository's entities, the owner's, and a file with faults."""
+    """A portal with the entities of this repository, the owner, and a file with errors."""
     folder = tmp_path_factory.mktemp("files")
     for name in ("catalog-info.yaml", "docs/openapi.json"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
     shutil.copy(HERE / "organization.yaml", folder)
-    nobodys = component(name="ownerless")
-    nobodys["spec"] = {"type": "service", "lifecycle": "experimental", "owner": "group:default/nobody"}
+    ownerless = component(name="ownerless")
+    ownerless["spec"] = {"type": "service", "lifecycle": "experimental", "owner": "group:default/nobody"}
     (folder / "bad").mkdir()
-    faulty = yaml.safe_dump_all([{**BAD_NAME, "spec": {"owner": OWNER}}, nobodys])
-    (folder / "bad/catalog-info.yaml").write_text(faulty, encoding="utf-8")
+    invalid = yaml.safe_dump_all([{**BAD_NAME, "spec": {"owner": OWNER}}, ownerless])
+    (folder / "bad/catalog-info.yaml").write_text(invalid, encoding="utf-8")
     with portal(folder, tmp_path_factory.mktemp("portal")) as started:
         yield started
 
 
 @pytest.mark.parametrize("name", RELATIONS)
-def test_the_portal_answers_with_the_entity_and_its_relations(running: Portal, name: str):
-    found = running.stitched(name, len(RELATIONS[name]))
-    print(json.dumps(shown(found), indent=1))
-    assert {(item["type"], item["targetRef"]) for item in found["relations"]} == RELATIONS[name]
-    assert "status" not in found, "a processing error"
+def test_the_portal_returns_an_entity_with_its_relations(running: Portal, name: str):
+    entity = running.stitched(name, len(RELATIONS[name]))
+    print(json.dumps(abbreviated(entity), indent=1))
+    assert {(item["type"], item["targetRef"]) for item in entity["relations"]} == RELATIONS[name]
+    assert "status" not in entity, "a processing error"
 
 
-def shown(entity: Any) -> Any:
-    """The answer, with the API's description cut short."""
-    answer = copy.deepcopy(entity)
-    if "definition" in answer["spec"]:
-        answer["spec"]["definition"] = answer["spec"]["definition"][:60] + " …"
-    return answer
+def abbreviated(entity: Any) -> Any:
+    """A copy of the entity with a shortened API definition."""
+    short = copy.deepcopy(entity)
+    if "definition" in short["spec"]:
+        short["spec"]["definition"] = short["spec"]["definition"][:60] + " …"
+    return short
 
 
-def test_every_relation_leads_to_an_entity_that_the_portal_has(running: Portal):
+def test_every_relation_is_to_an_existing_entity(running: Portal):
     for name in RELATIONS:
         for _, target in RELATIONS[name]:
             assert running.entity(target) is not None, f"{name} refers to {target}"
 
 
-def test_the_portal_has_the_apis_text(running: Portal):
-    found = running.stitched("api:default/image-classifier", 3)
-    assert found["spec"]["definition"] == (ROOT / "docs/openapi.json").read_text(encoding="utf-8")
+def test_the_portal_has_the_definition_of_the_api(running: Portal):
+    entity = running.stitched("api:default/image-classifier", 3)
+    assert entity["spec"]["definition"] == (ROOT / "docs/openapi.json").read_text(encoding="utf-8")
 
 
-def test_nothing_of_the_file_failed(running: Portal):
+def test_the_portal_has_no_error_for_an_entity_of_this_repository(running: Portal):
     for entity in entities():
         running.stitched(reference(entity), 1)
     running.failure(BAD_REFERENCE)
     assert set(running.failures()) == {BAD_REFERENCE}
 
 
-def test_a_name_that_backstage_refuses_makes_no_entity_and_the_reason_is_kept(running: Portal):
+def test_an_invalid_name_gives_no_entity_and_an_error(running: Portal):
     assert "is not valid" in running.failure(BAD_REFERENCE)
     assert running.entity("system:default/my%20photos") is None
 
 
-def test_an_owner_that_does_not_exist_is_taken_and_leads_nowhere(running: Portal):
-    found = running.stitched(OWNERLESS, 1)
-    assert ("ownedBy", "group:default/nobody") in {
-        (item["type"], item["targetRef"]) for item in found["relations"]
-    }
+def test_an_entity_may_have_an_owner_that_does_not_exist(running: Portal):
+    entity = running.stitched(OWNERLESS, 1)
+    assert ("ownedBy", "group:default/nobody") in {(item["type"], item["targetRef"]) for item in entity["relations"]}
     assert running.entity("group:default/nobody") is None

@@ -1,5 +1,5 @@
-// Checks entities as Backstage's catalog does: `node validate.mjs < entities.json`, a list of entities in.
-// Out comes a list with an answer for each: {version: "" or what is wrong}, of two versions of @backstage/catalog-model.
+// Validates entities like Backstage's catalog: `node validate.mjs < entities.json`, which holds a list of entities.
+// Prints for each the error message, or "", of two versions of @backstage/catalog-model: {version: message}.
 import { createRequire } from 'node:module';
 import { readFileSync } from 'node:fs';
 
@@ -24,17 +24,17 @@ function checker(model) {
     for (const kind of kinds) {
       if (await kind.check(accepted)) return;
     }
-    throw new Error(`no kind of these: ${entity.kind}`);
+    throw new Error(`unknown kind: ${entity.kind}`);
   };
 }
 
-const answers = [];
+const results = [];
 const models = { current: '@backstage/catalog-model', 'TAP 1.9': 'catalog-model-of-tap-1.9' };
 for (const entity of JSON.parse(readFileSync(0, 'utf8'))) {
-  const answer = {};
+  const messages = {};
   for (const [version, name] of Object.entries(models)) {
-    answer[version] = await checker(require(name))(entity).then(() => '', error => error.message);
+    messages[version] = await checker(require(name))(entity).then(() => '', error => error.message);
   }
-  answers.push(answer);
+  results.push(messages);
 }
-process.stdout.write(JSON.stringify(answers));
+process.stdout.write(JSON.stringify(results));

@@ -1,4 +1,4 @@
-"""What follows from the events alone."""
+"""What follows from the events of a registered model."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -16,26 +16,26 @@ from image_classifier.registry.events import (
     withdrawal,
 )
 
-BEGAN = datetime(2026, 11, 25, 12, tzinfo=UTC)
+START = datetime(2026, 11, 25, 12, tzinfo=UTC)
 
 
-def story(*steps):
-    """Events a minute apart, the newest first, of (action, version, from_version, from_image)."""
+def history(*steps):
+    """Events one minute apart, newest first, of (action, version, from_version, from_image)."""
     events = [
-        Event(BEGAN + timedelta(minutes=minute), action, version, "ada", "so", before, from_image=image)
+        Event(START + timedelta(minutes=minute), action, version, "ada", "worse", before, from_image=image)
         for minute, (action, version, before, image) in enumerate(steps)
     ]
     return events[::-1]
 
 
-def test_an_event_is_read_back_from_its_tag_as_it_was():
-    event = Event(BEGAN, ROLLED_BACK, 6, "ada", "cats “became” dogs", 7, "a@sha256:1", "a@sha256:2")
+def test_an_event_is_read_back_from_its_tag():
+    event = Event(START, ROLLED_BACK, 6, "ada", "cats “became” dogs", 7, "a@sha256:1", "a@sha256:2")
     assert events_of([(6, dict([event.to_tag(), ("verdict", "accepted")]))]) == [event]
 
 
-def test_an_event_of_an_earlier_version_of_this_program_is_read():
-    tag = {"event.20261125T120000000000Z.promoted": '{"actor": "ada", "reason": "so", "from_version": null}'}
-    assert events_of([(1, tag)]) == [Event(BEGAN, PROMOTED, 1, "ada", "so", None)]
+def test_an_event_without_images_is_read():
+    tag = {"event.20261125T120000000000Z.promoted": '{"actor": "ada", "reason": "worse", "from_version": null}'}
+    assert events_of([(1, tag)]) == [Event(START, PROMOTED, 1, "ada", "worse", None)]
 
 
 @pytest.mark.parametrize(
@@ -50,12 +50,12 @@ def test_an_event_of_an_earlier_version_of_this_program_is_read():
         ([(PROMOTED, 2), (ROLLED_BACK, 1)], [2, 1]),
     ],
 )
-def test_a_roll_back_takes_what_came_later_out_of_the_line(steps, line):
-    assert line_of_champions(story(*[(action, version, None, "") for action, version in steps])) == line
+def test_a_rollback_removes_later_versions_from_the_line(steps, line):
+    assert line_of_champions(history(*[(action, version, None, "") for action, version in steps])) == line
 
 
 def test_a_version_serves_until_the_next_champion():
-    last, refused, first = story((PROMOTED, 1, None, ""), (REFUSED, 2, 1, ""), (PROMOTED, 3, 1, ""))
+    last, refused, first = history((PROMOTED, 1, None, ""), (REFUSED, 2, 1, ""), (PROMOTED, 3, 1, ""))
     assert served_until([last, refused, first]) == {first: last.time, last: None}
 
 
@@ -69,10 +69,10 @@ def test_a_version_serves_until_the_next_champion():
         ([(ROLLED_BACK, 6, 7, "b"), (RELEASED, 7, 6, "b")], (7, "b"), False),
         ([(ROLLED_BACK, 6, 7, "b"), (ROLLED_BACK, 7, 6, "")], (7, "b"), False),
         ([(ROLLED_BACK, 6, 7, "b"), (RELEASED, 7, 6, "b"), (ROLLED_BACK, 6, 7, "b")], (7, "b"), True),
-        # The model stayed, and its image was at fault.
+        # The model stayed, and its image was replaced.
         ([(ROLLED_BACK, 7, 7, "b")], (7, "b"), True),
         ([(ROLLED_BACK, 7, 7, "b")], (7, "a"), False),
     ],
 )
-def test_a_pair_that_was_rolled_back_from_is_withdrawn_until_it_is_wanted_again(steps, pair, withdrawn):
-    assert (withdrawal(story((PROMOTED, 7, 6, ""), *steps), *pair) is not None) == withdrawn
+def test_a_pair_that_was_rolled_back_from_is_withdrawn_until_its_release(steps, pair, withdrawn):
+    assert (withdrawal(history((PROMOTED, 7, 6, ""), *steps), *pair) is not None) == withdrawn

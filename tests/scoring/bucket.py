@@ -1,4 +1,4 @@
-"""A loopback server with the few S3 requests that writing and reading a folder of objects takes."""
+"""A loopback server for the S3 requests that write and read a folder of objects."""
 
 import threading
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 from xml.sax.saxutils import escape
 
 BUCKET = "bucket"
-_NOTHING = "<Error><Code>{0}</Code><Message>{0}</Message></Error>"
+_ERROR = "<Error><Code>{0}</Code><Message>{0}</Message></Error>"
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -18,10 +18,10 @@ class Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         content = self.rfile.read(int(self.headers["Content-Length"]))
         if not self._key().startswith(f"{BUCKET}/"):
-            self._answer(404, _NOTHING.format("NoSuchBucket").encode())
+            self._respond(404, _ERROR.format("NoSuchBucket").encode())
             return
         self.objects[self._key()] = content
-        self._answer(200, ETag='"1"')
+        self._respond(200, ETag='"1"')
 
     def do_HEAD(self) -> None:
         self.do_GET()
@@ -30,34 +30,34 @@ class Handler(BaseHTTPRequestHandler):
         query = parse_qs(urlsplit(self.path).query)
         key = self._key()
         if "list-type" in query:
-            self._answer(200, self._listing(query.get("prefix", [""])[0]))
+            self._respond(200, self._listing(query.get("prefix", [""])[0]))
         elif key not in self.objects:
-            self._answer(404, _NOTHING.format("NoSuchKey").encode())
+            self._respond(404, _ERROR.format("NoSuchKey").encode())
         else:
             content = self.objects[key]
-            status, more = 200, {}
-            if wanted := self.headers.get("Range"):
-                first, _, last = wanted.removeprefix("bytes=").partition("-")
+            status, range_headers = 200, {}
+            if requested := self.headers.get("Range"):
+                first, _, last = requested.removeprefix("bytes=").partition("-")
                 end = min(int(last or len(content)), len(content) - 1)
-                more = {"Content-Range": f"bytes {first}-{end}/{len(content)}"}
+                range_headers = {"Content-Range": f"bytes {first}-{end}/{len(content)}"}
                 status, content = 206, content[int(first) : end + 1]
-            self._answer(status, content, ETag='"1"', **more)
+            self._respond(status, content, ETag='"1"', **range_headers)
 
     def _key(self) -> str:
         return unquote(urlsplit(self.path).path).strip("/")
 
     def _listing(self, prefix: str) -> bytes:
         bucket = self._key()
-        found = [(key.removeprefix(f"{bucket}/"), content) for key, content in sorted(self.objects.items())]
+        objects = [(key.removeprefix(f"{bucket}/"), content) for key, content in sorted(self.objects.items())]
         rows = "".join(
             f"<Contents><Key>{escape(key)}</Key><Size>{len(content)}</Size><ETag>1</ETag>"
             "<LastModified>2026-01-01T00:00:00.000Z</LastModified></Contents>"
-            for key, content in found
+            for key, content in objects
             if key.startswith(prefix)
         )
         return f"<ListBucketResult><IsTruncated>false</IsTruncated>{rows}</ListBucketResult>".encode()
 
-    def _answer(self, status: int, content: bytes = b"", **headers: str) -> None:
+    def _respond(self, status: int, content: bytes = b"", **headers: str) -> None:
         self.send_response(status)
         self.send_header("Content-Length", str(len(content)))
         self.send_header("Last-Modified", "Thu, 01 Jan 2026 00:00:00 GMT")
@@ -72,15 +72,15 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def serving(objects: dict[str, bytes]) -> Iterator[dict[str, str]]:
-    """Serve the objects, `BUCKET/key` to content; gives the variables by which an S3 client finds them."""
+def serve_bucket(objects: dict[str, bytes]) -> Iterator[dict[str, str]]:
+    """Serve the objects, `BUCKET/key` to content; yields the environment variables for an S3 client."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (Handler,), {"objects": objects}))
     threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     try:
         yield {
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}",
-            "AWS_ACCESS_KEY_ID": "anybody",
-            "AWS_SECRET_ACCESS_KEY": "anything",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
             "AWS_REGION": "us-east-1",
             "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required",
         }

@@ -1,6 +1,7 @@
-"""Images of plain colours, which the colour model tells apart, and what was scored of them."""
+"""Single-color images, which the color model classifies, and their scores."""
 
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,28 +10,27 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from image_classifier.package.package import Package
-from image_classifier.scoring.batch_scoring import score_source
-from image_classifier.scoring.summary import Summary
-from image_classifier.settings import Settings
-from tests.conftest import COLOURS
+from image_classifier.scoring.batch_scoring import ScoreRequest, Summary, score_source
+from image_classifier.settings import Settings, pick
+from tests.conftest import COLORS
 
 
-def encoded(colour: str, side: int = 24) -> bytes:
+def encoded(color: str, side: int = 24) -> bytes:
     buffer = io.BytesIO()
-    Image.new("RGB", (side, side), COLOURS[colour]).save(buffer, "PNG")
+    Image.new("RGB", (side, side), COLORS[color]).save(buffer, "PNG")
     return buffer.getvalue()
 
 
-def colours(count: int) -> list[str]:
-    """The names of `count` colours, in turn."""
-    names = list(COLOURS)
+def cycled_colors(count: int) -> list[str]:
+    """The names of the colors, repeated to `count` names."""
+    names = list(COLORS)
     return [names[number % len(names)] for number in range(count)]
 
 
 def write_table(
     path: Path, names: list[str], *, labels: list[str] | None = None, group: int = 64, side: int = 24
 ) -> Path:
-    """A parquet file with an image of each colour that is named."""
+    """A parquet file with an image of each named color."""
     images = {name: encoded(name, side) for name in set(names)}
     columns = {"image": pa.array([images[name] for name in names], pa.binary())}
     if labels is not None:
@@ -40,17 +40,18 @@ def write_table(
     return path
 
 
-def scored(data: Path, package: Path, tmp_path: Path, **settings: Any) -> tuple[Summary, list[str]]:
-    """Score into tmp_path/scores; the summary, and what was reported."""
+def score_into(tmp_path: Path, data: Path, package: Path, to: str = "", **settings: Any) -> tuple[Summary, list[str]]:
+    """Score into `to`, or into tmp_path/scores; returns the summary, and the reported lines."""
     lines: list[str] = []
-    given = {"data": str(data), "to": str(tmp_path / "scores"), "home": tmp_path / "home", **settings}
-    return score_source(Settings(**given), Package.read(package), lines.append), lines
+    request = pick(Settings(home=tmp_path / "home", **settings), ScoreRequest, data=str(data))
+    request = replace(request, to=to or str(tmp_path / "scores"))
+    return score_source(request, Package.read(package), lines.append), lines
 
 
 def rows(folder: Path) -> list[dict[str, Any]]:
-    """What a reader of parquet folders finds, in order."""
-    found: list[dict[str, Any]] = pq.read_table(folder).to_pylist()
-    return found
+    """The rows that a reader of parquet folders finds, in order."""
+    table: list[dict[str, Any]] = pq.read_table(folder).to_pylist()
+    return table
 
 
 def contents(folder: Path) -> dict[str, bytes]:

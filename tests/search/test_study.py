@@ -1,228 +1,178 @@
-"""Trials in a real sqlite storage."""
+"""Studies in memory, with trials that do not train."""
 
-import shutil
-import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import fields
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
+import optuna
 import pytest
+from optuna.storages import InMemoryStorage
 from optuna.trial import TrialState
 
-from image_classifier.errors import TuningError
-from image_classifier.search import study as module
-from image_classifier.search.study import (
-    SPACE,
-    Study,
-    best_recipes,
-    best_trial,
-    default_storage,
-    opened_storage,
-    seconds_spent,
-    study_name,
-)
-from image_classifier.settings import DEFAULTS, RANGES, Recipe
-from image_classifier.training.fit import REPORTS
+from image_classifier.errors import TrainingError
+from image_classifier.search.space import suggest_recipe
+from image_classifier.search.study import FINALISTS, Search
+from image_classifier.settings import Recipe
+from image_classifier.training import REPORT_POINTS, Plan
+from tests.search.options import ended_trial, options_for
+
+pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
-    with opened_storage(default_storage(tmp_path_factory.mktemp("study")), 10) as opened:
-        yield opened
+def storage() -> InMemoryStorage:
+    return InMemoryStorage()
 
 
 @pytest.fixture
-def study(storage, request) -> Study:
-    return Study(storage, request.node.name, prunes=True)
+def search(storage, request) -> Search:
+    return Search(options_for(Path("home"), study=request.node.name), storage)
 
 
-def finish(study: Study, value: float, loss: float = 1.0) -> Recipe:
-    training = study.ask(0)
-    study.complete(training, value, loss=loss, images=100)
-    return training.recipe
+def add(search: Search, value: float, **attributes: Any) -> None:
+    search.study.add_trial(ended_trial(TrialState.COMPLETE, value, **attributes))
 
 
-def test_every_part_of_a_recipe_is_searched_within_its_range_and_around_its_default():
-    assert set(SPACE) == {part.name for part in fields(Recipe)}
-    for name, values in SPACE.items():
-        assert values._contains(values.to_internal_repr(DEFAULTS[name])), name
-        low, high = RANGES[name]
-        ends = getattr(values, "choices", None) or (values.low, values.high)  # type: ignore[attr-defined]
-        assert low <= min(ends) < max(ends) <= high, name
+def test_the_default_recipe_is_the_first_trial(search):
+    search.enqueue_default()
+    search.enqueue_default()
+    recipes = [suggest_recipe(search.study.ask()) for _ in range(2)]
+    assert recipes[0] == Recipe()
+    assert recipes[1] != Recipe()
 
 
-def test_the_default_is_the_first_trial_and_only_once(study):
-    study.begin_with_default()
-    study.begin_with_default()
-    first, second = study.ask(0), study.ask(0)
-    assert (first.number, first.recipe) == (0, Recipe())
-    assert second.recipe != Recipe()
+def test_a_trial_in_the_lowest_quarter_is_pruned_after_a_third(search):
+    def prunes(trial: optuna.Trial, value: float) -> list[bool]:
+        pruned = []
+        for step in range(1, REPORT_POINTS + 1):
+            trial.report(value, step)
+            pruned.append(trial.should_prune())
+        return pruned
 
-
-def test_what_is_tried_is_what_its_text_says(study):
-    for _ in range(12):
-        recipe = study.ask(0).recipe
-        assert Recipe.parse(str(recipe)) == recipe
-
-
-def test_a_search_that_goes_on_does_not_draw_the_same_again(storage, study):
-    drawn = {str(study.ask(0).recipe) for _ in range(3)}
-    again = Study(storage, study.name, prunes=True)
-    drawn |= {str(again.ask(0).recipe) for _ in range(3)}
-    assert len(drawn) == 6
-
-
-def test_a_trial_below_the_lowest_quarter_ends_early_but_not_before_a_third(study):
     for value in (0.6, 0.7, 0.8, 0.9, 1.0):
-        training = study.ask(0)
-        assert not any(study.report(training, value, step) for step in range(1, REPORTS + 1))
-        study.complete(training, value, loss=1.0, images=100)
-    middling = study.ask(0)
-    assert not any(study.report(middling, 0.75, step) for step in range(1, REPORTS + 1))
-    bad = study.ask(0)
-    early = [study.report(bad, 0.65, step) for step in range(1, REPORTS + 1)]
-    assert not any(early[: REPORTS // 3 - 1])
-    assert early[REPORTS // 3 - 1]
-    assert not early[-1]
-    study.prune(bad)
-    assert study.trials()[-1].state == TrialState.PRUNED
+        trial = search.study.ask()
+        assert not any(prunes(trial, value))
+        search.study.tell(trial, value)
+    assert not any(prunes(search.study.ask(), 0.75))
+    early = prunes(search.study.ask(), 0.65)
+    assert early.index(True) == REPORT_POINTS // 3 - 1
 
 
-def test_an_abandoned_trial_is_given_up_and_tried_again(study, monkeypatch):
-    study.begin_with_default()
-    abandoned, alive = study.ask(0), study.ask(0)
-    study.give_up_abandoned()
-    assert len(study.running()) == 2
-    monkeypatch.setattr(module, "GRACE_SECONDS", 0.2)
-    time.sleep(0.3)
-    study.show_life(alive)
-    study.give_up_abandoned()
-    assert [trial.number for trial in study.running()] == [alive.number]
-    assert study.trials()[0].state == TrialState.FAIL
-    assert study.failed() == set()
-    again = study.ask(0)
-    assert (again.recipe, again.number) == (abandoned.recipe, 2)
+def test_time_counts_once_for_simultaneous_trials(search):
+    add(search, 0.5, start=0, seconds=10)
+    add(search, 0.5, start=5, seconds=10)
+    search.study.add_trial(ended_trial(TrialState.PRUNED, 0.5, start=12, seconds=1))
+    search.study.add_trial(ended_trial(TrialState.FAIL, start=20, seconds=5, reason="the loss became nan"))
+    add(search, 0.5, start=30, seconds=4, seed=1)
+    assert search.seconds_spent() == 15 + 5 + 4
 
 
-def test_what_is_abandoned_again_and_again_is_not_tried_for_ever(study):
-    recipe = study.ask(0).recipe
-    for number in range(3):
-        (running,) = study.running()
-        assert running.user_attrs["recipe"] == str(recipe), number
-        study.abandon(module.Training(running, recipe, 0, 0.0))  # type: ignore[arg-type]
-        next_one = study.ask(0).recipe
-    assert next_one != recipe
+def test_time_of_a_trial_that_is_running_or_was_given_up_does_not_count(search):
+    search.study.ask()
+    search.study.add_trial(ended_trial(TrialState.FAIL, start=0, seconds=100))
+    assert search.seconds_spent() == 0
 
 
-def test_a_trial_that_others_gave_up_stays_so(study):
-    training = study.ask(0)
-    study.abandon(training)
-    study.complete(training, 0.9, loss=1.0, images=100)
-    assert study.trials()[0].state == TrialState.FAIL
-
-
-def test_a_trial_that_failed_says_why_and_is_not_tried_again(study):
-    training = study.ask(0)
-    study.fail(training, "the loss became nan")
-    assert study.trials()[0].user_attrs["reason"] == "the loss became nan"
-    assert study.failed() == {str(training.recipe)}
-    assert study.ask(0).recipe != training.recipe
-
-
-def test_the_best_are_those_of_the_highest_accuracy_then_of_the_lowest_loss(study):
-    study.begin_with_default()
-    finish(study, 0.99)
-    third, first, second = finish(study, 0.8), finish(study, 0.9, 0.1), finish(study, 0.9, 0.2)
-    assert best_recipes(study.trials(), 3) == [first, second, third]
-    best = best_trial(study.trials())
-    assert best is not None
-    assert best.number == 0
-
-
-def test_trainings_on_fresh_seeds_are_found_by_recipe_and_seed(storage, request):
-    fresh = Study(storage, request.node.name, prunes=False)
-    recipe = Recipe(width=2.0)
-    done, failed, running = (fresh.ask_for(recipe, seed) for seed in (1, 2, 3))
-    fresh.complete(done, 0.75, loss=1.0, images=200)
-    fresh.fail(failed, "why")
-    assert fresh.results() == {("width=2", 1): 0.75}
-    assert fresh.begun() == {("width=2", 1), ("width=2", 2), ("width=2", 3)}
-    fresh.abandon(running)
-    assert fresh.begun() == {("width=2", 1), ("width=2", 2)}
-    assert fresh.images() == 200
-
-
-def test_time_is_counted_once_for_trials_side_by_side(study):
-    first = study.ask(0)
-    second = study.ask(0)
-    time.sleep(0.3)
-    study.complete(first, 0.5, loss=1.0, images=100)
-    study.prune(second)
-    study.ask(0)  # not over, not counted
-    assert 0.3 <= seconds_spent(study.trials()) < 0.6
-
-
-def test_importances_need_trials_that_differ(study):
-    for _ in range(2 * len(SPACE)):
-        finish(study, 0.5)
-    assert study.importances() == {}
-    for number in range(2 * len(SPACE)):
-        finish(study, 0.5 + number / 100)
-    assert set(study.importances()) == set(SPACE)
-    assert sum(study.importances().values()) == pytest.approx(1)
-
-
-def test_other_data_or_another_model_is_another_study():
-    names = {study_name(name, fingerprint) for name in ("a", "b") for fingerprint in ("1", "2")}
-    assert len(names) == 4
+def test_the_ranking_is_by_accuracy_and_then_by_loss_and_has_no_fresh_seed(search):
+    add(search, 1.0, recipe="")
+    add(search, 0.8, recipe="width=0.5")
+    add(search, 0.9, recipe="width=1", loss=0.2)
+    add(search, 0.9, recipe="width=2", loss=0.1)
+    add(search, 1.0, recipe="width=0.5", seed=1)
+    assert [trial.user_attrs["recipe"] for trial in search.ranking()] == ["", "width=2", "width=1", "width=0.5"]
 
 
 @pytest.mark.parametrize(
-    ("address", "expected"),
-    [
-        ("tuning", "is no address of a database"),
-        ("sqlite:///{folder}/file/tuning.db", "cannot be opened"),
-        ("dbase://host/tuning", "there is no such kind of database"),
-        ("mysql://user:secret@host/tuning", "needs a driver that is not installed: No module named"),
-        ("postgresql://user:secret@127.0.0.1:9/tuning", "user:***@127.0.0.1:9/tuning cannot be opened"),
-    ],
+    ("tune_budget", "recipes", "seeds"), [(60.0, FINALISTS, 10), (40.0, FINALISTS, 5), (30.0, 2, 3), (26.0, 1, 3)]
 )
-def test_a_storage_that_cannot_be_opened_is_named_without_its_password(tmp_path, address, expected):
-    (tmp_path / "file").touch()
-    with pytest.raises(TuningError) as raised, opened_storage(address.format(folder=tmp_path), 2):
-        pass
-    assert expected in str(raised.value)
-    assert "secret" not in str(raised.value)
-    assert "\n" not in str(raised.value)
+def test_finalists_and_fresh_seeds_are_as_many_as_there_is_time_for(storage, tune_budget, recipes, seeds):
+    options = options_for(Path("home"), study=f"finalists {tune_budget}", tune_budget=tune_budget)
+    search = Search(options, storage)
+    for second in range(20):
+        add(search, second / 20, recipe=f"width={second % 4}", start=second, seconds=1)
+    search.enqueue_finalists()
+    waiting = search.trials(TrialState.WAITING)
+    pairs = [(trial.user_attrs["seed"], trial.user_attrs["recipe"]) for trial in waiting]
+    assert len(pairs) == len(set(pairs)) == seeds * (recipes + 1)
+    assert {recipe for _, recipe in pairs} == {"", *["width=3", "width=2", "width=1"][:recipes]}
+    assert {seed for seed, _ in pairs} == set(range(1, seeds + 1))
+    assert search.finalists == ["width=3", "width=2", "width=1"][:recipes]
+    assert asdict(suggest_recipe(search.study.ask())) == asdict(Recipe())
 
 
-def test_a_storage_of_another_version_of_optuna_is_refused(tmp_path):
-    address = default_storage(tmp_path)
-    with opened_storage(address, 2):
-        pass
-    with closing(sqlite3.connect(tmp_path / "tuning.db")) as connection, connection:
-        connection.execute("UPDATE alembic_version SET version_num = 'v9.9.9.a'")
-    with pytest.raises(TuningError, match="is of another version of Optuna"), opened_storage(address, 2):
-        pass
+def test_another_machine_enqueues_no_finalist_again(search):
+    for second in range(20):
+        add(search, second / 20, recipe=f"width={second % 4}", start=second, seconds=1)
+    search.enqueue_finalists()
+    waiting = len(search.trials(TrialState.WAITING))
+    search.enqueue_finalists()
+    assert len(search.trials(TrialState.WAITING)) == waiting > 0
 
 
-def test_the_database_of_another_program_is_refused(tmp_path, empty_database):
-    shutil.copy(empty_database, tmp_path / "tuning.db")
-    with (
-        pytest.raises(TuningError, match="or of another program"),
-        opened_storage(default_storage(tmp_path), 2),
-    ):
-        pass
+def test_a_trial_without_a_heartbeat_is_given_up_after_the_longest_training(storage):
+    plan = Plan(0.1, 0, 0.1, Recipe(), threads=1)
+    search = Search(options_for(Path("home"), study="no heartbeat", plan=plan, grace=0), storage)
+    search.study.ask()
+    search.settle()
+    assert [trial.state for trial in search.trials()] == [TrialState.FAIL]
+    assert search.ended_trials() == []
 
 
-def test_a_storage_that_fails_later_is_an_error_in_words(tmp_path):
-    address = default_storage(tmp_path)
-    with (
-        pytest.raises(TuningError, match="failed: .* goes on where it was"),
-        opened_storage(address, 1) as opened,
-    ):
-        study = Study(opened, "a", prunes=True)
-        with closing(sqlite3.connect(tmp_path / "tuning.db")) as connection, connection:
-            connection.execute("DROP TABLE trials")
-        study.ask(0)
+def test_without_a_completed_trial_no_finalist_is_enqueued(search):
+    search.enqueue_finalists()
+    assert search.trials() == []
+    assert not search.has_work()
+
+
+def test_a_larger_budget_chooses_finalists_again(search, storage):
+    search.enqueue_finalists()
+    longer = Search(options_for(Path("home"), study=search.options.study, tune_budget=120.0), storage)
+    assert longer.finalists is None
+    assert longer.has_work()
+
+
+def test_an_unexpected_error_of_an_objective_ends_the_search(search):
+    def fail(trial: optuna.Trial) -> float:
+        raise ValueError("not a number")
+
+    with pytest.raises(ValueError, match="not a number"):
+        search.optimize(fail)
+    assert search.ended_trials() == []
+
+
+def test_processes_share_the_trials_and_end_in_time(storage):
+    plan = Plan(0.05, 0, 0.1, Recipe(), threads=1)
+    options = options_for(Path("home"), study="processes", plan=plan, tune_budget=1.5, tune_workers=2)
+    order: list[tuple[str, int]] = []
+
+    def objective(trial: optuna.Trial) -> float:
+        recipe, seed = suggest_recipe(trial), trial.user_attrs.get("seed", 0)
+        for name, value in {"recipe": str(recipe), "seed": seed, "loss": 1.0, "images": 100}.items():
+            trial.set_user_attr(name, value)
+        order.append((str(recipe), seed))
+        time.sleep(0.05)
+        if seed == 0 and len(order) == 2:
+            trial.set_user_attr("reason", "the loss became nan")
+            raise TrainingError("the loss became nan")
+        return 0.5
+
+    def work() -> None:
+        with ThreadPoolExecutor() as threads:
+            for future in [threads.submit(Search(options, storage).optimize, objective) for _ in range(2)]:
+                future.result()
+
+    search = Search(options, storage)
+    search.enqueue_default()
+    work()
+    assert order[0] == ("", 0)
+    assert {seed for _, seed in order} == {0}
+    assert search.seconds_spent() < options.tune_budget
+    searched = len(order)
+    search.enqueue_finalists()
+    work()
+    fresh = order[searched:]
+    assert len(fresh) == len(set(fresh)) >= 2
+    assert set(fresh[:2]) >= {("", 1)}
+    assert not search.has_work()

@@ -1,4 +1,4 @@
-"""A real server in a process of its own."""
+"""A real server in a subprocess."""
 
 import http.client
 import io
@@ -17,16 +17,17 @@ from typing import Any, NamedTuple
 from PIL import Image
 
 START_SECONDS = 60
+REQUEST_SECONDS = 30
 
 
 def large_png() -> bytes:
-    """A white image that takes the better part of a second to decode."""
+    """A white image that takes most of a second to decode."""
     buffer = io.BytesIO()
     Image.new("RGB", (6000, 6000), "white").save(buffer, "PNG")
     return buffer.getvalue()
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     status: int
     headers: http.client.HTTPMessage
     body: bytes
@@ -37,7 +38,7 @@ class Answer(NamedTuple):
 
 
 class Server:
-    """What a test needs of a running server."""
+    """A running server, its log, and requests to it."""
 
     def __init__(self, process: subprocess.Popen[bytes], log: Path) -> None:
         self.process, self.log = process, log
@@ -50,34 +51,46 @@ class Server:
     def port(self) -> int:
         return int(self.address.rsplit(":", 1)[1])
 
-    def wait_until_ready(self, workers: int) -> None:
+    @property
+    def workers(self) -> list[int]:
+        """Process IDs of the workers that have become ready."""
+        return [int(process) for process in re.findall(r"process=(\d+) event=ready", self.log.read_text())]
+
+    def wait_until_ready(self, workers: int = 1) -> None:
         deadline = time.monotonic() + START_SECONDS
-        while self.log.read_text().count("event=ready") < workers:
+        while len(self.workers) < workers:
             assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < deadline, self.log.read_text()
             time.sleep(0.02)
 
-    def connect(self) -> http.client.HTTPConnection:
-        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+    def connect(self, timeout: float = REQUEST_SECONDS) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=timeout)
 
-    def ask(self, method: str, path: str, body: Any = None, **headers: str) -> Answer:
-        connection = self.connect()
+    def request(
+        self, method: str, path: str, body: Any = None, *, timeout: float = REQUEST_SECONDS, **headers: str
+    ) -> Response:
+        """Send a request on a new connection; raises TimeoutError."""
+        connection = self.connect(timeout)
         try:
             chunked = not isinstance(body, bytes | type(None))
             named = {name.replace("_", "-"): value for name, value in headers.items()}
             connection.request(method, path, body, named, encode_chunked=chunked)
             response = connection.getresponse()
-            return Answer(response.status, response.headers, response.read())
+            return Response(response.status, response.headers, response.read())
         finally:
             connection.close()
 
-    def stop(self) -> int:
+    def model_name(self) -> str:
+        return self.request("GET", "/v1/models").json["models"][0]
+
+    def stop(self, timeout: float = 30) -> int:
+        """Stop it with SIGTERM; returns the exit status, raises TimeoutExpired."""
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(30)
+        return self.process.wait(timeout)
 
 
 def start(folder: Path, log: Path, *options: str) -> Server:
-    """Start the command a user starts, on a free port; its output goes to `log`."""
+    """Start `image-classifier serve` on a free port, with its output in `log`."""
     command = [sys.executable, "-m", "image_classifier.cli", "serve", "--model", str(folder), "--port", "0"]
     with log.open("wb") as output:
         return Server(subprocess.Popen([*command, *options], stdout=output, stderr=output), log)
@@ -85,12 +98,13 @@ def start(folder: Path, log: Path, *options: str) -> Server:
 
 @contextmanager
 def running(folder: Path, log: Path, *options: str, workers: int = 1) -> Iterator[Server]:
+    """A server that is ready, killed at the end of the block if it still runs."""
     server = start(folder, log, "--workers", str(workers), *options)
     try:
         server.wait_until_ready(workers)
         yield server
     finally:
         if server.process.poll() is None:
-            # Its workers see that it is gone, and end.
+            # Its workers notice that the parent has gone, and end.
             os.kill(server.process.pid, signal.SIGKILL)
             server.process.wait()

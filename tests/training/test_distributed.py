@@ -1,109 +1,126 @@
-"""Two real processes on this machine, started by torchrun."""
+"""Two real processes on this machine."""
 
 import os
-import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from image_classifier.errors import TrainingError
-from image_classifier.package.package import Package
-from image_classifier.steps.local_server import free_port
+from image_classifier.settings import Seconds, Settings
+from image_classifier.steps.train import train
+from image_classifier.training.distributed import SINGLE_PROCESS, join_group, local_processes
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-TRAIN = ["--module", "image_classifier.cli", "train", "--name", "together"]
 
 
-def test_a_process_that_nobody_started_with_others_is_alone():
-    from image_classifier.training.distributed import ALONE, joined
-
-    with joined({}) as group:
-        assert group is ALONE
-    assert ALONE.of_first("mine") == "mine"
-    assert (ALONE.threads(2), ALONE.number_of_first(2.5)) == (2, 2.5)
+def test_without_torchrun_s_variables_a_process_trains_alone():
+    with join_group({}) as group:
+        assert group is SINGLE_PROCESS
+    assert group.broadcast("value") == "value"
+    assert (group.threads(2), group.broadcast_number(2.5)) == (2, 2.5)
 
 
-def test_two_processes_share_a_batch_and_average_its_gradient(tmp_path):
-    script = tmp_path / "together.py"
+@pytest.mark.slow
+def test_two_processes_of_torchrun_average_gradients_and_train_one_model(tmp_path):
+    script = tmp_path / "worker.py"
     script.write_text("""
 import os
 import sys
+from dataclasses import replace
 import torch
-from image_classifier.training.distributed import joined
+from image_classifier.training.distributed import join_group
+from image_classifier.training.loop import fit_worker
+from tests.training.samples import plan, stripes, train
 
 images = torch.arange(12.0).view(6, 2)
-with joined(os.environ) as group:
+with join_group(os.environ) as group:
     torch.manual_seed(group.rank)
     network = torch.nn.Linear(2, 1, bias=False)
-    together = group.averaging(network)
-    (together(group.share(images)) ** 2).mean().backward()
+    parallel = group.data_parallel(network)
+    (parallel(group.shard(images)) ** 2).mean().backward()
     whole = torch.nn.Linear(2, 1, bias=False)
     whole.weight.data.copy_(network.weight.data)
     (whole(images) ** 2).mean().backward()
     torch.testing.assert_close(network.weight.grad, whole.weight.grad)
-    word = group.of_first({"rank": group.rank})
-    found = [group.rank, group.size, group.threads(4), word["rank"], group.number_of_first(group.rank + 0.5)]
+    value = group.broadcast({"rank": group.rank})
+    found = [group.rank, group.size, group.threads(4), value["rank"], group.broadcast_number(group.rank + 0.5)]
+    shared_plan = replace(plan(group=group), threads=1)
+    if group.is_first:
+        trained = train(stripes(8), shared_plan, steps=20)
+        found += [trained.parameters["processes"], trained.validation_accuracy > 0.9]
+    else:
+        fit_worker(stripes(8), shared_plan)
     with open(f"{sys.argv[1]}/{group.rank}", "w") as file:
         print(*found, file=file)
 """)
     run = subprocess.run(
-        [*TORCHRUN, script, tmp_path], capture_output=True, text=True, timeout=120, check=False
+        [*TORCHRUN, script, tmp_path],
+        env={**os.environ, "PYTHONPATH": str(Path.cwd())},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
     )
     assert run.returncode == 0, run.stderr
-    assert [(tmp_path / rank).read_text() for rank in "01"] == ["0 2 2 0 0.5\n", "1 2 2 0 0.5\n"]
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["0 2 2 0 0.5 2 True\n", "1 2 2 0 0.5\n"]
 
 
-def test_two_processes_train_one_model_and_find_it_again(tmp_path):
-    command = [*TORCHRUN, *TRAIN, "--home", str(tmp_path), "--budget", "4s"]
-    first = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert first.returncode == 0, first.stderr
-    assert len(re.findall("^trained for", first.stdout, re.MULTILINE)) == 1
-    package = Package.read(tmp_path / "work/package")
-    assert package.provenance["validation_accuracy"] > 0.9
+@pytest.mark.slow
+def test_the_step_trains_one_model_in_two_processes_and_finds_it_again(empty_database, tmp_path):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    settings = replace(Settings(), home=tmp_path, budget=Seconds(1.0), training_processes=2)
+    reports: list[str] = []
+    package = train(settings, reports.append)
+    assert [" in 2 processes: validation accuracy" in line for line in reports if "trained for" in line] == [True]
     assert package.provenance["parameters"]["processes"] == 2
-    again = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert (again.returncode, "trained before" in again.stdout) == (0, True), again.stderr
+    reports.clear()
+    assert train(settings, reports.append) == package
+    assert any("already trained" in line for line in reports)
 
 
-def test_a_process_whose_fellow_is_killed_ends_with_the_reason(tmp_path):
-    environment = {
-        **os.environ,
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
-    }
-    command = [sys.executable, "-m", "image_classifier.cli", "train", "--home", tmp_path, "--budget", "60s"]
-    processes = [
-        subprocess.Popen(
-            command, env={**environment, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True, cwd=tmp_path
-        )
-        for rank in (0, 1)
-    ]
-    try:
-        deadline = time.monotonic() + 60
-        while not list(Path(tmp_path).glob("work/checkpoint/*/state.safetensors")):
-            assert time.monotonic() < deadline
-            assert processes[0].poll() is None
-            time.sleep(0.1)
-        processes[1].send_signal(signal.SIGKILL)
-        _, said = processes[0].communicate(timeout=60)
-    finally:
-        for process in processes:
-            process.kill()
-            process.wait()
-    assert processes[0].returncode == 1
-    assert "one of the 2 processes of this training at 127.0.0.1 has ended, and its log tells why" in said
-    assert "Traceback" not in said
+@pytest.mark.slow
+def test_a_process_that_dies_ends_the_training_with_a_reason(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text("""
+import os
+import signal
+from image_classifier.training.distributed import join_group
+
+with join_group(os.environ) as group:
+    group.broadcast_number(0.0)
+    os.kill(os.getpid(), signal.SIGKILL)
+""")
+    message = "another of the 2 training processes at 127.0.0.1 ended early; see its log for the reason"
+    with (
+        pytest.raises(TrainingError, match=message),
+        local_processes([sys.executable, str(script)], {}, processes=2) as environment,
+        join_group(environment) as group,
+    ):
+        while True:
+            group.broadcast_number(1.0)
 
 
-def test_more_processes_than_images_of_a_step_are_refused():
-    from image_classifier.training.distributed import Group
-    from tests.training.test_fit import stripes, train
+@pytest.mark.slow
+def test_local_processes_do_not_outlive_a_failure_of_the_first(tmp_path):
+    code = "import os, pathlib, sys, time; pathlib.Path(sys.argv[1], str(os.getpid())).touch(); time.sleep(60)"
 
-    with pytest.raises(TrainingError, match="500 processes are more than the 32 images of a step"):
-        train(stripes(8), 1.0, group=Group(rank=0, size=500, local_size=1))
+    class FirstFailedError(Exception):
+        pass
+
+    with (
+        pytest.raises(FirstFailedError),
+        local_processes([sys.executable, "-c", code, str(tmp_path)], {}, processes=3) as environment,
+    ):
+        assert environment["RANK"] == "0"
+        while len(list(tmp_path.iterdir())) < 2:
+            time.sleep(0.01)
+        raise FirstFailedError
+    for file in tmp_path.iterdir():
+        with pytest.raises(ProcessLookupError):
+            os.kill(int(file.name), signal.SIG_DFL)

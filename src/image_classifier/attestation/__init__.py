@@ -1,6 +1,6 @@
-"""Attestations of a model: signature, SLSA provenance and bills of materials.
+"""Attestations of a registered model: signature, SLSA provenance and bill of materials, in standard formats.
 
-Everything is written beside the registered model in a standard form that other tools verify.
+Reads the model package, its evaluation and the names of a version's files. Knows neither MLflow nor the settings.
 """
 
 import lazy_loader

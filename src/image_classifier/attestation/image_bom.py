@@ -1,7 +1,7 @@
-"""The bill of materials of a container image: the Python packages and the Debian packages in it, as CycloneDX.
+"""Bill of materials of a container image: its Python and Debian packages, in CycloneDX format.
 
-Run by the Dockerfile in the image itself, by an interpreter of a virtual environment, with the project's pyproject.toml
-beside this file: `python image_bom.py`. It imports nothing of the project, which is not installed there.
+The Dockerfile runs this file as a script in the image, `python image_bom.py`, from a separate virtual environment with
+the project's pyproject.toml in the same folder. The project is not installed there, so nothing of it may be imported.
 """
 
 import json
@@ -16,17 +16,20 @@ from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-PLACE = Path("/usr/share/sbom/image.cdx.json")
-"""Where an image has its own bill."""
-_DEBIAN_FORMAT = "${Package}\\t${Version}\\t${Architecture}\\t${source:Package}\\n"
+BILL_PATH = Path("/usr/share/sbom/image.cdx.json")
+"""Path of the bill in an image."""
+_DPKG_FORMAT = "${Package}\\t${Version}\\t${Architecture}\\t${source:Package}\\n"
 
 
 def image_bom(python: Path, pyproject: Path) -> str:
-    """The bill, CycloneDX 1.6 as JSON, of an image whose application `pyproject` describes and `python` runs."""
-    # Its validation takes a minute, for what a test validates.
+    """The bill of the running image, CycloneDX 1.6 as JSON.
+
+    `python` is the interpreter whose packages are listed, `pyproject` describes the application.
+    """
+    # Validation would take a minute in every build; a test validates instead.
     command = [sys.executable, "-m", "cyclonedx_py", "environment", "--spec-version", "1.6", "--no-validate"]
-    described = ["--pyproject", str(pyproject), "--mc-type", "application", "--output-reproducible"]
-    done = subprocess.run([*command, *described, str(python)], capture_output=True, text=True)
+    options = ["--pyproject", str(pyproject), "--mc-type", "application", "--output-reproducible"]
+    done = subprocess.run([*command, *options, str(python)], capture_output=True, text=True)
     if done.returncode:
         raise SystemExit(done.stderr)
     bill = json.loads(done.stdout)
@@ -38,19 +41,15 @@ def image_bom(python: Path, pyproject: Path) -> str:
 def _debian_packages() -> Iterator[Component]:
     release = platform.freedesktop_os_release()
     distribution = f"{release['ID']}-{release.get('VERSION_ID', '')}"
-    listed = subprocess.run(
-        ["dpkg-query", "--show", f"--showformat={_DEBIAN_FORMAT}"], check=True, capture_output=True, text=True
-    )
-    for line in listed.stdout.splitlines():
+    command = ["dpkg-query", "--show", f"--showformat={_DPKG_FORMAT}"]
+    for line in subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines():
         name, version, architecture, source = line.split("\t")
         qualifiers = {"arch": architecture, "distro": distribution, "upstream": source}
         url = PackageURL("deb", release["ID"], name, version, qualifiers)
-        yield Component(
-            name=name, version=version, type=ComponentType.LIBRARY, purl=url, bom_ref=url.to_string()
-        )
+        yield Component(name=name, version=version, type=ComponentType.LIBRARY, purl=url, bom_ref=url.to_string())
 
 
 if __name__ == "__main__":
-    PLACE.parent.mkdir(parents=True, exist_ok=True)
+    BILL_PATH.parent.mkdir(parents=True, exist_ok=True)
     python = Path(sys.base_prefix) / "bin" / "python3"
-    PLACE.write_text(image_bom(python, Path(__file__).with_name("pyproject.toml")), encoding="utf-8")
+    BILL_PATH.write_text(image_bom(python, Path(__file__).with_name("pyproject.toml")), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""The bill of materials of a model, as CycloneDX has it for machine learning (https://cyclonedx.org/capabilities/mlbom)."""
+"""Bill of materials of a model, in CycloneDX format for machine learning (https://cyclonedx.org/capabilities/mlbom)."""
 
 import importlib.metadata
 import json
@@ -16,38 +16,37 @@ from image_classifier.evaluation import Evaluation
 from image_classifier.package import INPUT, OUTPUT, Package
 
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "pillow", "torch")
-"""What decides what the model answers: what it was trained, exported and tried with."""
+"""Libraries that train, export and run the model, and so affect its predictions."""
 _DATA = "data"
 
 
-def model_bom(package: Package, files: Mapping[str, str], evaluation: Evaluation, *, name: str) -> str:
-    """The bill, CycloneDX 1.6 as JSON: the model, its files (path to SHA-256), its data, figures and libraries."""
-    known = package.provenance
+def model_bom(package: Package, digests: Mapping[str, str], evaluation: Evaluation, *, name: str) -> str:
+    """The bill, CycloneDX 1.6 as JSON: the model, its files, data set, metrics and libraries.
+
+    `digests` has the SHA-256 of each file by its path; `name` is that of the registered model.
+    """
+    provenance = package.provenance
     model = Component(
         name=name,
         version=package.digest[:12],
         type=ComponentType.MACHINE_LEARNING_MODEL,
         bom_ref="model",
-        hashes=[_sha256(files["model.onnx"])],
-        components=[_file(path, digest) for path, digest in files.items()],
+        hashes=[_sha256(digests["model.onnx"])],
+        components=[_file(path, digest) for path, digest in digests.items()],
         properties=[
-            Property(name=f"image-classifier:{key}", value=str(known[key]))
+            Property(name=f"image-classifier:{key}", value=str(provenance[key]))
             for key in ("source_revision", "code_digest", "fingerprint", "run_id")
-            if key in known
+            if key in provenance
         ],
     )
-    data = Component(
-        name=str(known.get("data_source", "unknown")),
-        type=ComponentType.DATA,
-        bom_ref=_DATA,
-        hashes=[_sha256(known["data_digest"])],
-    )
+    source, digest = str(provenance.get("data_source", "unknown")), _sha256(provenance["data_digest"])
+    data = Component(name=source, type=ComponentType.DATA, bom_ref=_DATA, hashes=[digest])
     libraries = [_library(library) for library in LIBRARIES]
     bom = Bom(components=[data, *libraries])
     bom.metadata.component = model
     bom.register_dependency(model, [data, *libraries])
     content = json.loads(JsonV1Dot6(bom).output_as_string())
-    # The library has no model card with data sets yet.
+    # cyclonedx-python-lib does not support model cards yet.
     content["metadata"]["component"]["modelCard"] = _model_card(package, evaluation)
     return json.dumps(content, indent=1) + "\n"
 
@@ -62,7 +61,7 @@ def _file(path: str, digest: str) -> Component:
 
 def _library(name: str) -> Component:
     version = importlib.metadata.version(name)
-    declared = importlib.metadata.metadata(name).json.get("license_expression")
+    license_expression = importlib.metadata.metadata(name).json.get("license_expression")
     url = PackageURL("pypi", name=name, version=version)
     return Component(
         name=name,
@@ -70,7 +69,7 @@ def _library(name: str) -> Component:
         type=ComponentType.LIBRARY,
         bom_ref=url.to_string(),
         purl=url,
-        licenses=[LicenseFactory().make_from_string(str(declared))] if declared else [],
+        licenses=[LicenseFactory().make_from_string(str(license_expression))] if license_expression else [],
     )
 
 
@@ -85,13 +84,11 @@ def _model_card(package: Package, evaluation: Evaluation) -> dict[str, Any]:
             "inputs": [{"format": f"{INPUT}: uint8 [N, {size}, {size}, 3]"}],
             "outputs": [{"format": f"{OUTPUT}: float32 [N, {classes}]: {', '.join(package.classes)}"}],
         },
-        "quantitativeAnalysis": {
-            "performanceMetrics": [_metric(*item) for item in evaluation.metrics.items()]
-        },
+        "quantitativeAnalysis": {"performanceMetrics": [_metric(*item) for item in evaluation.metrics.items()]},
     }
 
 
 def _metric(name: str, value: float) -> dict[str, str]:
-    """A figure; what follows a slash in its name says which images it is of."""
+    """A metric; the part of its name after a slash is the slice of the images."""
     kind, _, part = name.partition("/")
     return {"type": kind, "value": f"{value:.6g}", **({"slice": part} if part else {})}

@@ -3,6 +3,6 @@
 Thin: it parses options, calls a step, and prints what the step reports.
 """
 
-from image_classifier.cli.app import main
+from image_classifier.cli.command import main
 
 __all__ = ["main"]

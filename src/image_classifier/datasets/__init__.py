@@ -1,6 +1,6 @@
-"""Data sets: one module a format, prepared into memory-mapped arrays with a training and a test part.
+"""Data sets: one module per format, prepared into memory-mapped arrays with a training and a test part.
 
-Reads and decodes images with `images`; knows nothing of training.
+Decodes images with `images`; knows nothing of training or models.
 """
 
 import lazy_loader

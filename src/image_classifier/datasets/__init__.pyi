@@ -1,22 +1,11 @@
 from .cache import Cache as Cache
-from .dataset import ORIGINAL_FORMATS as ORIGINAL_FORMATS
-from .dataset import Dataset as Dataset
-from .dataset import DatasetPart as DatasetPart
-from .decoding import IN_PROCESS as IN_PROCESS
-from .fetch import file_system as file_system
-from .fetch import is_remote as is_remote
-from .fetch import without_credentials as without_credentials
-from .formats import locate as locate
+from .dataset import ORIGINAL_FORMATS as ORIGINAL_FORMATS, Dataset as Dataset, DatasetPart as DatasetPart
 from .formats import read_source as read_source
-from .formats import stamps_of as stamps_of
-from .image_source import NO_CLASS as NO_CLASS
-from .image_source import ImageSource as ImageSource
-from .image_source import Item as Item
-from .image_source import Shard as Shard
-from .image_source import counted as counted
-from .image_source import listed as listed
-from .preparation import prepare as prepare
-from .public_datasets import KNOWN as KNOWN
-from .public_datasets import describe as describe
-from .shard_decoding import decode_item as decode_item
+from .image_source import UNLABELED as UNLABELED, ImageSource as ImageSource, Shard as Shard, StoredImage as StoredImage
+from .location import file_stamps as file_stamps, locate as locate
+from .parallel_decoding import MAX_IN_PROCESS_BYTES as MAX_IN_PROCESS_BYTES
+from .preparation import DataRequest as DataRequest, prepare as prepare
+from .public_datasets import PUBLIC_DATASETS as PUBLIC_DATASETS, apply_metadata as apply_metadata
+from .remote_files import file_system as file_system, is_remote as is_remote, without_credentials as without_credentials
+from .shard_decoding import decode_stored_image as decode_stored_image
 from .split import split_validation as split_validation

@@ -1,34 +1,32 @@
-"""Zip and tar archives: members are streamed into one nameless file, never unpacked to paths of theirs."""
+"""Data format: zip and tar archives. Members are streamed into one file, never extracted to paths of their own."""
 
 import lzma
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
-from image_classifier.datasets.folder import FILES_A_SHARD, arrange, is_image, is_litter
-from image_classifier.datasets.image_source import ImageSource, Ranges
+from image_classifier.datasets.folder import FILES_PER_SHARD, is_image, is_system_file, parse_layout
+from image_classifier.datasets.image_source import ByteRangeShard, ImageSource
 from image_classifier.errors import DataError
 
-LARGEST_RATIO = 200
-"""Unpacked bytes for one packed byte; images hardly shrink, a bomb grows a thousandfold."""
-_RATIO_COUNTS_FROM = 2**24
-_CHUNK = 2**20
-_TAR_BLOCK = 512
-_BROKEN = (
-    *(zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError),
-    *(EOFError, RuntimeError, OSError, ValueError),
-)
+MAX_COMPRESSION_RATIO = 200
+"""Images hardly compress; a decompression bomb has a ratio of 1,000."""
+_RATIO_CHECKED_FROM_BYTES = 2**24
+_CHUNK_BYTES = 2**20
+_TAR_BLOCK_BYTES = 512
+_FORMAT_ERRORS = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError)
+_READ_ERRORS = (*_FORMAT_ERRORS, EOFError, RuntimeError, OSError, ValueError)
 
 
 @dataclass(frozen=True)
 class Member:
-    """A file of an archive; `offset` and `size` say where its bytes lie in the spool, size 0 if not kept."""
+    """A file of an archive, with offset and size of its bytes in the spool file; size 0 if it was not kept."""
 
     name: str
     offset: int
@@ -42,8 +40,8 @@ def is_archive(path: Path) -> bool:
 def unpack(path: Path, spool: Path, max_data: int) -> list[Member]:
     """Stream the members that may be data into the file `spool`.
 
-    Raises DataError for names that lead out of the archive, for links, for more than `max_data` bytes
-    unpacked, for a compression ratio that no images have, and for a damaged archive.
+    Raises DataError for member names outside of the archive, links, more than `max_data` bytes after unpacking, the
+    compression ratio of a decompression bomb, and a damaged archive.
     """
     packed = path.stat().st_size
     total = 0
@@ -52,53 +50,50 @@ def unpack(path: Path, spool: Path, max_data: int) -> list[Member]:
         nonlocal total
         total += size
         if total > max_data:
-            raise DataError(f"{path} unpacks to more than {max_data:,} bytes; raise max_data if it may")
-        if total > _RATIO_COUNTS_FROM and total > LARGEST_RATIO * packed:
-            raise DataError(
-                f"{path} is refused: it unpacks to more than {LARGEST_RATIO} times its size, as a bomb does"
-            )
+            raise DataError(f"{path} unpacks to more than {max_data:,} bytes; raise max_data to allow it")
+        if total > _RATIO_CHECKED_FROM_BYTES and total > MAX_COMPRESSION_RATIO * packed:
+            excess = f"more than {MAX_COMPRESSION_RATIO} times its size, like a decompression bomb"
+            raise DataError(f"{path} is refused: it unpacks to {excess}")
 
     members = []
     with spool.open("wb") as output:
-        opened = _zip_members(path) if zipfile.is_zipfile(path) else _tar_members(path)
-        with closing(opened):
-            while (entry := _next(path, opened)) is not None:
-                stored, declared, content = entry
-                _check_name(path, stored)
-                name = str(PurePosixPath(stored)) + ("/" if stored.endswith("/") else "")
-                count(_TAR_BLOCK)
+        entries = _zip_entries(path) if zipfile.is_zipfile(path) else _tar_entries(path)
+        with closing(entries):
+            while (entry := _guarded(path, next, entries, None)) is not None:
+                stored_name, stated_size, content = entry
+                _check_name(path, stored_name)
+                name = str(PurePosixPath(stored_name)) + ("/" if stored_name.endswith("/") else "")
+                count(_TAR_BLOCK_BYTES)
                 offset = output.tell()
-                if content is None or not _kept(name):
-                    count(declared if content is not None else 0)
+                if content is None or not _may_be_data(name):
+                    count(stated_size if content is not None else 0)
                     members.append(Member(name, offset, 0))
                     continue
-                while chunk := _read(path, content):
+                while chunk := _guarded(path, content.read, _CHUNK_BYTES):
                     count(len(chunk))
                     output.write(chunk)
                 members.append(Member(name, offset, output.tell() - offset))
     return members
 
 
-def read_archive(
-    path: Path, spool: Path, members: list[Member], *, labels_needed: bool = True
-) -> ImageSource:
-    """The images of an archive that lies unpacked in `spool`. Raises DataError where there are none."""
-    arranged = arrange([member.name for member in members], str(path), labels_needed=labels_needed)
-    chosen = [members[index] for index in arranged.chosen]
+def read_archive(path: Path, spool: Path, members: list[Member], *, labels_needed: bool = True) -> ImageSource:
+    """Find the images of an archive that was unpacked into `spool`. Raises DataError if there are none."""
+    layout = parse_layout([member.name for member in members], str(path), labels_needed=labels_needed)
+    selected = [members[index] for index in layout.selected]
+    ranges = [(member.offset, member.size) for member in selected]
     shards = tuple(
-        Ranges(str(spool), tuple((item.offset, item.size) for item in chosen[first : first + FILES_A_SHARD]))
-        for first in range(0, len(chosen), FILES_A_SHARD)
+        ByteRangeShard(str(spool), tuple(ranges[first : first + FILES_PER_SHARD]))
+        for first in range(0, len(ranges), FILES_PER_SHARD)
     )
-    names = [member.name for member in chosen]
-    return ImageSource(
-        arranged.classes, shards, arranged.labels, arranged.in_test, names, None, arranged.warnings
-    )
+    names = [member.name for member in selected]
+    return ImageSource(layout.classes, shards, layout.labels, layout.in_test, names, None, layout.warnings)
 
 
 _Entry = tuple[str, int, IO[bytes] | None]
+"""Name, stated size in bytes, and content of a member; a folder's name ends with a slash, and its content is None."""
 
 
-def _zip_members(path: Path) -> Generator[_Entry, None, None]:
+def _zip_entries(path: Path) -> Generator[_Entry, None, None]:
     with zipfile.ZipFile(path) as archive:
         for info in archive.infolist():
             if stat.S_ISLNK(info.external_attr >> 16):
@@ -110,7 +105,7 @@ def _zip_members(path: Path) -> Generator[_Entry, None, None]:
                     yield info.filename, info.file_size, content
 
 
-def _tar_members(path: Path) -> Generator[_Entry, None, None]:
+def _tar_entries(path: Path) -> Generator[_Entry, None, None]:
     with tarfile.open(path, "r|*") as archive:
         for info in archive:
             if not (info.isreg() or info.isdir()):
@@ -121,29 +116,19 @@ def _tar_members(path: Path) -> Generator[_Entry, None, None]:
                 yield info.name, info.size, archive.extractfile(info)
 
 
-def _next(path: Path, entries: Iterator[_Entry]) -> _Entry | None:
+def _guarded(path: Path, read: Callable[..., Any], *arguments: object) -> Any:
+    """Call `read`. Raises DataError if the archive is damaged."""
     try:
-        return next(entries, None)
-    except _BROKEN as error:
-        raise _damaged(path, error) from None
-
-
-def _read(path: Path, content: IO[bytes]) -> bytes:
-    try:
-        return content.read(_CHUNK)
-    except _BROKEN as error:
-        raise _damaged(path, error) from None
-
-
-def _damaged(path: Path, error: Exception) -> DataError:
-    return DataError(f"{path} is damaged or no archive that can be read: {error}")
+        return read(*arguments)
+    except _READ_ERRORS as error:
+        raise DataError(f"{path} is damaged or an unsupported archive: {error}") from None
 
 
 def _check_name(path: Path, name: str) -> None:
     pure = PurePosixPath(name.replace("\\", "/"))
     if pure.is_absolute() or ".." in pure.parts or (pure.parts and ":" in pure.parts[0]):
-        raise DataError(f"{path} is refused: its member {name!r} would lead out of the archive")
+        raise DataError(f"{path} is refused: the path of its member {name!r} leads out of the archive")
 
 
-def _kept(name: str) -> bool:
-    return not is_litter(name) and (is_image(name) or name.endswith(".bin"))
+def _may_be_data(name: str) -> bool:
+    return is_image(name) or (name.endswith(".bin") and not is_system_file(name))

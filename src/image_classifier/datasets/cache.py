@@ -1,4 +1,4 @@
-"""Prepared data sets on disk, found again by a cheap signature of their source."""
+"""Cache of prepared data sets on disk. Entries are found by a cheap signature of their source files."""
 
 import errno
 import fcntl
@@ -15,14 +15,14 @@ import numpy as np
 from image_classifier.datasets.dataset import Dataset, DatasetPart
 from image_classifier.files import write_atomically
 
-IMAGES, LABELS, NAMES, FACTS = "images.npy", "labels.npy", "names.json", "facts.json"
-ORIGINALS = "originals.npy"
-_LOCK, _DRAFT = "lock", ".draft-"
+IMAGES, LABELS, NAMES, ORIGINALS, METADATA = "images.npy", "labels.npy", "names.json", "originals.npy", "facts.json"
+_LOCK, _DRAFT_PREFIX = "lock", ".draft-"
+_READ_ERRORS = (OSError, ValueError, KeyError, TypeError)
 
 
 @dataclass(frozen=True)
-class Facts:
-    """What is kept of a prepared data set beside its arrays."""
+class DatasetMetadata:
+    """Metadata of a prepared data set, stored next to its arrays; the field names are the keys of the JSON file."""
 
     digest: str
     classes: tuple[str, ...]
@@ -30,50 +30,49 @@ class Facts:
     grey: bool
     mirror: bool
     train: int
-    """How many images the training part has; they come first in the arrays."""
+    """Number of training images; they come first in the arrays."""
     warnings: tuple[str, ...]
 
 
 class Cache:
-    """Entries are whole or absent; a damaged one counts as absent and is made again."""
+    """Entries are complete or absent; a damaged one counts as absent and is prepared again."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
 
     def find(self, signature: str, source: str) -> Dataset | None:
-        """The data set that was published with this signature, if it is there and undamaged."""
+        """Returns the data set that was published with this signature; None if it is absent or damaged."""
         try:
             key = json.loads(self._pointer(signature).read_text())["entry"]
             return _open(self._entry(key), source)
-        except (OSError, ValueError, KeyError, TypeError):
-            # Absent or damaged: both mean that the data is prepared again.
+        except _READ_ERRORS:
             return None
 
     @contextmanager
     def draft(self) -> Iterator[Path]:
-        """An empty folder beside the entries, removed at the end whatever happens."""
+        """Yield an empty folder next to the entries, and remove it at the end."""
         self.root.mkdir(parents=True, exist_ok=True)
-        self._remove_abandoned()
+        self._remove_abandoned_drafts()
         while True:
-            draft = Path(tempfile.mkdtemp(dir=self.root, prefix=_DRAFT))
+            draft = Path(tempfile.mkdtemp(dir=self.root, prefix=_DRAFT_PREFIX))
             try:
                 with (draft / _LOCK).open("w") as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX)
-                    # Just before that another process may have taken it for abandoned.
+                    # Before it was locked, another process may have removed it as abandoned.
                     if (draft / _LOCK).exists():
                         yield draft
                         return
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
 
-    def publish(self, folder: Path, key: str, facts: Facts, signature: str, source: str) -> Dataset:
-        """Make a folder with images, labels, names and originals the entry `key`; one that is there and whole stays."""
+    def publish(self, folder: Path, key: str, metadata: DatasetMetadata, signature: str, source: str) -> Dataset:
+        """Turn a folder with images, labels, names and originals into the entry `key`, unless that exists undamaged."""
         sizes = {name: (folder / name).stat().st_size for name in (IMAGES, LABELS, NAMES, ORIGINALS)}
-        write_atomically(folder / FACTS, json.dumps({"sizes": sizes, **asdict(facts)}).encode())
+        write_atomically(folder / METADATA, json.dumps({"sizes": sizes, **asdict(metadata)}).encode())
         entry = self._entry(key)
         try:
             _open(entry, source)
-        except (OSError, ValueError, KeyError, TypeError):
+        except _READ_ERRORS:
             self._replace(folder, entry)
         write_atomically(self._pointer(signature), json.dumps({"entry": key}).encode())
         return _open(entry, source)
@@ -85,7 +84,7 @@ class Cache:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            # A damaged entry, or one that another process has just published: either way ours is whole.
+            # A damaged entry, or one that another process just published; ours is complete in both cases.
             entry.replace(folder.parent / "replaced")
             folder.replace(entry)
 
@@ -95,47 +94,46 @@ class Cache:
     def _pointer(self, signature: str) -> Path:
         return self.root / "index" / f"{signature}.json"
 
-    def _remove_abandoned(self) -> None:
-        """Remove the drafts of processes that were killed: nobody holds their lock."""
-        for draft in self.root.glob(f"{_DRAFT}*"):
+    def _remove_abandoned_drafts(self) -> None:
+        """Remove the drafts of processes that were killed; nobody holds their lock."""
+        for draft in self.root.glob(f"{_DRAFT_PREFIX}*"):
             try:
                 with (draft / _LOCK).open() as lock:
                     fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     shutil.rmtree(draft, ignore_errors=True)
             except OSError:
-                # Held, or gone already, or just being made.
+                # Locked, already removed, or just being created.
                 continue
 
 
 def _open(entry: Path, source: str) -> Dataset:
-    """Raises OSError, ValueError, KeyError or TypeError where the entry is absent or damaged."""
-    stored = json.loads((entry / FACTS).read_text())
+    """Raises OSError, ValueError, KeyError or TypeError if the entry is absent or damaged."""
+    stored = json.loads((entry / METADATA).read_text())
     for name, size in stored.pop("sizes").items():
         if (entry / name).stat().st_size != size:
             raise ValueError(name)
-    facts = Facts(**stored)
+    metadata = DatasetMetadata(**stored)
     images = np.load(entry / IMAGES, mmap_mode="r")
     labels = np.load(entry / LABELS)
     names = json.loads((entry / NAMES).read_text())
-    if images.shape != (len(labels), facts.image_size, facts.image_size, 3) or len(names) != len(labels):
+    size = metadata.image_size
+    if images.shape != (len(labels), size, size, 3) or len(names) != len(labels):
         raise ValueError(entry)
     labels.setflags(write=False)
-    # Entries of earlier versions of this program have no such file.
+    # The first entries of version 0.1 have no such file.
     originals = np.load(entry / ORIGINALS) if (entry / ORIGINALS).exists() else None
 
     def part(rows: slice) -> DatasetPart:
-        return DatasetPart(
-            images[rows], labels[rows], names[rows], None if originals is None else originals[rows]
-        )
+        return DatasetPart(images[rows], labels[rows], names[rows], None if originals is None else originals[rows])
 
     return Dataset(
         source=source,
-        digest=facts.digest,
-        classes=tuple(facts.classes),
-        image_size=facts.image_size,
-        grey=facts.grey,
-        mirror=facts.mirror,
-        train=part(slice(facts.train)),
-        test=part(slice(facts.train, None)),
-        warnings=tuple(facts.warnings),
+        digest=metadata.digest,
+        classes=tuple(metadata.classes),
+        image_size=size,
+        grayscale=metadata.grey,
+        mirror=metadata.mirror,
+        train=part(slice(metadata.train)),
+        test=part(slice(metadata.train, None)),
+        warnings=tuple(metadata.warnings),
     )

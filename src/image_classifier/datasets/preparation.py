@@ -1,68 +1,87 @@
-"""Prepare a data set: find out what it is, decode it once, and keep it in the cache."""
+"""Preparation of a data set: locate it, decode it, check it, and keep the result in the cache."""
 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from image_classifier.datasets.assembly import allocate, assemble
 from image_classifier.datasets.cache import Cache
 from image_classifier.datasets.dataset import Dataset
-from image_classifier.datasets.decoding import choose_size, decode_source, workers
-from image_classifier.datasets.fetch import without_credentials
-from image_classifier.datasets.formats import locate, read_source, stamps_of
-from image_classifier.datasets.public_datasets import KNOWN, Known, describe
+from image_classifier.datasets.formats import read_source
+from image_classifier.datasets.location import file_stamps, locate
+from image_classifier.datasets.parallel_decoding import choose_image_size, decode_source, worker_pool
+from image_classifier.datasets.public_datasets import PUBLIC_DATASETS, PublicDataset, apply_metadata
+from image_classifier.datasets.remote_files import without_credentials
 from image_classifier.errors import DataError
 from image_classifier.files import why_unwritten
-from image_classifier.images import SMALLEST_SIZE
+from image_classifier.images import MIN_IMAGE_SIZE
 from image_classifier.process import available_cpus
-from image_classifier.settings import Settings
 
 _FORMAT = 1
-"""Part of every key of the cache; to be raised when decoding changes."""
+"""Part of every cache key; increase it if decoding changes."""
 
 
-def prepare(settings: Settings, known: Mapping[str, Known] = KNOWN) -> Dataset:
-    """As `image_classifier.datasets.prepare`, with the data sets that are `known` by name."""
-    if 0 < settings.image_size < SMALLEST_SIZE:
+@dataclass(frozen=True)
+class DataRequest:
+    """Which data set to prepare, and how. The settings of the same names describe the fields."""
+
+    home: Path
+    """Its folder `cache` holds the cache."""
+    data: str
+    image_size: int
+    max_pixels: int
+    max_data: int
+    """Bytes."""
+    test_fraction: float
+    fetch_timeout: float
+    """Seconds."""
+    mirror: str
+
+
+def prepare(request: DataRequest, public: Mapping[str, PublicDataset] = PUBLIC_DATASETS) -> Dataset:
+    """Returns the data set, from the cache if its source did not change; `public` data sets can be used by name.
+
+    Raises DataError if the data cannot be found, downloaded, read or used, or if there is no space for the result.
+    """
+    if 0 < request.image_size < MIN_IMAGE_SIZE:
         raise DataError(
-            f"image_size is {settings.image_size}, but must be at least {SMALLEST_SIZE}, or 0: as the data"
+            f"image_size is {request.image_size}, but must be at least {MIN_IMAGE_SIZE}, or 0 for the data's own size"
         )
-    root = settings.home / "cache"
+    root = request.home / "cache"
     try:
-        dataset = _prepare(settings, Cache(root), known)
+        dataset = _prepare(request, Cache(root), public)
     except OSError as error:
         raise DataError(why_unwritten(error, "the prepared data", str(root), "set home")) from error
-    if settings.mirror != "auto":
-        return replace(dataset, mirror=settings.mirror == "yes")
-    return dataset
+    return dataset if request.mirror == "auto" else replace(dataset, mirror=request.mirror == "yes")
 
 
-def _prepare(settings: Settings, cache: Cache, known: Mapping[str, Known]) -> Dataset:
-    shown = without_credentials(settings.data)
-    path = locate(settings, cache.root / "fetched", known)
-    parameters = [_FORMAT, settings.image_size, settings.max_pixels, settings.test_fraction]
-    stamps = stamps_of(path)
-    signature = _hash([settings.data if settings.data in known else "", stamps, parameters])
-    found = cache.find(signature, shown)
-    if found is not None:
-        return found
+def _prepare(request: DataRequest, cache: Cache, public: Mapping[str, PublicDataset]) -> Dataset:
+    shown = without_credentials(request.data)
+    path = locate(request.data, cache.root / "fetched", public, request.fetch_timeout, request.max_data)
+    parameters = [_FORMAT, request.image_size, request.max_pixels, request.test_fraction]
+    stamps = file_stamps(path)
+    signature = _hash([request.data if request.data in public else "", stamps, parameters])
+    cached = cache.find(signature, shown)
+    if cached is not None:
+        return cached
     total = sum(size for _, _, size, _ in stamps)
-    with cache.draft() as draft, workers(total, available_cpus()) as pool:
-        source = read_source(path, draft, settings.max_data)
-        if settings.data in known:
-            source = describe(source, known[settings.data])
+    with cache.draft() as draft, worker_pool(total, available_cpus()) as pool:
+        source = read_source(path, draft, request.max_data)
+        if request.data in public:
+            source = apply_metadata(source, public[request.data])
         if not len(source.labels):
             raise DataError(f"{shown} has no images: it is empty")
-        size = settings.image_size or choose_size(source, settings.max_pixels)
+        size = request.image_size or choose_image_size(source, request.max_pixels)
         pixels = draft / "pixels"
         allocate(pixels, (len(source.labels), size, size, 3))
-        decoded = decode_source(source, pixels, size, settings.max_pixels, pool)
+        decoded = decode_source(source, pixels, size, request.max_pixels, pool)
         entry = draft / "entry"
         entry.mkdir()
-        facts = assemble(source, decoded, pixels, entry, size, settings.test_fraction, shown)
-        key = _hash([facts.digest, facts.image_size, facts.mirror, parameters])
-        return cache.publish(entry, key, facts, signature, shown)
+        metadata = assemble(source, decoded, pixels, entry, size, request.test_fraction, shown)
+        key = _hash([metadata.digest, metadata.image_size, metadata.mirror, parameters])
+        return cache.publish(entry, key, metadata, signature, shown)
 
 
 def _hash(value: object) -> str:

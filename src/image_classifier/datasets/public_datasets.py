@@ -1,4 +1,4 @@
-"""Public data sets by name: where their files lie, and the checksums they must have."""
+"""Public data sets that can be used by name: mirrors and checksums of their files."""
 
 import hashlib
 from collections.abc import Mapping
@@ -7,16 +7,16 @@ from pathlib import Path
 from time import monotonic
 
 from image_classifier.datasets.cifar import CLASSES
-from image_classifier.datasets.fetch import fetch
 from image_classifier.datasets.image_source import ImageSource
+from image_classifier.datasets.remote_files import fetch
 from image_classifier.errors import DataError
 
-_CHUNK = 2**20
+_MIN_MIRROR_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
-class KnownFile:
-    """A file, its checksum as algorithm:hexadecimal, and the addresses it can be had from, best first."""
+class PublicFile:
+    """A file, its checksum as algorithm:hexadecimal, and the URLs of its mirrors in order of preference."""
 
     name: str
     checksum: str
@@ -24,29 +24,26 @@ class KnownFile:
 
 
 @dataclass(frozen=True)
-class Known:
-    """A data set; `classes` and `mirror` replace what the format tells."""
+class PublicDataset:
+    """A public data set. `classes` and `mirror` replace those that the format's reader found."""
 
-    files: tuple[KnownFile, ...]
+    files: tuple[PublicFile, ...]
     classes: tuple[str, ...]
     mirror: bool
 
 
-def _fashion(name: str, md5: str) -> KnownFile:
-    return KnownFile(
-        name,
-        f"md5:{md5}",
-        (
-            f"https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/{name}",
-            f"http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{name}",
-        ),
+def _fashion_mnist_file(name: str, md5: str) -> PublicFile:
+    mirrors = (
+        f"https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/{name}",
+        f"http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/{name}",
     )
+    return PublicFile(name, f"md5:{md5}", mirrors)
 
 
-KNOWN: Mapping[str, Known] = {
-    "cifar10": Known(
+PUBLIC_DATASETS: Mapping[str, PublicDataset] = {
+    "cifar10": PublicDataset(
         (
-            KnownFile(
+            PublicFile(
                 "cifar-10-binary.tar.gz",
                 "sha256:c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd",
                 (
@@ -60,12 +57,12 @@ KNOWN: Mapping[str, Known] = {
         CLASSES,
         mirror=True,
     ),
-    "fashion-mnist": Known(
+    "fashion-mnist": PublicDataset(
         (
-            _fashion("train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
-            _fashion("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"),
-            _fashion("t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79"),
-            _fashion("t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"),
+            _fashion_mnist_file("train-images-idx3-ubyte.gz", "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+            _fashion_mnist_file("train-labels-idx1-ubyte.gz", "25c81989df183df01b3e8a0aad5dffbe"),
+            _fashion_mnist_file("t10k-images-idx3-ubyte.gz", "bef4ecab320f06d8554ea6380940ec79"),
+            _fashion_mnist_file("t10k-labels-idx1-ubyte.gz", "bb300cfdad3c16e7a12a480ee83cd310"),
         ),
         (
             *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -76,55 +73,50 @@ KNOWN: Mapping[str, Known] = {
 }
 
 
-def fetch_known(name: str, known: Known, folder: Path, timeout: float, max_data: int) -> Path:
-    """Fetch what is not there yet, from one mirror after the other; returns the folder with the files.
+def fetch_public_dataset(name: str, dataset: PublicDataset, folder: Path, timeout: float, max_data: int) -> Path:
+    """Download the missing files of a public data set into `folder`/`name`, and return that folder.
 
-    Raises DataError, which names the addresses and what each answered, where no mirror gives the right bytes
-    within `timeout` seconds.
+    Raises DataError, with the error of each mirror, if none delivers the right bytes within `timeout` seconds.
     """
     home = folder / name
     deadline = monotonic() + timeout
-    for file in known.files:
+    for file in dataset.files:
         target = home / file.name
-        # Only checked files get this name.
+        # Only verified files get this name.
         if not target.exists():
-            _fetch_file(name, file, target, folder, deadline, max_data)
+            _fetch_verified(name, file, target, folder, deadline, max_data)
     return home
 
 
-def describe(source: ImageSource, known: Known) -> ImageSource:
-    """The source with the names that its classes are known by."""
-    return replace(source, classes=known.classes, mirror=known.mirror)
+def apply_metadata(source: ImageSource, dataset: PublicDataset) -> ImageSource:
+    """Returns the source with the class names of the public data set."""
+    return replace(source, classes=dataset.classes, mirror=dataset.mirror)
 
 
-def _fetch_file(
-    name: str, file: KnownFile, target: Path, folder: Path, deadline: float, max_data: int
-) -> None:
-    failures = []
-    for number, address in enumerate(file.mirrors):
-        # Each mirror gets its share of the time that is left, so that one which hangs leaves some to others.
+def _fetch_verified(name: str, file: PublicFile, target: Path, folder: Path, deadline: float, max_data: int) -> None:
+    errors = []
+    for number, url in enumerate(file.mirrors):
+        # An equal share of the remaining time, so that a mirror that hangs leaves time for the others.
         share = (deadline - monotonic()) / (len(file.mirrors) - number)
         try:
-            fetched = fetch(address, folder, max(share, 0.1), max_data)
+            download = fetch(url, folder, max(share, _MIN_MIRROR_SECONDS), max_data)
         except DataError as error:
-            failures.append(str(error))
+            errors.append(str(error))
             continue
-        if _matches(fetched, file.checksum):
+        if _matches(download, file.checksum):
             target.parent.mkdir(parents=True, exist_ok=True)
-            fetched.replace(target)
+            download.replace(target)
             return
-        fetched.unlink()
-        failures.append(f"{address} gives other bytes than {file.checksum}")
+        download.unlink()
+        errors.append(f"the checksum of {url} is not {file.checksum}")
     raise DataError(
-        f"{name} cannot be fetched: {'; '.join(failures)}. Give the data as a folder, archive or parquet "
-        "file instead, or use the embedded digits"
+        f"{name} cannot be fetched: {'; '.join(errors)}. Use a folder, archive or parquet file with the data instead, "
+        "or the embedded digits"
     )
 
 
 def _matches(path: Path, checksum: str) -> bool:
     algorithm, _, expected = checksum.partition(":")
-    digest = hashlib.new(algorithm, usedforsecurity=False)
     with path.open("rb") as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
+        digest = hashlib.file_digest(file, lambda: hashlib.new(algorithm, usedforsecurity=False))
     return digest.hexdigest() == expected

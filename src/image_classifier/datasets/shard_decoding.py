@@ -1,4 +1,4 @@
-"""Decode one shard; all that a worker process runs, and it imports no more than that needs."""
+"""Decode one shard. The only module that a worker process imports, so it imports little itself."""
 
 import hashlib
 from collections.abc import Iterator
@@ -10,88 +10,82 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from image_classifier.datasets.dataset import ORIGINAL_FORMATS, PIXELS
-from image_classifier.datasets.image_source import Item, Shard
+from image_classifier.datasets.dataset import ORIGINAL_FORMATS, RAW_PIXELS
+from image_classifier.datasets.image_source import Shard, StoredImage
 from image_classifier.errors import ImageError
-from image_classifier.images import Extent, decode_with_original, fit, measure
+from image_classifier.images import Dimensions, decode_with_metadata, read_dimensions, resize_and_crop
 
-_BATCH = 256
+_BATCH_IMAGES = 256
 
 
 @dataclass(frozen=True)
-class Decoded:
-    """What was learnt from the images of a source, or of one shard of it, while decoding them."""
+class DecodedImages:
+    """Properties of the N images of a source, or of one shard of it; the pixels are in a file."""
 
     hashes: NDArray[np.uint64]
-    """uint64 [N, 4]: SHA-256 of each image's encoded bytes (or plain pixels) as big-endian words."""
+    """uint64 [N, 4]: SHA-256 of the encoded image, or of its raw pixels, as big-endian words."""
     errors: dict[int, str]
-    """Why an image could not be decoded, by its row."""
-    colour: bool
+    """Reason why an image could not be decoded, by its row."""
+    color: bool
     """Whether an image has channels that differ."""
     originals: NDArray[np.int32]
-    """int32 [N, 3]: width, height and index into ORIGINAL_FORMATS of each image as it was stored; 0: it failed."""
+    """int32 [N, 3]: width, height and index into ORIGINAL_FORMATS of each image as stored; 0 if it was not decoded."""
 
 
-def decode_shard(shard: Shard, target: Path, first: int, size: int, max_pixels: int) -> Decoded:
-    """Write the images of a shard into the file `target` from row `first` on; rows that fail get zeros."""
+def decode_shard(shard: Shard, target: Path, first: int, size: int, max_pixels: int) -> DecodedImages:
+    """Write a shard's images to the file `target` from row `first` on; an image that cannot be decoded is all zeros."""
     digests = bytearray(32 * shard.count)
     errors: dict[int, str] = {}
     originals = np.zeros((shard.count, 3), np.int32)
-    colour = False
-    items = enumerate(shard.read())
-    # A batch is written at once: touching a shared mapping row by row costs a page fault for each, and on a
-    # full disk a signal instead of an error.
-    batch = np.empty((min(_BATCH, shard.count), size, size, 3), np.uint8)
+    color = False
+    images = enumerate(shard.read())
+    # Not through a shared mapping: that costs a page fault per row, and a full disk raises a signal, not an error.
+    batch = np.empty((min(_BATCH_IMAGES, shard.count), size, size, 3), np.uint8)
     with target.open("r+b") as file:
         file.seek(first * size * size * 3)
-        while rows := list(islice(items, _BATCH)):
-            for place, (index, item) in enumerate(rows):
+        while rows := list(islice(images, _BATCH_IMAGES)):
+            for place, (index, image) in enumerate(rows):
                 try:
-                    batch[place], extent, format = decode_item(item, size, max_pixels)
+                    batch[place], dimensions, format = decode_stored_image(image, size, max_pixels)
                 except ImageError as error:
                     errors[index] = str(error)
                     batch[place] = 0
                     continue
-                digests[32 * index : 32 * index + 32] = hashlib.sha256(_buffer(item)).digest()
-                originals[index] = (*extent, ORIGINAL_FORMATS.index(format))
+                digests[32 * index : 32 * index + 32] = hashlib.sha256(_content(image)).digest()
+                originals[index] = (*dimensions, ORIGINAL_FORMATS.index(format))
             done = batch[: len(rows)]
-            colour = colour or not (done == done[..., :1]).all()
+            color = color or not (done == done[..., :1]).all()
             file.write(done.data)
-    return Decoded(
-        np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 4),
-        errors,
-        colour,
-        originals,
-    )
+    return DecodedImages(np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 4), errors, color, originals)
 
 
-def extents_of(shard: Shard, most: int, max_pixels: int) -> Iterator[Extent]:
-    """The sizes of the first images of a shard, of those that can be read."""
-    for item in islice(shard.read(), most):
+def sample_dimensions(shard: Shard, count: int, max_pixels: int) -> Iterator[Dimensions]:
+    """Yield the dimensions of a shard's first `count` images, except those that cannot be read."""
+    for image in islice(shard.read(), count):
         try:
-            yield _extent(item, max_pixels)
+            yield _dimensions(image, max_pixels)
         except ImageError:
-            # Told of when it is decoded.
+            # Reported when it is decoded.
             continue
 
 
-def decode_item(item: Item, size: int, max_pixels: int) -> tuple[NDArray[np.uint8], Extent, str]:
-    """The pixels, uint8 [size, size, 3], and the size and format that it had. Raises ImageError."""
-    if isinstance(item, ImageError):
-        raise item
-    if isinstance(item, bytes):
-        return decode_with_original(item, size, max_pixels)
-    height, width = item.shape[:2]
-    return fit(Image.fromarray(item), size), Extent(width, height), PIXELS
+def decode_stored_image(image: StoredImage, size: int, max_pixels: int) -> tuple[NDArray[np.uint8], Dimensions, str]:
+    """Returns the pixels, uint8 [size, size, 3], the stored dimensions and the format. Raises ImageError."""
+    if isinstance(image, ImageError):
+        raise image
+    if isinstance(image, bytes):
+        return decode_with_metadata(image, size, max_pixels)
+    height, width = image.shape[:2]
+    return resize_and_crop(Image.fromarray(image), size), Dimensions(width, height), RAW_PIXELS
 
 
-def _extent(item: Item, max_pixels: int) -> Extent:
-    if isinstance(item, ImageError):
-        raise item
-    if isinstance(item, bytes):
-        return measure(item, max_pixels)
-    return Extent(item.shape[1], item.shape[0])
+def _dimensions(image: StoredImage, max_pixels: int) -> Dimensions:
+    if isinstance(image, ImageError):
+        raise image
+    if isinstance(image, bytes):
+        return read_dimensions(image, max_pixels)
+    return Dimensions(image.shape[1], image.shape[0])
 
 
-def _buffer(item: Item) -> bytes | memoryview:
-    return item if isinstance(item, bytes) else np.asarray(item, np.uint8).data
+def _content(image: StoredImage) -> bytes | memoryview:
+    return image if isinstance(image, bytes) else np.asarray(image, np.uint8).data

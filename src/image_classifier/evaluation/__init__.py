@@ -1,6 +1,6 @@
 """The evaluation of a package on the test part: metrics, calibration, robustness, latency, duplicates, label errors.
 
-Asks the exported package, not the network, so that what is measured is what is served.
+It runs the exported package, not the network, so that what is measured is what is served; it knows nothing of the gate.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""Test images that were trained on: figures over them say nothing of images that were not."""
+"""Detection of test images that are also in the training part, which inflate the metrics."""
 
 from dataclasses import dataclass
 
@@ -8,21 +8,18 @@ import numpy.typing as npt
 from image_classifier.datasets import Dataset
 from image_classifier.package import Images
 
-_THUMBNAIL = 8
-_NEIGHBOURS = 10
-_AT_ONCE = 500
-_MOST_COMPARED = 25_000_000
-"""Pairs of images that are held in memory at a time."""
-_MOST_PIXELS = 10**9
-"""Of the training images that are looked at: about ten seconds' work."""
+_THUMBNAIL_SIDE = 8
+_NEIGHBORS = 10
+_BATCH = 500
+_MAX_PAIRS = 25_000_000  # similarities in memory at a time
+_MAX_TRAIN_PIXELS = 10**9  # a larger training part is sampled; about ten seconds of work
 _SEED = 0
 
-# Chosen on CIFAR-10, where Barz & Denzler 2020 (arXiv:1902.00423) count 3.3 % of the test images as duplicates or
-# nearly so: these find less than half of them, and every pair that was looked at shows the same photograph.
-_PIXELS_ALIKE, _EDGES_ALIKE, _STANDS_OUT = 0.85, 0.6, 0.2
-_PIXELS_SAME, _EDGES_SAME = 0.99, 0.9
-_LEAST_SIDE = 16
-"""Images of fewer pixels a side look alike without being of the same thing; they must be nearly the same."""
+# Chosen on CIFAR-10, where Barz & Denzler 2020 (arXiv:1902.00423) count 3.3 % of the test images as exact or near
+# duplicates: these thresholds find less than half of them, and every inspected pair shows the same photograph.
+_MIN_PIXEL_SIMILARITY, _MIN_EDGE_SIMILARITY, _MAX_DISTANCE_RATIO = 0.85, 0.6, 0.2
+_SAME_PIXEL_SIMILARITY, _SAME_EDGE_SIMILARITY = 0.99, 0.9
+_MIN_SIDE = 16  # smaller images of different objects look alike, so they must be nearly identical
 
 Vectors = npt.NDArray[np.float32]
 
@@ -32,15 +29,14 @@ class Duplicates:
     """Test images that have a duplicate in the training part."""
 
     test_images: int
-    """How many test images were looked at."""
     train_images: int
-    """With how many training images each was compared."""
+    """Number of training images that each was compared with."""
     exact: tuple[int, ...]
-    """Rows of the test part whose pixels are those of a training image."""
+    """Rows of the test part whose pixels equal those of a training image."""
     near: tuple[int, ...]
-    """Rows of the test part that show a training image in other brightness, compression, cut or size."""
+    """Rows of the test part that show a training image with other brightness, compression, crop or size."""
     originals: tuple[int, ...]
-    """Row of the training part for each of `exact` and then of `near`."""
+    """Row of the training part for each of `exact`, then of `near`."""
 
     @property
     def rows(self) -> tuple[int, ...]:
@@ -48,40 +44,34 @@ class Duplicates:
 
     @property
     def share(self) -> float:
-        """Of the test images, those that have a duplicate."""
+        """Fraction of the test images that have a duplicate."""
         return len(self.rows) / self.test_images
 
 
 def find_duplicates(dataset: Dataset) -> Duplicates:
-    """Compare every test image with the training images, of which a sample where they are very many.
+    """Compare every test image with the training images, or with a sample of them if there are very many.
 
-    An image is a near duplicate of its nearest training image where both have nearly the same pixels, but for
-    brightness and contrast; or where pixels and edges are alike and the distance is below a fifth of that to
-    the tenth-nearest image, as two photographs of the same kind of thing are as near to many others. Turned and
-    mirrored images are not found.
+    An image is a near duplicate of its nearest training image in two cases: the pixels are nearly the same except for
+    brightness and contrast; or pixels and edges are similar and the distance is less than a fifth of the distance to
+    the tenth-nearest image. The second condition excludes photographs of the same kind of object, which are as near
+    to many others. Rotated and mirrored images are not found.
     """
     test, train = np.asarray(dataset.test.images), dataset.train.images
     sample = _sample(len(train), dataset.image_size)
     exact = _exact(test, train, sample)
-    found = {row: original for row, original in _near(test, train, sample).items() if row not in exact}
-    return Duplicates(
-        test_images=len(test),
-        train_images=len(sample),
-        exact=tuple(exact),
-        near=tuple(found),
-        originals=(*exact.values(), *found.values()),
-    )
+    near = {row: original for row, original in _near(test, train, sample).items() if row not in exact}
+    return Duplicates(len(test), len(sample), tuple(exact), tuple(near), (*exact.values(), *near.values()))
 
 
 def _sample(count: int, side: int) -> npt.NDArray[np.int64]:
-    most = _MOST_PIXELS // side**2
-    if count <= most:
+    maximum = _MAX_TRAIN_PIXELS // side**2
+    if count <= maximum:
         return np.arange(count)
-    return np.sort(np.random.default_rng(_SEED).permutation(count)[:most])
+    return np.sort(np.random.default_rng(_SEED).permutation(count)[:maximum])
 
 
 def _exact(test: Images, train: Images, sample: npt.NDArray[np.int64]) -> dict[int, int]:
-    """Row of test to row of train, of those with the same pixels."""
+    """Test row to training row of the images with equal pixels."""
     originals = {hash(train[row].tobytes()): int(row) for row in reversed(sample)}
     rows = {}
     for row, image in enumerate(test):
@@ -92,62 +82,60 @@ def _exact(test: Images, train: Images, sample: npt.NDArray[np.int64]) -> dict[i
 
 
 def _near(test: Images, train: Images, sample: npt.NDArray[np.int64]) -> dict[int, int]:
-    """Row of test to row of train, of those that are nearly the same."""
     thumbnails = _thumbnails(train, sample)
-    neighbours = min(_NEIGHBOURS, len(sample))
-    at_once = max(1, _MOST_COMPARED // len(sample))
-    found = {}
-    for start in range(0, len(test), at_once):
-        images = test[start : start + at_once]
-        alike = _thumbnails(images, np.arange(len(images))) @ thumbnails.T
-        # Few images are alike in the small, and only these are looked at in full.
-        for place in np.flatnonzero(alike.max(axis=1) >= _PIXELS_ALIKE):
-            nearest = np.argpartition(-alike[place], neighbours - 1)[:neighbours]
+    neighbors = min(_NEIGHBORS, len(sample))
+    batch = max(1, _MAX_PAIRS // len(sample))
+    rows = {}
+    for start in range(0, len(test), batch):
+        images = test[start : start + batch]
+        similarities = _thumbnails(images, np.arange(len(images))) @ thumbnails.T
+        # Few thumbnails are similar; only these images are compared at full size.
+        for row in np.flatnonzero(similarities.max(axis=1) >= _MIN_PIXEL_SIMILARITY):
+            nearest = np.argpartition(-similarities[row], neighbors - 1)[:neighbors]
             candidates = np.sort(sample[nearest])
-            original = _duplicate_of(images[place], train[candidates])
+            original = _find_duplicate(images[row], train[candidates])
             if original is not None:
-                found[start + int(place)] = int(candidates[original])
-    return found
+                rows[start + int(row)] = int(candidates[original])
+    return rows
 
 
-def _duplicate_of(image: Images, candidates: Images) -> int | None:
-    """Which of the candidates, uint8 [M, S, S, 3], shows the same as the image, uint8 [S, S, 3]; None: none."""
+def _find_duplicate(image: Images, candidates: Images) -> int | None:
+    """Index of the candidate, of uint8 [M, S, S, 3], that shows the same as the image, uint8 [S, S, 3]."""
     pixels = _pixel_vectors(candidates) @ _pixel_vectors(image[np.newaxis])[0]
-    place = int(pixels.argmax())
-    edges = float((_edge_vectors(candidates[place : place + 1]) @ _edge_vectors(image[np.newaxis])[0])[0])
-    same = pixels[place] >= _PIXELS_SAME and edges >= _EDGES_SAME
-    stands_out = len(candidates) == _NEIGHBOURS and 1 - pixels[place] <= _STANDS_OUT * (1 - pixels.min())
-    alike = pixels[place] >= _PIXELS_ALIKE and edges >= _EDGES_ALIKE and len(image) >= _LEAST_SIDE
-    return place if same or (alike and stands_out) else None
+    best = int(pixels.argmax())
+    edges = float((_edge_vectors(candidates[best : best + 1]) @ _edge_vectors(image[np.newaxis])[0])[0])
+    same = pixels[best] >= _SAME_PIXEL_SIMILARITY and edges >= _SAME_EDGE_SIMILARITY
+    stands_out = len(candidates) == _NEIGHBORS and 1 - pixels[best] <= _MAX_DISTANCE_RATIO * (1 - pixels.min())
+    similar = pixels[best] >= _MIN_PIXEL_SIMILARITY and edges >= _MIN_EDGE_SIMILARITY and len(image) >= _MIN_SIDE
+    return best if same or (similar and stands_out) else None
 
 
 def _thumbnails(images: Images, rows: npt.NDArray[np.int64]) -> Vectors:
-    """Grey images of 8 x 8 pixels as vectors about 0; float32 [N, 64]."""
-    edges = np.linspace(0, images.shape[1], _THUMBNAIL, endpoint=False).astype(np.int64)
+    """Unit vectors of the zero-mean grayscale thumbnails, 8 x 8 pixels; float32 [N, 64]."""
+    edges = np.linspace(0, images.shape[1], _THUMBNAIL_SIDE, endpoint=False).astype(np.int64)
     parts = []
-    for start in range(0, len(rows), _AT_ONCE):
-        grey = images[rows[start : start + _AT_ONCE]].mean(axis=3, dtype=np.float32)
-        parts.append(np.add.reduceat(np.add.reduceat(grey, edges, axis=1), edges, axis=2))
+    for start in range(0, len(rows), _BATCH):
+        gray = images[rows[start : start + _BATCH]].mean(axis=3, dtype=np.float32)
+        parts.append(np.add.reduceat(np.add.reduceat(gray, edges, axis=1), edges, axis=2))
     thumbnails = np.concatenate(parts)
     return _unit(thumbnails - thumbnails.mean(axis=(1, 2), keepdims=True))
 
 
 def _pixel_vectors(images: Images) -> Vectors:
-    """All pixels, each channel about its mean, so that the colour of the light does not count."""
+    """Unit vectors of all pixels; each channel has mean zero, so that the color of the light does not matter."""
     pixels = images.astype(np.float32)
     return _unit(pixels - pixels.mean(axis=(1, 2), keepdims=True))
 
 
 def _edge_vectors(images: Images) -> Vectors:
-    grey = images.mean(axis=3, dtype=np.float32)
-    steps = [np.diff(grey, axis=axis).reshape(len(images), -1) for axis in (1, 2)]
-    return _unit(np.concatenate(steps, axis=1))
+    gray = images.mean(axis=3, dtype=np.float32)
+    differences = [np.diff(gray, axis=axis).reshape(len(images), -1) for axis in (1, 2)]
+    return _unit(np.concatenate(differences, axis=1))
 
 
 def _unit(values: npt.NDArray[np.float32]) -> Vectors:
-    """A vector of length 1 for each row; 0 for a plain image, which has no shape to compare."""
     vectors = values.reshape(len(values), -1)
     lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
-    # Rounding leaves a plain image with a length, too.
+    # An image of a single color has no shape to compare, and a small length from rounding.
     unit: Vectors = np.where(lengths > 1, vectors / np.maximum(lengths, 1), 0).astype(np.float32)
     return unit

@@ -1,4 +1,4 @@
-"""What was measured of a package on the untouched test part, and the figures that follow from it."""
+"""The evaluation of a package: what was measured on the test part, and the metrics that follow from it."""
 
 import json
 from collections.abc import Mapping
@@ -9,32 +9,38 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from image_classifier.evaluation.abstention import Abstention
+from image_classifier.evaluation.calibration import (
+    Abstention,
+    calibration_deviations,
+    calibration_error,
+    reliability_bins,
+)
 from image_classifier.evaluation.duplicates import Duplicates
+from image_classifier.evaluation.intervals import wilson_interval
 from image_classifier.evaluation.label_errors import LabelErrors, Suspect
-
-CALIBRATION_BINS = 15
 
 
 @dataclass(frozen=True)
 class Robustness:
-    """Answers to some of the test images after corruption, image by image."""
+    """Predictions for corrupted test images, image by image."""
 
     rows: tuple[int, ...]
-    """Of the test part; every model is asked for the same, or for the first of the same."""
+    """Rows of the test part: the same for every model, or a prefix of the same."""
     predictions: Mapping[str, tuple[int, ...]]
-    """By the name of the corruption, which states its strength; an answer for each of `rows`."""
+    """By the corruption's name, which includes its strength: the predicted class of each of `rows`."""
 
 
 @dataclass(frozen=True)
 class Slice:
-    """Test images that have something in common."""
+    """Test images that have a property in common."""
 
     kind: str
-    """What they were told apart by: size or format."""
+    """The property: the shorter side of the stored image, or its format."""
     name: str
+    """Its value."""
     images: int
     right: int
+    """Number of correct predictions."""
 
     @property
     def accuracy(self) -> float:
@@ -42,39 +48,46 @@ class Slice:
 
     @property
     def interval(self) -> tuple[float, float]:
+        """95 % confidence interval of the accuracy."""
         return wilson_interval(self.right, self.images)
 
 
 @dataclass(frozen=True)
-class ClassFigures:
-    """How well one class is told from the others; a figure is None where there is no image to tell it by."""
+class ClassMetrics:
+    """Recall and precision of one class, with 95 % confidence intervals."""
 
     name: str
     images: int
-    answers: int
-    """How often it was answered."""
-    right: int
+    """Number of test images of the class."""
+    predicted: int
+    """Number of test images for which the class was predicted."""
+    correct: int
 
     @property
     def recall(self) -> float | None:
-        return self.right / self.images if self.images else None
+        """None if there is no test image of the class."""
+        return self.correct / self.images if self.images else None
 
     @property
     def recall_interval(self) -> tuple[float, float]:
-        return wilson_interval(self.right, self.images)
+        return wilson_interval(self.correct, self.images)
 
     @property
     def precision(self) -> float | None:
-        return self.right / self.answers if self.answers else None
+        """None if the class was never predicted."""
+        return self.correct / self.predicted if self.predicted else None
 
     @property
     def precision_interval(self) -> tuple[float, float]:
-        return wilson_interval(self.right, self.answers)
+        return wilson_interval(self.correct, self.predicted)
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was measured, and each answer, so that two models can be compared image by image."""
+    """What was measured, with the prediction for every test image, so that two models can be compared pairwise.
+
+    The field names, also of the dataclasses in it, are those of the stored JSON.
+    """
 
     package_digest: str
     data_digest: str
@@ -83,18 +96,18 @@ class Evaluation:
     labels: tuple[int, ...]
     predictions: tuple[int, ...]
     confidences: tuple[float, ...]
-    """The probability of the predicted class."""
+    """The probability of each predicted class."""
     log_loss: float
     latency_p50: float
-    """Seconds for one image, decoding apart."""
+    """Median latency of a single image in seconds, without decoding."""
     latency_p95: float
-    # What follows was not measured by earlier versions of this program.
+    # The fields below have defaults because the first evaluations were stored without them.
     latency_p95_interval: tuple[float, float] | None = None
     machine: str = ""
-    """The kind of machine that the latency was measured on; "" where it is not known."""
+    """Processor and CPU count of the machine that measured the latency; "" if unknown."""
     model_bytes: int = 0
     abstention: Abstention | None = None
-    """None: no validation image is known that the model was not trained on."""
+    """None if it is unknown which images the model was not trained on."""
     robustness: Robustness | None = None
     duplicates: Duplicates | None = None
     label_errors: LabelErrors | None = None
@@ -102,128 +115,106 @@ class Evaluation:
 
     @property
     def images(self) -> int:
+        """Number of test images, N."""
         return len(self.labels)
 
     @cached_property
-    def right(self) -> npt.NDArray[np.bool_]:
-        """Whether each answer was right; bool [N]."""
+    def correct(self) -> npt.NDArray[np.bool_]:
+        """Whether each prediction is correct; bool [N]."""
         return np.equal(self.predictions, self.labels, dtype=np.bool_)
 
     @property
     def accuracy(self) -> float:
-        return float(self.right.mean())
+        return float(self.correct.mean())
 
     @property
     def accuracy_interval(self) -> tuple[float, float]:
-        """95 % interval of the accuracy, by Wilson's score method."""
-        return wilson_interval(int(self.right.sum()), self.images)
+        """95 % confidence interval of the accuracy."""
+        return wilson_interval(int(self.correct.sum()), self.images)
 
     @cached_property
     def confusion(self) -> npt.NDArray[np.int64]:
-        """Number of images by true class (row) and predicted class (column); int64 [K, K]."""
+        """Confusion matrix: number of images by true class (row) and predicted class (column); int64 [K, K]."""
         matrix = np.zeros((len(self.classes), len(self.classes)), dtype=np.int64)
         np.add.at(matrix, (np.array(self.labels), np.array(self.predictions)), 1)
         return matrix
 
     @cached_property
-    def by_class(self) -> tuple[ClassFigures, ...]:
-        """The figures of each class, in the order of the classes."""
-        images, answers = self.confusion.sum(axis=1), self.confusion.sum(axis=0)
+    def by_class(self) -> tuple[ClassMetrics, ...]:
+        """In the order of the classes."""
+        images, predicted = self.confusion.sum(axis=1), self.confusion.sum(axis=0)
         return tuple(
-            ClassFigures(name, int(images[index]), int(answers[index]), int(self.confusion[index, index]))
+            ClassMetrics(name, int(images[index]), int(predicted[index]), int(self.confusion[index, index]))
             for index, name in enumerate(self.classes)
         )
 
-    def confused(self, most: int) -> list[tuple[str, str, int]]:
-        """The true and the answered class of the commonest mistakes, and how often each was made."""
+    def top_confusions(self, count: int) -> list[tuple[str, str, int]]:
+        """True class, predicted class and number of images of the most frequent confusions, at most `count`."""
         mistakes = self.confusion.copy()
         np.fill_diagonal(mistakes, 0)
-        order = np.argsort(-mistakes, axis=None, kind="stable")[:most]
+        order = np.argsort(-mistakes, axis=None, kind="stable")[:count]
         pairs = zip(*np.unravel_index(order, mistakes.shape), strict=True)
         return [
-            (self.classes[true], self.classes[answered], int(mistakes[true, answered]))
-            for true, answered in pairs
-            if mistakes[true, answered]
+            (self.classes[true], self.classes[predicted], int(mistakes[true, predicted]))
+            for true, predicted in pairs
+            if mistakes[true, predicted]
         ]
 
     @property
     def recall(self) -> dict[str, float]:
-        """The share of each class's images that was recognised; classes without a test image are left out."""
-        return {figures.name: figures.recall for figures in self.by_class if figures.recall is not None}
+        """The recall of each class that has a test image."""
+        return {metrics.name: metrics.recall for metrics in self.by_class if metrics.recall is not None}
 
     @property
-    def largest_class_share(self) -> float:
-        """The accuracy of always answering the commonest class."""
+    def majority_baseline(self) -> float:
+        """Accuracy of the majority-class baseline: always predicting the most frequent class."""
         return float(np.bincount(np.array(self.labels)).max() / self.images)
 
     @cached_property
     def reliability(self) -> list[tuple[int, float, float]]:
-        """Images, mean confidence and accuracy of each confidence bin that has any."""
-        confidences, bins = np.array(self.confidences), self._confidence_bins
-        return [
-            (
-                int((bins == number).sum()),
-                float(confidences[bins == number].mean()),
-                float(self.right[bins == number].mean()),
-            )
-            for number in np.unique(bins)
-        ]
-
-    @property
-    def calibration_deviations(self) -> npt.NDArray[np.float64]:
-        """By image and confidence bin: the confidence, less 1 for a right answer; float64 [N, 15].
-
-        The absolute values of its columns' sums, added up and divided by N, are the calibration error.
-        """
-        deviations = np.zeros((self.images, CALIBRATION_BINS))
-        deviations[np.arange(self.images), self._confidence_bins] = np.array(self.confidences) - self.right
-        return deviations
-
-    @property
-    def _confidence_bins(self) -> npt.NDArray[np.int64]:
-        bins = (np.array(self.confidences) * CALIBRATION_BINS).astype(np.int64)
-        return np.minimum(bins, CALIBRATION_BINS - 1)
+        """Number of images, mean confidence and accuracy of each confidence bin that is not empty."""
+        return reliability_bins(np.array(self.confidences), self.correct)
 
     @property
     def calibration_error(self) -> float:
-        """Expected calibration error over 15 equal bins (Guo et al. 2017, arXiv:1706.04599)."""
-        return (
-            sum(count * abs(confidence - accuracy) for count, confidence, accuracy in self.reliability)
-            / self.images
-        )
+        return calibration_error(np.array(self.confidences), self.correct)
+
+    @property
+    def calibration_deviations(self) -> npt.NDArray[np.float64]:
+        """Confidence minus 1 (correct) or 0 (wrong) of each image, in the column of its bin; float64 [N, 15]."""
+        return calibration_deviations(np.array(self.confidences), self.correct)
 
     @property
     def coverage(self) -> tuple[int, int] | None:
-        """At the threshold: how many test images are answered, and how many of these wrongly; None: no threshold."""
+        """Number of test images at or above the abstention threshold, if any, and of wrong predictions among them."""
         if self.abstention is None or self.abstention.threshold is None:
             return None
-        answered = np.array(self.confidences) >= self.abstention.threshold
-        return int(answered.sum()), int((answered & ~self.right).sum())
+        covered = np.array(self.confidences) >= self.abstention.threshold
+        return int(covered.sum()), int((covered & ~self.correct).sum())
 
-    def right_under(self, corruption: str) -> npt.NDArray[np.bool_]:
-        """Whether each answer to the corrupted images was right; bool [N], in the order of the robustness' rows."""
+    def correct_under(self, corruption: str) -> npt.NDArray[np.bool_]:
+        """Whether each prediction for the corrupted images is correct; bool [M], in the order of `robustness.rows`."""
         assert self.robustness is not None
         labels = np.array(self.labels)[list(self.robustness.rows)]
-        right: npt.NDArray[np.bool_] = np.equal(self.robustness.predictions[corruption], labels)
-        return right
+        correct: npt.NDArray[np.bool_] = np.equal(self.robustness.predictions[corruption], labels)
+        return correct
 
     @property
     def corruptions(self) -> tuple[str, ...]:
-        """The names of the corruptions that were tried."""
         return tuple(self.robustness.predictions) if self.robustness else ()
 
     @property
     def accuracy_without_duplicates(self) -> float | None:
-        """The accuracy on test images that have no duplicate in the training part; None where it is not known."""
+        """Accuracy on the test images that have no duplicate in the training part; None if unknown or if all have."""
         if self.duplicates is None:
             return None
-        kept = np.ones(self.images, dtype=bool)
-        kept[list(self.duplicates.rows)] = False
-        return float(self.right[kept].mean()) if kept.any() else None
+        unique = np.ones(self.images, dtype=bool)
+        unique[list(self.duplicates.rows)] = False
+        return float(self.correct[unique].mean()) if unique.any() else None
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The figures that are tracked, by name."""
+        """The metrics that are logged to MLflow, by name."""
         low, high = self.accuracy_interval
         recall = self.recall
         return {
@@ -236,17 +227,17 @@ class Evaluation:
             "latency_p50_ms": 1000 * self.latency_p50,
             "latency_p95_ms": 1000 * self.latency_p95,
             "model_bytes": self.model_bytes,
-            **self._further_metrics,
+            **self._optional_metrics,
             **{f"recall/{name}": value for name, value in recall.items()},
         }
 
     @property
-    def _further_metrics(self) -> dict[str, float]:
-        metrics = {f"robustness/{name}": float(self.right_under(name).mean()) for name in self.corruptions}
+    def _optional_metrics(self) -> dict[str, float]:
+        metrics = {f"robustness/{name}": float(self.correct_under(name).mean()) for name in self.corruptions}
         if self.coverage is not None:
-            answered, wrong = self.coverage
-            metrics["test_coverage"] = answered / self.images
-            metrics["test_error_of_covered"] = wrong / max(answered, 1)
+            covered, wrong = self.coverage
+            metrics["test_coverage"] = covered / self.images
+            metrics["test_error_of_covered"] = wrong / max(covered, 1)
         if self.duplicates is not None:
             metrics["test_duplicates_share"] = self.duplicates.share
         if self.label_errors is not None:
@@ -258,44 +249,30 @@ class Evaluation:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Evaluation":
-        """Read what `to_json` of this or an earlier version wrote; what was not measured then is missing."""
-        content = json.loads(text)
-        values = {name: _read_part(name, value) for name, value in _known(cls, content).items()}
-        return cls(**values)
+        """Read the JSON of this or another version: missing fields get defaults, unknown ones are ignored."""
+        return cls(**{name: _from_json(name, value) for name, value in _known(cls, json.loads(text)).items()})
 
 
-def wilson_interval(successes: int, trials: int) -> tuple[float, float]:
-    """95 % interval of a proportion (Wilson 1927), which keeps within 0..1 where the normal one does not."""
-    if trials == 0:
-        return 0.0, 1.0
-    z = 1.959964
-    share = successes / trials
-    centre = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    half = z * ((share * (1 - share) + z * z / (4 * trials)) / trials) ** 0.5 / (1 + z * z / trials)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-_PARTS: Mapping[str, Any] = {
+_ITEM_TYPES: Mapping[str, Any] = {"slices": Slice, "suspects": Suspect}
+_FIELD_TYPES: Mapping[str, Any] = {
     "abstention": Abstention,
     "robustness": Robustness,
     "duplicates": Duplicates,
     "label_errors": LabelErrors,
 }
-_ITEMS: Mapping[str, Any] = {"slices": Slice, "suspects": Suspect}
 
 
-def _read_part(name: str, value: Any) -> Any:
-    """A value as it was before it became JSON: tuples for lists, and the dataclass that a field holds."""
+def _from_json(name: str, value: Any) -> Any:
+    """The value of a field: lists as tuples, objects as the dataclass of that field."""
     if isinstance(value, list):
-        item = _ITEMS.get(name)
-        return tuple(item(**_known(item, each)) if item else _read_part("", each) for each in value)
+        kind = _ITEM_TYPES.get(name)
+        return tuple(kind(**_known(kind, item)) if kind else _from_json("", item) for item in value)
     if isinstance(value, dict):
-        read = {key: _read_part(key, each) for key, each in value.items()}
-        return _PARTS[name](**_known(_PARTS[name], read)) if name in _PARTS else read
+        content = {key: _from_json(key, item) for key, item in value.items()}
+        return _FIELD_TYPES[name](**_known(_FIELD_TYPES[name], content)) if name in _FIELD_TYPES else content
     return value
 
 
 def _known(kind: Any, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Without the fields that a later version may have written."""
     names = {field.name for field in fields(kind)}
     return {name: value for name, value in content.items() if name in names}

@@ -1,4 +1,4 @@
-"""How long a model takes for one image, alone and beside another on the same machine."""
+"""Latency of a model for single images, alone and relative to another model on the same machine."""
 
 import platform
 import time
@@ -7,54 +7,47 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import binom
 
-from image_classifier.gate import Difference
+from image_classifier.evaluation.intervals import Estimate, quantile_interval
 from image_classifier.package import Images, Model
 from image_classifier.process import available_cpus
 
-_CALLS, _LEAST_CALLS = 200, 20
-_SECONDS = 3.0
-"""After so long fewer calls are enough, but not fewer than the least."""
-_WARM_UP = 10
-_CONFIDENCE = 0.95
+_CALLS, _MIN_CALLS = 200, 20
+_TIME_LIMIT_SECONDS = 3.0  # for each model; after it, the minimum number of calls is enough
+_WARM_UP_CALLS = 10
+_BOUND_SIGNIFICANCE = 0.025  # of each bound of a 95 % interval
 
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds for one image, decoding apart."""
+    """Latency of a single image in seconds, without decoding."""
 
     p50: float
     p95: float
-    p95_low: float
-    """With `p95_high` the 95 % interval of the 95th percentile, by order statistics."""
-    p95_high: float
+    p95_interval: tuple[float, float]
+    """95 % confidence interval of the 95th percentile."""
 
 
 def measure_latency(model: Model, images: Images) -> Latency:
     """Time single images of uint8 [N, S, S, 3], after a warm-up."""
-    seconds = np.sort(_seconds([(model, images)])[:, 0])
+    seconds = np.sort(_time_calls([(model, images)])[:, 0])
     p50, p95 = np.quantile(seconds, [0.5, 0.95])
-    low, high = _quantile_interval(seconds, 0.95, (1 - _CONFIDENCE) / 2)
-    return Latency(float(p50), float(p95), low, high)
+    return Latency(float(p50), float(p95), quantile_interval(seconds, 0.95, _BOUND_SIGNIFICANCE))
 
 
-def latency_ratio(
-    candidate: tuple[Model, Images], champion: tuple[Model, Images], significance: float
-) -> Difference:
-    """The median of how many times as long the candidate takes, both timed in turn on this machine.
+def latency_ratio(candidate: tuple[Model, Images], champion: tuple[Model, Images], significance: float) -> Estimate:
+    """Median of the candidate's latency divided by the champion's, both timed alternately on this machine.
 
-    Each of the two bounds is missed with probability `significance` (order statistics of the median). What else
-    the machine does falls on both alike.
+    Each bound of the interval is missed with probability `significance`. Other load affects both models alike.
     """
-    seconds = _seconds([candidate, champion])
+    seconds = _time_calls([candidate, champion])
     ratios = np.sort(seconds[:, 0] / seconds[:, 1])
-    low, high = _quantile_interval(ratios, 0.5, significance)
-    return Difference(float(np.median(ratios)), low, high)
+    low, high = quantile_interval(ratios, 0.5, significance)
+    return Estimate(float(np.median(ratios)), low, high)
 
 
-def machine() -> str:
-    """The kind of machine this is, as far as it decides how long a model takes: processor and CPUs to use."""
+def describe_machine() -> str:
+    """Processor model and number of available CPUs of this machine, on which latencies depend."""
     names = [
         line.partition(":")[2].strip()
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
@@ -63,30 +56,23 @@ def machine() -> str:
     return f"{names[0] if names else platform.machine()}, {available_cpus()} CPUs"
 
 
-def _seconds(subjects: list[tuple[Model, Images]]) -> npt.NDArray[np.float64]:
-    """Seconds of each call, float64 [calls, subjects]; in each round every subject has its turn."""
+def _time_calls(subjects: list[tuple[Model, Images]]) -> npt.NDArray[np.float64]:
+    """Seconds of each call, float64 [calls, subjects]; every round calls each subject once."""
     rounds = []
     started = time.perf_counter()
-    for number in range(-_WARM_UP, _CALLS):
-        seconds = [_timed(*subject, number) for subject in subjects]
+    for number in range(-_WARM_UP_CALLS, _CALLS):
+        seconds = [_time_call(*subject, number) for subject in subjects]
         if number >= 0:
             rounds.append(seconds)
-        if len(rounds) >= _LEAST_CALLS and time.perf_counter() - started > _SECONDS * len(subjects):
+        elapsed = time.perf_counter() - started
+        if len(rounds) >= _MIN_CALLS and elapsed > _TIME_LIMIT_SECONDS * len(subjects):
             break
     return np.array(rounds)
 
 
-def _timed(model: Model, images: Images, number: int) -> float:
+def _time_call(model: Model, images: Images, number: int) -> float:
     index = number % len(images)
     image = np.asarray(images[index : index + 1])
     started = time.perf_counter()
     model.probabilities(image)
     return time.perf_counter() - started
-
-
-def _quantile_interval(
-    ranked: npt.NDArray[np.float64], quantile: float, significance: float
-) -> tuple[float, float]:
-    """Bounds of a quantile from the ranks that it lies between but for `significance` on either side."""
-    low, high = binom.ppf([significance, 1 - significance], len(ranked), quantile).astype(int)
-    return float(ranked[max(low - 1, 0)]), float(ranked[min(high, len(ranked) - 1)])

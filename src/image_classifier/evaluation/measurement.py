@@ -1,5 +1,6 @@
-"""Measure a package on the untouched test part, as it will be served."""
+"""Measure an exported package on the test part."""
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import numpy as np
@@ -7,32 +8,31 @@ import numpy.typing as npt
 
 from image_classifier.datasets import ORIGINAL_FORMATS, Dataset, DatasetPart, split_validation
 from image_classifier.errors import DataError
-from image_classifier.evaluation.abstention import Abstention, choose_threshold
+from image_classifier.evaluation.calibration import Abstention, choose_threshold
 from image_classifier.evaluation.corruptions import CORRUPTIONS
 from image_classifier.evaluation.duplicates import find_duplicates
 from image_classifier.evaluation.evaluation import Evaluation, Robustness, Slice
-from image_classifier.evaluation.label_errors import MOST_SUSPECTS, LabelErrors, Suspect, suspects_of
-from image_classifier.evaluation.latency import machine, measure_latency
+from image_classifier.evaluation.label_errors import MAX_SUSPECTS, LabelErrors, Suspect, find_label_errors
+from image_classifier.evaluation.latency import describe_machine, measure_latency
 from image_classifier.package import Model, Probabilities
-from image_classifier.text import shortened
+from image_classifier.text import listed
 
-_MOST_CORRUPTED, _LEAST_CORRUPTED, _CORRUPTED_PIXELS = 2_000, 500, 8_000_000
-_MOST_VALIDATED = 5_000
+_MAX_CORRUPTED_IMAGES, _MIN_CORRUPTED_IMAGES, _CORRUPTED_PIXELS = 2_000, 500, 8_000_000
+_MAX_VALIDATION_IMAGES = 5_000
 _BATCH = 256
 _SEED = 0
-_DIGITS = 6
-"""Confidences are kept and compared with so many."""
+_DECIMALS = 6  # confidences are stored and compared with this many
 
 Rows = npt.NDArray[np.int64]
 
 
-def evaluate(
+def measure(
     model: Model, dataset: Dataset, *, test_fraction: float, abstain_error: float
 ) -> tuple[Evaluation, Probabilities]:
-    """Evaluate a loaded package on the test part; also gives its probabilities, float32 [N, K].
+    """Evaluate a loaded package on the test part; also returns its probabilities, float32 [N, K].
 
-    `abstain_error` is the share of wrong answers for which a threshold of confidence is chosen, on validation
-    images. Raises DataError where the data has other classes than the package, in another order, or another size.
+    `abstain_error` is the target error rate of the abstention threshold, which is chosen on validation images. Raises
+    DataError if the data set has other classes than the package, another order of classes, or another image size.
     """
     _check(model, dataset)
     test = dataset.test
@@ -40,7 +40,7 @@ def evaluate(
     confidences, predictions = _confidences(probabilities), probabilities.argmax(axis=1)
     true_class = probabilities[np.arange(len(test.labels)), test.labels].astype(np.float64)
     validation = _validation_rows(model, dataset)
-    validated = _answers(model, dataset.train, validation)
+    validation_probabilities = _predict(model, dataset.train, validation)
     latency = measure_latency(model, test.images)
     evaluation = Evaluation(
         package_digest=model.package.digest,
@@ -53,13 +53,13 @@ def evaluate(
         log_loss=float(-np.log(np.maximum(true_class, 1e-12)).mean()),
         latency_p50=latency.p50,
         latency_p95=latency.p95,
-        latency_p95_interval=(latency.p95_low, latency.p95_high),
-        machine=machine(),
+        latency_p95_interval=latency.p95_interval,
+        machine=describe_machine(),
         model_bytes=model.package.model_file.stat().st_size,
-        abstention=_abstention(validated, dataset.train.labels[validation], abstain_error),
+        abstention=_abstention(validation_probabilities, dataset.train.labels[validation], abstain_error),
         robustness=_robustness(model, test),
         duplicates=find_duplicates(dataset),
-        label_errors=_label_errors(dataset, probabilities, validation, validated),
+        label_errors=_label_errors(dataset, probabilities, validation, validation_probabilities),
         slices=_slices(test, predictions == test.labels, dataset.image_size),
     )
     return evaluation, probabilities
@@ -68,116 +68,105 @@ def evaluate(
 def _check(model: Model, dataset: Dataset) -> None:
     if dataset.classes != model.classes:
         raise DataError(
-            f"the model knows the classes {shortened(model.classes)}, but the data has "
-            f"{shortened(dataset.classes)}: only data of the same classes can judge it"
+            f"the model has the classes {listed(model.classes)}, but the data set has {listed(dataset.classes)}; "
+            "evaluate it on data with the same classes"
         )
     if dataset.image_size != model.package.image_size:
         raise DataError(
             f"the model takes images of {model.package.image_size} pixels, but the data was prepared at "
-            f"{dataset.image_size}; give --image-size {model.package.image_size}"
+            f"{dataset.image_size} pixels; set --image-size {model.package.image_size}"
         )
     if len(dataset.test.labels) == 0:
-        raise DataError(f"{dataset.source} has no test image; raise --test-fraction or add a test part")
+        raise DataError(f"{dataset.source} has no test images; raise --test-fraction or add a test part")
 
 
 def _confidences(probabilities: Probabilities) -> npt.NDArray[np.float64]:
-    confidences: npt.NDArray[np.float64] = probabilities.max(axis=1).astype(np.float64).round(_DIGITS)
+    confidences: npt.NDArray[np.float64] = probabilities.max(axis=1).astype(np.float64).round(_DECIMALS)
     return confidences
 
 
-def _answers(model: Model, part: DatasetPart, rows: Rows) -> Probabilities:
-    """The probabilities float32 [M, K] of some of a part's images, of which few are in memory at a time."""
-    batches = [
-        model.probabilities(part.images[rows[start : start + _BATCH]])
-        for start in range(0, len(rows), _BATCH)
-    ]
+def _predict(model: Model, part: DatasetPart, rows: Rows) -> Probabilities:
+    batches = [model.probabilities(part.images[rows[start : start + _BATCH]]) for start in range(0, len(rows), _BATCH)]
     return np.concatenate([np.empty((0, len(model.classes)), np.float32), *batches])
 
 
 def _validation_rows(model: Model, dataset: Dataset) -> Rows:
-    """Rows of the training part that the package was not trained on, a sample of many; none where not known."""
+    """Rows of the training part that the package was not trained on, at most 5,000; none if that is unknown."""
     provenance = model.package.provenance
     parameters = provenance.get("parameters", {})
-    if provenance.get("data_digest") != dataset.digest or not {"seed", "validation_fraction"} <= set(
-        parameters
-    ):
+    if provenance.get("data_digest") != dataset.digest or not {"seed", "validation_fraction"} <= set(parameters):
         return np.empty(0, np.int64)
-    _, rows = split_validation(
-        dataset.train.labels, float(parameters["validation_fraction"]), int(parameters["seed"])
-    )
-    return np.sort(np.random.default_rng(_SEED).permutation(rows)[:_MOST_VALIDATED])
+    _, rows = split_validation(dataset.train.labels, float(parameters["validation_fraction"]), int(parameters["seed"]))
+    return np.sort(np.random.default_rng(_SEED).permutation(rows)[:_MAX_VALIDATION_IMAGES])
 
 
-def _abstention(validated: Probabilities, labels: Rows, error: float) -> Abstention | None:
+def _abstention(probabilities: Probabilities, labels: Rows, error: float) -> Abstention | None:
     if not len(labels):
         return None
-    return choose_threshold(_confidences(validated), validated.argmax(axis=1) == labels, error)
+    return choose_threshold(_confidences(probabilities), probabilities.argmax(axis=1) == labels, error)
 
 
 def _robustness(model: Model, test: DatasetPart) -> Robustness:
-    side = test.images.shape[1]
-    most = int(np.clip(_CORRUPTED_PIXELS // side**2, _LEAST_CORRUPTED, _MOST_CORRUPTED))
-    rows = np.random.default_rng(_SEED).permutation(len(test.labels))[:most]
+    count = _CORRUPTED_PIXELS // test.images.shape[1] ** 2
+    count = int(np.clip(count, _MIN_CORRUPTED_IMAGES, _MAX_CORRUPTED_IMAGES))
+    rows = np.random.default_rng(_SEED).permutation(len(test.labels))[:count]
     images = test.images[rows]
     predictions = {
-        corruption.name: tuple(model.probabilities(corruption.of(images)).argmax(axis=1).tolist())
+        corruption.name: tuple(model.probabilities(corruption.apply(images)).argmax(axis=1).tolist())
         for corruption in CORRUPTIONS
     }
     return Robustness(tuple(rows.tolist()), predictions)
 
 
 def _label_errors(
-    dataset: Dataset, tested: Probabilities, validation: Rows, validated: Probabilities
+    dataset: Dataset, test_probabilities: Probabilities, validation: Rows, validation_probabilities: Probabilities
 ) -> LabelErrors:
-    """Suspects among test and validation images together, so that each class has more images to go by."""
-    tests = len(tested)
-    probabilities = np.concatenate([tested, validated])
+    """Suspects among test and validation images together, because the thresholds of a class need many images."""
+    tests = len(test_probabilities)
+    probabilities = np.concatenate([test_probabilities, validation_probabilities])
     labels = np.concatenate([dataset.test.labels, dataset.train.labels[validation]])
-    rows, suggested = suspects_of(probabilities, labels)
+    rows, suggested = find_label_errors(probabilities, labels)
     suspects = []
-    for row, suggestion in zip(rows[:MOST_SUSPECTS].tolist(), suggested.tolist(), strict=False):
+    for row, suggestion in zip(rows[:MAX_SUSPECTS].tolist(), suggested.tolist(), strict=False):
         part = dataset.test if row < tests else dataset.train
-        place = row if row < tests else int(validation[row - tests])
+        part_row = row if row < tests else int(validation[row - tests])
         suspects.append(
             Suspect(
                 part="test" if row < tests else "train",
-                row=place,
-                name=part.names[place],
+                row=part_row,
+                name=part.names[part_row],
                 label=dataset.classes[labels[row]],
                 suggested=dataset.classes[suggestion],
-                confidence=round(float(probabilities[row, suggestion]), _DIGITS),
-                self_confidence=round(float(probabilities[row, labels[row]]), _DIGITS),
+                confidence=round(float(probabilities[row, suggestion]), _DECIMALS),
+                self_confidence=round(float(probabilities[row, labels[row]]), _DECIMALS),
             )
         )
     return LabelErrors(len(labels), len(rows), tuple(suspects))
 
 
-def _slices(test: DatasetPart, right: npt.NDArray[np.bool_], side: int) -> tuple[Slice, ...]:
-    """By the shorter side of the stored image, as multiples of the model's, and by format; [] where all are alike."""
+def _slices(test: DatasetPart, correct: npt.NDArray[np.bool_], side: int) -> tuple[Slice, ...]:
+    """Slices by shorter side, in multiples of the model's input size, and by format; none if all images are equal."""
     if test.originals is None:
         return ()
     shorter = test.originals[:, :2].min(axis=1)
     bounds = [side, side + 1, 2 * side, 4 * side, 8 * side]
     names = [
         f"below {side} pixels",
-        f"{side} pixels, as the model's",
+        f"{side} pixels (the model's input size)",
         *(f"{low} to {high - 1} pixels" for low, high in pairwise(bounds[1:])),
-        f"{bounds[-1]} pixels and more",
+        f"{bounds[-1]} pixels or more",
     ]
-    by_size = _grouped("shorter side", np.digitize(shorter, bounds), names, right)
-    return by_size + _grouped("format", test.originals[:, 2], ORIGINAL_FORMATS, right)
+    by_size = _slices_by("shorter side", np.digitize(shorter, bounds), names, correct)
+    return by_size + _slices_by("format", test.originals[:, 2], ORIGINAL_FORMATS, correct)
 
 
-def _grouped(
-    kind: str,
-    groups: npt.NDArray[np.int64] | npt.NDArray[np.int32],
-    names: list[str] | tuple[str, ...],
-    right: npt.NDArray[np.bool_],
+def _slices_by(
+    kind: str, groups: npt.NDArray[np.integer], names: Sequence[str], correct: npt.NDArray[np.bool_]
 ) -> tuple[Slice, ...]:
     present = np.unique(groups).tolist()
     if len(present) < 2:
         return ()
     return tuple(
-        Slice(kind, names[group], int((groups == group).sum()), int(right[groups == group].sum()))
+        Slice(kind, names[group], int((groups == group).sum()), int(correct[groups == group].sum()))
         for group in present
     )

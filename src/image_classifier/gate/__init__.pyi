@@ -1,9 +1,4 @@
-from .judgement import Means as Means
-from .judgement import evaluation_of as evaluation_of
-from .judgement import judge_version as judge_version
-from .judgement import report_of as report_of
-from .rule_result import RuleOutcome as RuleOutcome
-from .rule_result import RuleResult as RuleResult
-from .statistics import Difference as Difference
-from .verdict import CHAMPION as CHAMPION
-from .verdict import Verdict as Verdict
+from .champion_checks import SIGNIFICANCE as SIGNIFICANCE
+from .report import ReportedVersion as ReportedVersion, ReportHeader as ReportHeader, render_report as render_report
+from .rules import RuleOutcome as RuleOutcome, RuleResult as RuleResult, Thresholds as Thresholds
+from .verdict import CHAMPION as CHAMPION, Verdict as Verdict, comparability as comparability, judge as judge

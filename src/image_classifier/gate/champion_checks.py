@@ -1,38 +1,38 @@
-"""The gate's comparisons: a candidate must not be surely worse than the champion on the same images."""
+"""The gate's comparisons: a candidate must not be significantly worse than the champion on the same images."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import numpy.typing as npt
 
-from image_classifier.evaluation import Evaluation
-from image_classifier.gate.rule_result import (
+from image_classifier.evaluation import Estimate, Evaluation
+from image_classifier.gate.formatting import between, error, error_difference, percent, points, points_limit, ratio
+from image_classifier.gate.rules import (
     AT_MOST,
     ERROR,
     POINTS,
     TIMES,
     RuleOutcome,
     RuleResult,
-    by_interval,
+    Thresholds,
+    decide_by_interval,
 )
 from image_classifier.gate.statistics import (
-    Answers,
-    Difference,
-    accuracy_difference,
-    adjusted_for_many,
+    Correct,
+    bootstrap_difference,
     calibration_difference,
-    chance_of_drop,
-    paired_difference,
+    exact_difference,
+    gained_and_lost,
+    holm_adjusted,
     score_difference,
+    score_p_value,
 )
-from image_classifier.settings import Settings
-from image_classifier.text import shortened
+from image_classifier.text import listed
 
 FALSE_REFUSALS = 0.05
-"""Of candidates that are no worse than their champion, at most so many are called worse."""
+"""Maximum probability that all comparisons together refuse a candidate that is no worse than the champion."""
 CALIBRATION_MARGIN = 0.02
-"""So much more calibration error than the champion's is still no worse."""
+"""Increase of the calibration error that does not count as worse."""
 
 
 @dataclass(frozen=True)
@@ -41,176 +41,146 @@ class Pair:
 
     candidate: Evaluation
     champion: Evaluation
-    latency_ratio: Difference | None
-    """How many times as long the candidate takes, timed in turn on one machine; None: they were timed apart."""
+    latency_ratio: Estimate | None
+    """Median latency as a multiple of the champion's, measured alternately on one machine; None: not measured so."""
 
 
-def _accuracy_drop(pair: Pair, settings: Settings) -> RuleResult:
-    candidate, champion = pair.candidate, pair.champion
-    difference = accuracy_difference(candidate.right, champion.right, SIGNIFICANCE)
+def _accuracy_drop(pair: Pair, thresholds: Thresholds) -> RuleResult:
+    candidate, champion, maximum = pair.candidate, pair.champion, thresholds.max_accuracy_drop
+    difference = bootstrap_difference(candidate.correct, champion.correct, SIGNIFICANCE)
     return _at_least(
         "max-accuracy-drop",
-        f"accuracy {candidate.accuracy:.2%} against the champion's {champion.accuracy:.2%} "
-        f"({difference.low:+.2%} to {difference.high:+.2%}; at most {settings.max_accuracy_drop:.2%} lower is "
-        "allowed)",
+        f"accuracy {percent(candidate.accuracy, 2)} against the champion's {percent(champion.accuracy, 2)} "
+        f"({between((difference.low, difference.high), points)}); the maximum drop is {points_limit(maximum)}",
         difference,
-        -settings.max_accuracy_drop,
+        -maximum,
     )
 
 
-def _not_worse(pair: Pair, _: Settings) -> RuleResult:
-    candidate, champion = pair.candidate.right, pair.champion.right
-    difference = paired_difference(candidate, champion, SIGNIFICANCE)
-    gained, lost = int(np.sum(candidate & ~champion)), int(np.sum(~candidate & champion))
+def _not_worse(pair: Pair, _: Thresholds) -> RuleResult:
+    candidate, champion = pair.candidate.correct, pair.champion.correct
+    difference = exact_difference(candidate, champion, SIGNIFICANCE)
+    gained, lost = gained_and_lost(candidate, champion)
     return _at_least(
         "not-worse-than-champion",
-        f"of {len(candidate):,} test images it loses {lost:,} that the champion gets right and gains {gained:,} "
-        f"({difference.low:+.2%} to {difference.high:+.2%} of all)",
+        f"compared with the champion, {lost:,} of {len(candidate):,} test images are newly wrong and {gained:,} newly "
+        f"correct ({between((difference.low, difference.high), points)})",
         difference,
         0.0,
     )
 
 
-def _recall_drop(pair: Pair, settings: Settings) -> RuleResult:
+def _recall_drop(pair: Pair, thresholds: Thresholds) -> RuleResult:
     labels = np.array(pair.candidate.labels)
     rows = {repr(name): labels == index for index, name in enumerate(pair.candidate.classes)}
-    return _none_worse(
+    return _no_group_worse(
         "max-recall-drop",
-        ("class", "recognised"),
-        settings.max_recall_drop,
+        ("no class's recall", "recall of class"),
+        thresholds.max_recall_drop,
         {
-            name: (pair.candidate.right[chosen], pair.champion.right[chosen])
-            for name, chosen in rows.items()
-            if chosen.any()
+            name: (pair.candidate.correct[of_class], pair.champion.correct[of_class])
+            for name, of_class in rows.items()
+            if of_class.any()
         },
     )
 
 
-def _robustness_drop(pair: Pair, settings: Settings) -> RuleResult:
+def _robustness_drop(pair: Pair, thresholds: Thresholds) -> RuleResult:
     rule = "max-robustness-drop"
     candidate, champion = pair.candidate.robustness, pair.champion.robustness
     names = [name for name in pair.candidate.corruptions if name in pair.champion.corruptions]
-    # A model of another image size was asked for fewer or more of the same test images.
-    count = min(len(evaluated.rows) if evaluated else 0 for evaluated in (candidate, champion))
+    # A model of another image size is evaluated on fewer or more of the same test images.
+    count = min(len(measured.rows) if measured else 0 for measured in (candidate, champion))
     if candidate is None or champion is None or not names or candidate.rows[:count] != champion.rows[:count]:
-        reason = "robustness was not measured on the same images of both"
-        return RuleResult(
-            rule, RuleOutcome.UNDECIDED, reason, threshold=-settings.max_robustness_drop, unit=POINTS
-        )
-    return _none_worse(
+        reason = "the robustness of both was not measured on the same images"
+        return RuleResult(rule, RuleOutcome.UNDECIDED, reason, threshold=-thresholds.max_robustness_drop, unit=POINTS)
+    return _no_group_worse(
         rule,
-        ("corruption", "answered"),
-        settings.max_robustness_drop,
+        ("no accuracy under corruption", "accuracy under"),
+        thresholds.max_robustness_drop,
         {
-            repr(name): (pair.candidate.right_under(name)[:count], pair.champion.right_under(name)[:count])
+            repr(name): (pair.candidate.correct_under(name)[:count], pair.champion.correct_under(name)[:count])
             for name in names
         },
     )
 
 
-def _calibration_rise(pair: Pair, _: Settings) -> RuleResult:
+def _calibration_rise(pair: Pair, _: Thresholds) -> RuleResult:
     candidate, champion = pair.candidate, pair.champion
-    rise = calibration_difference(
-        candidate.calibration_deviations, champion.calibration_deviations, SIGNIFICANCE
-    )
-    return RuleResult(
+    rise = calibration_difference(candidate.calibration_deviations, champion.calibration_deviations, SIGNIFICANCE)
+    return RuleResult.of(
         "calibration-not-worse",
-        by_interval(rise.low, rise.high, CALIBRATION_MARGIN, AT_MOST),
-        f"calibration error {candidate.calibration_error:.3f} against the champion's "
-        f"{champion.calibration_error:.3f} ({rise.low:+.3f} to {rise.high:+.3f}; at most "
-        f"{CALIBRATION_MARGIN:.3f} higher is allowed)",
-        measured=rise.value,
-        low=rise.low,
-        high=rise.high,
-        threshold=CALIBRATION_MARGIN,
-        bound=AT_MOST,
-        unit=ERROR,
+        decide_by_interval(rise.low, rise.high, CALIBRATION_MARGIN, AT_MOST),
+        f"calibration error {error(candidate.calibration_error)} against the champion's "
+        f"{error(champion.calibration_error)} ({between((rise.low, rise.high), error_difference)}); the maximum "
+        f"increase is {error(CALIBRATION_MARGIN)}",
+        rise,
+        CALIBRATION_MARGIN,
+        AT_MOST,
+        ERROR,
     )
 
 
-def _latency_rise(pair: Pair, settings: Settings) -> RuleResult:
-    rule, most = "max-latency-ratio", settings.max_latency_ratio
+def _latency_rise(pair: Pair, thresholds: Thresholds) -> RuleResult:
+    rule, maximum = "max-latency-ratio", thresholds.max_latency_ratio
     candidate, champion = pair.candidate, pair.champion
     if pair.latency_ratio is not None:
-        ratio, how = pair.latency_ratio, "timed in turn"
+        times, how = pair.latency_ratio, "measured alternately"
     elif candidate.machine and candidate.machine == champion.machine:
-        ratio = Difference(
+        times = Estimate(
             candidate.latency_p50 / champion.latency_p50,
-            # As far apart as the middle half of each was from its slowest: other work may have slowed either.
+            # Wide bounds, from the median to the slowest calls: other work may have slowed either measurement.
             candidate.latency_p50 / champion.latency_p95,
             candidate.latency_p95 / champion.latency_p50,
         )
-        how = "timed at different times on machines of the same kind"
+        how = "measured at different times on machines of the same kind"
     else:
-        known = [evaluated.machine or "an unknown machine" for evaluated in (candidate, champion)]
-        reason = f"it was timed on {known[0]}, and the champion on {known[1]}"
-        return RuleResult(rule, RuleOutcome.UNDECIDED, reason, threshold=most, bound=AT_MOST, unit=TIMES)
-    return RuleResult(
+        machines = [evaluation.machine or "an unknown machine" for evaluation in (candidate, champion)]
+        reason = f"latency was measured on {machines[0]}, and the champion's on {machines[1]}"
+        return RuleResult(rule, RuleOutcome.UNDECIDED, reason, threshold=maximum, bound=AT_MOST, unit=TIMES)
+    return RuleResult.of(
         rule,
-        by_interval(ratio.low, ratio.high, most, AT_MOST),
-        f"it takes {ratio.value:.2f} times as long as the champion ({ratio.low:.2f} to {ratio.high:.2f}; {how}; "
-        f"at most {most:g} times is allowed)",
-        measured=ratio.value,
-        low=ratio.low,
-        high=ratio.high,
-        threshold=most,
-        bound=AT_MOST,
-        unit=TIMES,
+        decide_by_interval(times.low, times.high, maximum, AT_MOST),
+        f"median latency {ratio(times.value)} the champion's ({between((times.low, times.high), ratio)}, {how}); the "
+        f"maximum is {maximum:g} ×",
+        times,
+        maximum,
+        AT_MOST,
+        TIMES,
     )
 
 
-COMPARISONS: tuple[Callable[[Pair, Settings], RuleResult], ...] = (
-    _accuracy_drop,
-    _not_worse,
-    _recall_drop,
-    _robustness_drop,
-    _calibration_rise,
-    _latency_rise,
-)
-SIGNIFICANCE = FALSE_REFUSALS / len(COMPARISONS)
-"""Of each comparison (Bonferroni): so all of them together keep to FALSE_REFUSALS, however they hang together."""
+CHAMPION_CHECKS = (_accuracy_drop, _not_worse, _recall_drop, _robustness_drop, _calibration_rise, _latency_rise)
+SIGNIFICANCE = FALSE_REFUSALS / len(CHAMPION_CHECKS)
+"""Of each comparison: Bonferroni's correction holds FALSE_REFUSALS for all, however they depend on each other."""
 
 
-def _at_least(rule: str, reason: str, difference: Difference, threshold: float) -> RuleResult:
-    return RuleResult(
-        rule,
-        by_interval(difference.low, difference.high, threshold),
-        reason,
-        measured=difference.value,
-        low=difference.low,
-        high=difference.high,
-        threshold=threshold,
-        unit=POINTS,
-    )
+def _at_least(rule: str, reason: str, difference: Estimate, threshold: float) -> RuleResult:
+    outcome = decide_by_interval(difference.low, difference.high, threshold)
+    return RuleResult.of(rule, outcome, reason, difference, threshold, unit=POINTS)
 
 
-def _none_worse(
-    rule: str, words: tuple[str, str], drop: float, groups: Mapping[str, tuple[Answers, Answers]]
+def _no_group_worse(
+    rule: str, subjects: tuple[str, str], drop: float, groups: Mapping[str, tuple[Correct, Correct]]
 ) -> RuleResult:
-    """No group of images is surely answered worse by more than `drop`, with Holm's adjustment for so many groups.
+    """The accuracy of no group of images dropped significantly by more than `drop`, with Holm's correction.
 
-    Models that differ by their seed alone differ in single classes by points: of 20 pairs of such on CIFAR-10 (72 %,
-    10,000 test images) a margin of 0 refuses 12, and one of 5 points none. The figures are of the group that speaks
-    most against the candidate; its interval is Bonferroni's, which for this one group decides as Holm does.
+    The numbers are those of the most significant group; its interval has Bonferroni's correction, which for this one
+    group decides as Holm's does. `subjects` are the subject of the sentence if no group is worse, and if some are.
     """
     names = list(groups)
-    chances = adjusted_for_many([chance_of_drop(*groups[name], drop) for name in names])
-    worse = [name for name, chance in zip(names, chances, strict=True) if chance < SIGNIFICANCE]
-    worst = names[int(np.argmin(chances))]
+    p_values = holm_adjusted([score_p_value(*groups[name], drop) for name in names])
+    worse = [name for name, p_value in zip(names, p_values, strict=True) if p_value < SIGNIFICANCE]
+    worst = names[int(np.argmin(p_values))]
     candidate, champion = groups[worst]
     difference = score_difference(candidate, champion, SIGNIFICANCE / len(names))
-    noun, verb = words
-    told = shortened(worse) if worse else f"no {noun}"
-    verb = f"{'are' if len(worse) > 1 else 'is'} surely {verb} worse than by the champion by more than {drop:.1%}"
-    nearest = "most of all" if worse else "nearest to it"
+    subject = f"{subjects[1]} {listed(worse)}" if worse else subjects[0]
+    quoted = "most significant" if worse else "closest"
     return _at_least(
         rule,
-        f"{told} {verb} ({nearest} {worst}, {_share(candidate)} against {_share(champion)}, "
-        f"{difference.low:+.1%} to {difference.high:+.1%})",
+        f"{subject} dropped significantly by more than {points_limit(drop)} ({quoted}: {worst}, "
+        f"{percent(float(candidate.mean()))} against {percent(float(champion.mean()))}, "
+        f"{between((difference.low, difference.high), points)})",
         difference,
         -drop,
     )
-
-
-def _share(right: npt.NDArray[np.bool_]) -> str:
-    return f"{right.mean():.1%}"

@@ -1,6 +1,6 @@
-"""Encoded image bytes to a uint8 array, within limits on pixels and memory.
+"""Images: encoded bytes to uint8 arrays, within limits on pixels and memory.
 
-The one decoder of data preparation, evaluation and serving.
+The one decoder of data preparation, evaluation and serving. Knows nothing of data sets or models.
 """
 
 import lazy_loader

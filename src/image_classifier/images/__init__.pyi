@@ -1,8 +1,10 @@
-from .decoder import FORMATS as FORMATS
-from .decoder import SMALLEST_SIZE as SMALLEST_SIZE
-from .decoder import Extent as Extent
-from .decoder import decode as decode
-from .decoder import decode_with_original as decode_with_original
-from .decoder import fit as fit
-from .decoder import measure as measure
-from .encoded import stated_pixels as stated_pixels
+from .decoder import (
+    FORMATS as FORMATS,
+    MIN_IMAGE_SIZE as MIN_IMAGE_SIZE,
+    Dimensions as Dimensions,
+    decode as decode,
+    decode_with_metadata as decode_with_metadata,
+    read_dimensions as read_dimensions,
+    resize_and_crop as resize_and_crop,
+)
+from .image_headers import header_pixel_count as header_pixel_count

@@ -1,6 +1,7 @@
-"""What happens to a released model: drift of its inputs and answers, a worse revision, the need to retrain.
+"""Monitoring of a released model: input drift, comparison of two revisions, and when to retrain.
 
-Pure statistics and policy over counts; who collects the counts is serving's and platform's concern.
+Statistics and policy over counts; it does not know how servers collect the counts or how the platform reads them. The
+server uses the drift detection, which therefore needs no SciPy.
 """
 
 import lazy_loader

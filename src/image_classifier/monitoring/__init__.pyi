@@ -1,13 +1,11 @@
-from .drift_detection import DriftJudgement as DriftJudgement
-from .drift_detection import DriftReference as DriftReference
-from .drift_detection import DriftVerdict as DriftVerdict
-from .drift_detection import FeatureCounts as FeatureCounts
-from .drift_detection import judge_drift as judge_drift
-from .drift_detection import no_reference as no_reference
-from .drift_detection import too_few_images as too_few_images
-from .drift_record import DriftRecord as DriftRecord
-from .drift_record import ServerCounts as ServerCounts
-from .retraining_policy import Rules as Rules
-from .retraining_policy import decide as decide
-from .revision_comparison import AnswerCounts as AnswerCounts
-from .revision_comparison import RevisionComparison as RevisionComparison
+from .drift_detection import (
+    DriftResult as DriftResult,
+    DriftVerdict as DriftVerdict,
+    detect_drift as detect_drift,
+    no_reference as no_reference,
+    too_few_images as too_few_images,
+)
+from .drift_record import DriftRecord as DriftRecord, ServerCounts as ServerCounts
+from .drift_reference import DriftReference as DriftReference, FeatureCounts as FeatureCounts
+from .retraining_policy import RetrainingPolicy as RetrainingPolicy, decide_retraining as decide_retraining
+from .revision_comparison import ResponseCounts as ResponseCounts, RevisionComparison as RevisionComparison

@@ -1,7 +1,6 @@
-"""What the servers of a version have seen, all together: added up from what each of them has counted so far.
+"""The drift record of a model version: the counts of all its servers, summed up over restarts and replacements.
 
-A server counts from its start and names its counts; the record keeps what each was last read to have, so that only
-what is new is added, whoever was restarted or taken away meanwhile.
+A server counts from its start, under an instance name. Only the difference from its last counts is added.
 """
 
 import json
@@ -12,20 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from image_classifier.monitoring.drift_detection import (
-    DriftJudgement,
-    DriftReference,
-    DriftVerdict,
-    judge_drift,
-    too_few_images,
-)
+from image_classifier.monitoring.drift_detection import DriftResult, DriftVerdict, detect_drift, too_few_images
+from image_classifier.monitoring.drift_reference import DriftReference
 
-_MOST_SERVERS = 500
-"""So many, the last that were read, are remembered: one that is gone never comes back under its name."""
-_MOST_WINDOWS = 100
+_MAX_SERVERS = 500  # remembered; an instance name is never used again
+_MAX_WINDOWS = 100
 
-ByFeature = Mapping[str, Sequence[int]]
-"""Of each feature the counts of its bins."""
+CountsByFeature = Mapping[str, Sequence[int]]
+"""The counts of each feature's bins."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +27,17 @@ class ServerCounts:
 
     instance: str
     images: int
-    features: ByFeature
+    features: CountsByFeature
 
 
 @dataclass(frozen=True)
-class JudgedWindow:
-    """A full window of images of all servers, and what it told."""
+class DriftWindow:
+    """A full window of images of all servers, with its result."""
 
     ended: datetime
     images: int
     judgement: Mapping[str, Any]
-    """As DriftJudgement.to_dict gives it."""
+    """The result as a dictionary, see DriftResult.to_dict."""
 
     @property
     def verdict(self) -> DriftVerdict:
@@ -57,16 +50,16 @@ class JudgedWindow:
 
 @dataclass(frozen=True)
 class DriftRecord:
-    """The record of a version."""
+    """The drift record of one version."""
 
     images: int = 0
-    """Of all servers since the version was first served."""
+    """Of all servers, since the version was first served."""
     filling: ServerCounts = field(default_factory=lambda: ServerCounts("", 0, {}))
-    """What the window that is not full yet holds."""
+    """The window that is not full yet."""
     servers: Mapping[str, ServerCounts] = field(default_factory=dict)
-    """By instance, as they were read last."""
-    windows: tuple[JudgedWindow, ...] = ()
-    """The newest last."""
+    """The last counts of each server, by instance."""
+    windows: tuple[DriftWindow, ...] = ()
+    """Oldest first."""
 
     def with_counts(
         self,
@@ -77,44 +70,43 @@ class DriftRecord:
         false_alarms: float,
         now: datetime,
     ) -> "DriftRecord":
-        """The record with what is new; a window that is full by now is judged.
+        """The record with the new counts of the servers; if the window is full, its result is added.
 
-        Raises ValueError for counts that are not of the reference's features.
+        `window` is the number of images in a window. Raises ValueError for counts that do not fit the reference, or are
+        below the last counts of the same server.
         """
-        counts = reference.joined(self.filling.features) if self.filling.features else reference.no_counts()
+        counts = reference.join_counts(self.filling.features) if self.filling.features else reference.zero_counts()
         images, servers = 0, dict(self.servers)
         for report in reports:
             before = servers.pop(report.instance, None)
-            added = reference.joined(report.features)
+            added = reference.join_counts(report.features)
             if before is not None:
-                added = added - reference.joined(before.features)
+                added = added - reference.join_counts(before.features)
             if np.any(added < 0):
-                raise ValueError(f"server {report.instance} has counted less than it had before")
+                raise ValueError(f"the counts of server {report.instance} have decreased")
             counts = counts + added
             images += report.images - (before.images if before else 0)
             servers[report.instance] = report
         filled = self.filling.images + images
-        kept = dict(list(servers.items())[-_MOST_SERVERS:])
+        servers = dict(list(servers.items())[-_MAX_SERVERS:])
         if filled < window:
-            filling = ServerCounts("", filled, reference.by_feature(counts))
-            return replace(self, images=self.images + images, filling=filling, servers=kept)
-        judged = JudgedWindow(now, filled, judge_drift(reference, counts, false_alarms).to_dict())
-        return DriftRecord(
-            images=self.images + images, servers=kept, windows=(*self.windows, judged)[-_MOST_WINDOWS:]
-        )
+            filling = ServerCounts("", filled, reference.split_counts(counts))
+            return replace(self, images=self.images + images, filling=filling, servers=servers)
+        full = DriftWindow(now, filled, detect_drift(reference, counts, false_alarms).to_dict())
+        return DriftRecord(images=self.images + images, servers=servers, windows=(*self.windows, full)[-_MAX_WINDOWS:])
 
-    def judgement(self, window: int) -> DriftJudgement:
-        """The verdict and its reason: of the newest full window, where there is one."""
+    def result(self, window: int) -> DriftResult:
+        """Verdict and reason of the newest full window."""
         if not self.windows:
             return too_few_images(self.filling.images, window)
-        return DriftJudgement(self.windows[-1].verdict, self.windows[-1].reason)
+        return DriftResult(self.windows[-1].verdict, self.windows[-1].reason)
 
     def to_json(self) -> str:
         return json.dumps(
             {
                 "images": self.images,
-                "filling": _stored(self.filling),
-                "servers": {name: _stored(server) for name, server in self.servers.items()},
+                "filling": _counts_to_json(self.filling),
+                "servers": {name: _counts_to_json(server) for name, server in self.servers.items()},
                 "windows": [
                     {"ended": each.ended.isoformat(), "images": each.images, "judgement": each.judgement}
                     for each in self.windows
@@ -125,22 +117,22 @@ class DriftRecord:
 
     @classmethod
     def from_json(cls, content: bytes) -> "DriftRecord":
-        """Raises ValueError, KeyError or TypeError for what is no record."""
+        """Raises ValueError, KeyError or TypeError if the content is not a drift record."""
         stored = json.loads(content)
         return cls(
             images=int(stored["images"]),
-            filling=_read("", stored["filling"]),
-            servers={name: _read(name, server) for name, server in stored["servers"].items()},
+            filling=_counts_from_json("", stored["filling"]),
+            servers={name: _counts_from_json(name, server) for name, server in stored["servers"].items()},
             windows=tuple(
-                JudgedWindow(datetime.fromisoformat(each["ended"]), int(each["images"]), each["judgement"])
+                DriftWindow(datetime.fromisoformat(each["ended"]), int(each["images"]), each["judgement"])
                 for each in stored["windows"]
             ),
         )
 
 
-def _stored(counts: ServerCounts) -> dict[str, Any]:
+def _counts_to_json(counts: ServerCounts) -> dict[str, Any]:
     return {"images": counts.images, "features": {name: [*bins] for name, bins in counts.features.items()}}
 
 
-def _read(instance: str, stored: Mapping[str, Any]) -> ServerCounts:
+def _counts_from_json(instance: str, stored: Mapping[str, Any]) -> ServerCounts:
     return ServerCounts(instance, int(stored["images"]), stored["features"])

@@ -1,87 +1,89 @@
-"""When to train again: on drift or after a while, and not too often."""
+"""The retraining policy: train again on drift or on a schedule, with a backoff while candidates are refused."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from image_classifier.monitoring.drift_detection import DriftVerdict
-from image_classifier.monitoring.drift_record import JudgedWindow
+from image_classifier.monitoring.drift_record import DriftWindow
 from image_classifier.registry import PROMOTED, REFUSED, RETRAINING, Event
+from image_classifier.text import counted
 
-_MOST_DOUBLINGS = 6
+_MAX_DOUBLINGS = 6
 
 
 @dataclass(frozen=True)
-class Rules:
-    """What may start a training, and what keeps it from starting."""
+class RetrainingPolicy:
+    """What triggers a retraining, and how often."""
 
     if_drifted: bool
     every: timedelta
-    """The longest time between two trainings; 0: none is started by time alone."""
+    """Maximum time between two trainings; 0 for no schedule."""
     pause: timedelta
-    """The shortest time between two; doubled after each that was refused."""
+    """Minimum time between two retrainings; doubled after each refused candidate."""
 
 
 @dataclass(frozen=True)
-class Decision:
-    """Whether to train again, and why, or why not."""
+class RetrainingDecision:
+    """Whether to start a retraining, and why or why not."""
 
     start: bool
     reason: str
 
 
-def decide(
-    rules: Rules, events: Sequence[Event], newest: JudgedWindow | None, trained: datetime, now: datetime
-) -> Decision:
-    """Decide by the history, newest event first, and the newest window of the version that serves, made at `trained`.
+def decide_retraining(
+    policy: RetrainingPolicy, events: Sequence[Event], newest: DriftWindow | None, trained: datetime, now: datetime
+) -> RetrainingDecision:
+    """Decide whether to start a retraining.
 
-    Drift counts where it was seen after the last retraining began: what was seen before has had its chance.
+    events: the history, newest first; newest: the newest drift window of the live version, which was trained at
+    `trained`. Drift triggers a retraining only if it was detected after the last retraining started.
     """
-    begun = [event for event in events if event.action == RETRAINING]
-    last = begun[0].time if begun else None
-    refused = refused_in_a_row(events)
-    pause = rules.pause * 2 ** min(refused, _MOST_DOUBLINGS)
-    wanted = _wanted(rules, newest, last, trained, now)
-    if wanted is None:
-        return Decision(False, "neither drift nor the schedule asks for it")
+    starts = [event.time for event in events if event.action == RETRAINING]
+    last = starts[0] if starts else None
+    refusals = consecutive_refusals(events)
+    pause = policy.pause * 2 ** min(refusals, _MAX_DOUBLINGS)
+    trigger = _trigger(policy, newest, last, trained, now)
+    if trigger is None:
+        return RetrainingDecision(False, "neither drift nor the schedule requires a retraining")
     if last is not None and now - last < pause:
-        after = f", doubled after {refused} refused in a row" if refused else ""
-        return Decision(
+        backoff = f" (backoff after {counted(refusals, 'refused candidate')})" if refusals else ""
+        return RetrainingDecision(
             False,
-            f"{wanted}; but the last retraining began {in_words(now - last)} ago, and the next one may not before "
-            f"{in_words(pause)} have passed{after}",
+            f"{trigger}; but the last retraining started {describe_duration(now - last)} ago, within the pause of "
+            f"{describe_duration(pause)}{backoff}",
         )
-    return Decision(True, wanted)
+    return RetrainingDecision(True, trigger)
 
 
-def _wanted(
-    rules: Rules, newest: JudgedWindow | None, last: datetime | None, trained: datetime, now: datetime
+def _trigger(
+    policy: RetrainingPolicy, newest: DriftWindow | None, last: datetime | None, trained: datetime, now: datetime
 ) -> str | None:
-    is_drift = rules.if_drifted and newest is not None and newest.verdict is DriftVerdict.DRIFT
+    is_drift = policy.if_drifted and newest is not None and newest.verdict is DriftVerdict.DRIFT
     if is_drift and newest is not None and (last is None or newest.ended > last):
         return f"drift: {newest.reason}"
     age = now - max(trained, last or trained)
-    if rules.every and age >= rules.every:
-        return f"schedule: the last training was {in_words(age)} ago"
+    if policy.every and age >= policy.every:
+        return f"schedule: the last training was {describe_duration(age)} ago"
     return None
 
 
-def refused_in_a_row(events: Sequence[Event]) -> int:
-    """How many of the newest retrainings came to a refusal and none to a new champion; events are newest first."""
-    refused, outcome = 0, None
+def consecutive_refusals(events: Sequence[Event]) -> int:
+    """Number of retrainings since the last promotion whose candidate was refused; `events` are newest first."""
+    refusals, outcome = 0, None
     for event in events:
         if event.action == PROMOTED:
             break
         if event.action == REFUSED:
             outcome = REFUSED
         elif event.action == RETRAINING:
-            refused += outcome == REFUSED
+            refusals += outcome == REFUSED
             outcome = None
-    return refused
+    return refusals
 
 
-def in_words(duration: timedelta) -> str:
-    """A duration to a unit that a person would take."""
+def describe_duration(duration: timedelta) -> str:
+    """A duration in its largest unit of which there are at least two, rounded: "36 hours", "2 days"."""
     seconds = duration.total_seconds()
     for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * length:

@@ -1,213 +1,214 @@
-"""Whether a new revision does worse than the one before on the same traffic, and how sure that is.
+"""Comparison of a new revision with the previous one on the same traffic, as a sequential test.
 
-While traffic moves, each request goes to one of the two by chance. So within an interval of time whatever differs
-between their answers, beyond chance, is of the revision: how the traffic changes from interval to interval does not
-matter, nor how the shares of the two do. This is Fisher's exact test, over intervals: given how many answers of an
-interval are, say, errors, how many of them are the new revision's is hypergeometric, and the sum over the intervals is
-compared with what such sums are.
+During a roll-out, each request is routed to one of the two at random. Within a time interval, any systematic difference
+between their responses is therefore due to the revision, whatever the traffic and its split. The test is Fisher's exact
+test, stratified by interval: given the number of, for example, errors in an interval, the number of them from the new
+revision is hypergeometric, and the sum over the intervals is compared with the distribution of such sums.
 
-The comparison is looked at while it grows, at 100 answers and whenever they have doubled. Look number j may be wrong
-with probability SIGNIFICANCE / (j (j + 1)), so all looks together with SIGNIFICANCE; the same goes for the three
-figures at a look, and for the bounds and classes of one. So of 100 new revisions that are as good as the old one at
-most one is called worse. What is surely but not much worse stays, too: each figure has a difference that matters.
+Interim looks take place at 100 responses and whenever their number has doubled. Look number j spends
+FALSE_ALARM_RATE / (j (j + 1)), so that all looks together spend FALSE_ALARM_RATE. Bonferroni corrections divide it
+among the three metrics, and among the latency buckets or the classes. So at most 1 of 100 equally good revisions is
+called worse. A significant difference must also exceed an effect size, so that a slightly worse revision stays.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.stats import hypergeom, norm
 
-SIGNIFICANCE = 0.01
-ENOUGH = 50
-"""Answers of each revision below which nothing much can be told."""
-_FIRST_LOOK = 100
-_LEAST = 10
-"""Answers of each below which no look is wasted on them."""
-_FIGURES = 3
-ERRORS_MATTER = 0.01
-"""Rise of the share of errors."""
-SLOWDOWN_MATTERS = 2.0
-"""Ratio of the mean times …"""
-SLOWER_MATTERS = 0.2
-"""… and rise of the share that takes longer than some bound: a few very slow answers move the mean alone, and a small
-slowdown across a bound of the histogram moves the share alone."""
-CLASSES_MATTER = 0.25
-"""Difference of the share of requests that get one class."""
-_NORMAL_VARIANCE = 400.0
-"""From here on the normal distribution stands in for the exact one, which takes long to compute then."""
+FALSE_ALARM_RATE = 0.01
+MIN_RESPONSES = 50
+"""Of each revision; with fewer, the summary says that the traffic does not suffice."""
+_FIRST_LOOK_RESPONSES = 100
+_MIN_LOOK_RESPONSES = 10  # of each revision; a look at fewer would waste its share of the false alarm rate
+_METRICS = 3  # errors, latency, classes
+MIN_ERROR_RATE_RISE = 0.01
+MIN_SLOWDOWN = 2.0
+"""Ratio of the mean latencies; must be reached together with MIN_SLOW_SHARE_RISE."""
+MIN_SLOW_SHARE_RISE = 0.2
+"""Rise of the fraction of responses above a bucket of the latency histogram.
+
+A few very slow responses change the mean alone, and a small slowdown across a bucket's bound the fraction alone.
+"""
+MIN_CLASS_SHARE_CHANGE = 0.25
+_NORMAL_VARIANCE = 400.0  # above it, the normal approximation replaces the exact distribution, which takes long
 
 Strata = Sequence[tuple[int, int, int, int]]
-"""Of each interval: events and answers of the new revision, events and answers of the old one."""
+"""For each interval: events and responses of the new revision, events and responses of the old one."""
 
 
 @dataclass(frozen=True)
-class AnswerCounts:
-    """What a revision answered in some time. A request counts once, however many images it has."""
+class ResponseCounts:
+    """The responses of a revision in some time. A request counts once, whatever its number of images."""
 
-    answers: int = 0
+    responses: int = 0
     errors: int = 0
-    """Answers with status 500 and above."""
+    """Responses with status 500 and above."""
     seconds: float = 0.0
-    """All answers' times together."""
-    within: Mapping[float, int] = field(default_factory=dict)
-    """How many took at most so many seconds."""
+    """Sum of the latencies."""
+    buckets: Mapping[float, int] = field(default_factory=dict)
+    """Latency histogram: number of responses within each upper bound in seconds."""
     classes: Mapping[str, int] = field(default_factory=dict)
-    """Requests by the class of their first image."""
+    """Number of requests by the class predicted for their first image."""
 
-    def __add__(self, other: "AnswerCounts") -> "AnswerCounts":
-        return self._with(other, 1)
+    def __add__(self, other: "ResponseCounts") -> "ResponseCounts":
+        return self._combine(other, 1)
 
-    def __sub__(self, other: "AnswerCounts") -> "AnswerCounts":
-        return self._with(other, -1)
+    def __sub__(self, other: "ResponseCounts") -> "ResponseCounts":
+        return self._combine(other, -1)
 
-    def _with(self, other: "AnswerCounts", sign: int) -> "AnswerCounts":
-        return AnswerCounts(
-            self.answers + sign * other.answers,
+    def _combine(self, other: "ResponseCounts", sign: int) -> "ResponseCounts":
+        def combined(mine: Mapping[Any, int], others: Mapping[Any, int]) -> dict[Any, int]:
+            return {key: mine.get(key, 0) + sign * others.get(key, 0) for key in mine.keys() | others.keys()}
+
+        return ResponseCounts(
+            self.responses + sign * other.responses,
             self.errors + sign * other.errors,
             self.seconds + sign * other.seconds,
-            {
-                bound: self.within.get(bound, 0) + sign * other.within.get(bound, 0)
-                for bound in self.within.keys() | other.within.keys()
-            },
-            {
-                name: self.classes.get(name, 0) + sign * other.classes.get(name, 0)
-                for name in self.classes.keys() | other.classes.keys()
-            },
+            combined(self.buckets, other.buckets),
+            combined(self.classes, other.classes),
         )
 
 
 class RevisionComparison:
-    """The counts of the new and the old revision, interval by interval, and what they tell."""
+    """Collects the counts of the new and the old revision by interval, and tests whether the new one is worse."""
 
     def __init__(self, old_name: str) -> None:
+        """`old_name`: name of the old revision in messages."""
         self._old_name = old_name
-        self._intervals: list[tuple[AnswerCounts, AnswerCounts]] = []
-        self._new = self._old = AnswerCounts()
+        self._intervals: list[tuple[ResponseCounts, ResponseCounts]] = []
+        self._new = self._old = ResponseCounts()
         self._looks = 0
-        self._next_look = _FIRST_LOOK
+        self._next_look = _FIRST_LOOK_RESPONSES
 
     @property
-    def answers(self) -> tuple[int, int]:
-        """Of the new and the old revision, in the intervals in which both answered."""
-        return self._new.answers, self._old.answers
+    def responses(self) -> tuple[int, int]:
+        """Of the new and of the old revision, in the intervals in which both responded."""
+        return self._new.responses, self._old.responses
 
-    def add(self, new: AnswerCounts, old: AnswerCounts) -> None:
-        """Add an interval; one in which only one of the two answered tells nothing."""
-        if new.answers and old.answers:
+    def add(self, new: ResponseCounts, old: ResponseCounts) -> None:
+        """Add an interval; it is ignored if only one of the two responded."""
+        if new.responses and old.responses:
             self._intervals.append((new, old))
             self._new, self._old = self._new + new, self._old + old
 
     def look(self, *, last: bool = False) -> str:
-        """In what the new revision is surely worse, in words; "" where that cannot be said (yet)."""
-        if min(self.answers) < _LEAST or (sum(self.answers) < self._next_look and not last):
+        """Take an interim look if one is due, or the `last` one; returns in what the new revision is worse, or ""."""
+        is_due = last or sum(self.responses) >= self._next_look
+        if not is_due or min(self.responses) < _MIN_LOOK_RESPONSES:
             return ""
         self._looks += 1
-        self._next_look = 2 * sum(self.answers)
-        level = SIGNIFICANCE / (self._looks * (self._looks + 1)) / _FIGURES
-        return self._errors(level) or self._slowness(level) or self._classes(level)
+        self._next_look = 2 * sum(self.responses)
+        significance = FALSE_ALARM_RATE / (self._looks * (self._looks + 1)) / _METRICS
+        return (
+            self._worse_errors(significance) or self._worse_latency(significance) or self._worse_classes(significance)
+        )
 
     def summary(self) -> str:
-        """What was seen, where it is not worse."""
+        """The outcome if the new revision is not worse."""
         new, old = self._new, self._old
-        if min(self.answers) < ENOUGH:
+        if min(self.responses) < MIN_RESPONSES:
             return (
-                f"not enough traffic to say: {new.answers} answers of it and {old.answers} of {self._old_name} at "
-                f"the same time, of which {ENOUGH} each are needed"
+                f"not enough traffic to compare: {new.responses} responses, and {old.responses} from {self._old_name} "
+                f"at the same time; at least {MIN_RESPONSES} of each are needed"
             )
         return (
-            f"not found worse than {self._old_name} in {new.answers} and {old.answers} answers: errors "
-            f"{new.errors / new.answers:.1%} and {old.errors / old.answers:.1%}, in the mean "
-            f"{1000 * new.seconds / new.answers:.1f} and {1000 * old.seconds / old.answers:.1f} ms"
+            f"not significantly worse than {self._old_name}: error rate {_percent(new.errors, new.responses)} and "
+            f"{_percent(old.errors, old.responses)}, mean latency {_mean_latency(new)} and {_mean_latency(old)} "
+            f"({new.responses:,} and {old.responses:,} responses)"
         )
 
-    def _errors(self, level: float) -> str:
-        new, old = self._new.errors / self._new.answers, self._old.errors / self._old.answers
-        if new - old < ERRORS_MATTER:
+    def _worse_errors(self, significance: float) -> str:
+        new, old = self._new, self._old
+        if new.errors / new.responses - old.errors / old.responses < MIN_ERROR_RATE_RISE:
             return ""
-        if (
-            chance_of_as_many([(n.errors, n.answers, o.errors, o.answers) for n, o in self._intervals])
-            > level
-        ):
+        strata = [(n.errors, n.responses, o.errors, o.responses) for n, o in self._intervals]
+        if stratified_p_value(strata) > significance:
             return ""
         return (
-            f"{new:.1%} of its answers are errors ({self._new.errors} of {self._new.answers}), of {self._old_name} "
-            f"{old:.1%} ({self._old.errors} of {self._old.answers})"
+            f"error rate {_percent(new.errors, new.responses)} ({new.errors:,} of {new.responses:,} responses), "
+            f"compared with {_percent(old.errors, old.responses)} ({old.errors:,} of {old.responses:,}) for "
+            f"{self._old_name}"
         )
 
-    def _slowness(self, level: float) -> str:
-        new, old = self._new.seconds / self._new.answers, self._old.seconds / self._old.answers
-        if new < SLOWDOWN_MATTERS * old:
+    def _worse_latency(self, significance: float) -> str:
+        new, old = self._new, self._old
+        if new.seconds / new.responses < MIN_SLOWDOWN * (old.seconds / old.responses):
             return ""
-        bounds = sorted(self._new.within.keys() & self._old.within.keys())
+        bounds = sorted(new.buckets.keys() & old.buckets.keys())
+        significance /= max(1, len(bounds))
         for bound in bounds:
             strata = [
-                (n.answers - n.within[bound], n.answers, o.answers - o.within[bound], o.answers)
+                (n.responses - n.buckets[bound], n.responses, o.responses - o.buckets[bound], o.responses)
                 for n, o in self._intervals
             ]
-            if _difference(strata) >= SLOWER_MATTERS and chance_of_as_many(strata) <= level / len(bounds):
+            if _share_difference(strata) >= MIN_SLOW_SHARE_RISE and stratified_p_value(strata) <= significance:
                 return (
-                    f"its answers take {1000 * new:.1f} ms in the mean, those of {self._old_name} "
-                    f"{1000 * old:.1f} ms ({self._new.answers} and {self._old.answers} answers)"
+                    f"mean latency {_mean_latency(new)}, compared with {_mean_latency(old)} for {self._old_name} "
+                    f"({new.responses:,} and {old.responses:,} responses)"
                 )
         return ""
 
-    def _classes(self, level: float) -> str:
+    def _worse_classes(self, significance: float) -> str:
         names = self._new.classes.keys() | self._old.classes.keys()
-        by_name = {name: self._strata_of(name) for name in sorted(names)}
-        # What it answers more than before says more than what it answers less.
-        for name, strata in sorted(by_name.items(), key=lambda item: -_difference(item[1])):
-            difference = _difference(strata)
-            if abs(difference) < CLASSES_MATTER:
+        by_name = {name: self._class_strata(name) for name in sorted(names)}
+        # A class that became more frequent explains a change better than one that became rarer.
+        for name, strata in sorted(by_name.items(), key=lambda item: -_share_difference(item[1])):
+            difference = _share_difference(strata)
+            if abs(difference) < MIN_CLASS_SHARE_CHANGE:
                 continue
-            more = strata if difference > 0 else [(eo, no, en, nn) for en, nn, eo, no in strata]
-            # Either of two sides, of any class.
-            if chance_of_as_many(more) <= level / (2 * len(names)):
-                shares = [_share(strata, 0), _share(strata, 2)]
+            one_sided = strata if difference > 0 else [(eo, no, en, nn) for en, nn, eo, no in strata]
+            # Two-sided, for any class.
+            if stratified_p_value(one_sided) <= significance / (2 * len(names)):
+                new, old = (100 * _share(strata, first) for first in (0, 2))
                 return (
-                    f"it answers {name!r} to {shares[0]:.0%} of the requests, {self._old_name} to {shares[1]:.0%} "
-                    f"({self._new.answers} and {self._old.answers} answers)"
+                    f"class {name!r} predicted for {new:.0f} % of the requests, compared with {old:.0f} % for "
+                    f"{self._old_name} ({self._new.responses:,} and {self._old.responses:,} responses)"
                 )
         return ""
 
-    def _strata_of(self, name: str) -> Strata:
-        """How often a class was answered."""
+    def _class_strata(self, name: str) -> Strata:
         return [
-            (
-                new.classes.get(name, 0),
-                sum(new.classes.values()),
-                old.classes.get(name, 0),
-                sum(old.classes.values()),
-            )
+            (new.classes.get(name, 0), sum(new.classes.values()), old.classes.get(name, 0), sum(old.classes.values()))
             for new, old in self._intervals
         ]
 
 
-def chance_of_as_many(strata: Strata) -> float:
-    """How likely the new revision gets at least as many of the events as it got, were they spread by chance."""
-    # An interval with a single answer tells nothing, and would divide by zero.
-    told = [row for row in strata if row[1] + row[3] > 1]
-    seen = sum(new_events for new_events, _, _, _ in told)
+def stratified_p_value(strata: Strata) -> float:
+    """One-sided p-value of the stratified exact test: whether the new revision has more events than by chance."""
+    # An interval with a single response has no information, and would divide by zero.
+    strata = [row for row in strata if row[1] + row[3] > 1]
+    observed = sum(new_events for new_events, _, _, _ in strata)
     mean, variance = 0.0, 0.0
-    for new_events, new, old_events, old in told:
+    for new_events, new, old_events, old in strata:
         events, total = new_events + old_events, new + old
         mean += new * events / total
         variance += new * old * events * (total - events) / (total**2 * (total - 1))
     if variance > _NORMAL_VARIANCE:
-        return float(norm.sf((seen - 0.5 - mean) / np.sqrt(variance)))
-    least, chances = 0, np.ones(1)
-    for new_events, new, old_events, old in told:
+        return float(norm.sf((observed - 0.5 - mean) / np.sqrt(variance)))
+    smallest, probabilities = 0, np.ones(1)
+    for new_events, new, old_events, old in strata:
         events, total = new_events + old_events, new + old
         low, high = max(0, events - old), min(new, events)
-        least += low
-        chances = np.convolve(chances, hypergeom.pmf(np.arange(low, high + 1), total, events, new))
-    return float(min(1.0, chances[seen - least :].sum()))
+        smallest += low
+        probabilities = np.convolve(probabilities, hypergeom.pmf(np.arange(low, high + 1), total, events, new))
+    return float(min(1.0, probabilities[observed - smallest :].sum()))
 
 
 def _share(strata: Strata, first: int) -> float:
     return sum(row[first] for row in strata) / max(1, sum(row[first + 1] for row in strata))
 
 
-def _difference(strata: Strata) -> float:
-    """The share of events of the new revision less that of the old one."""
+def _share_difference(strata: Strata) -> float:
+    """The fraction of events of the new revision minus that of the old one."""
     return _share(strata, 0) - _share(strata, 2)
+
+
+def _percent(count: int, total: int) -> str:
+    return f"{100 * count / total:.1f} %"
+
+
+def _mean_latency(counts: ResponseCounts) -> str:
+    return f"{1000 * counts.seconds / counts.responses:.1f} ms"

@@ -1,6 +1,6 @@
-"""The model package, the contract between training and serving: write, verify, run.
+"""The model package, the contract between training and serving: write, verify, load and run.
 
-Also the statistics by which a server compares its inputs with those the model was made with.
+Also the reference statistics for drift detection. Knows nothing of training, the registry or servers.
 """
 
 import lazy_loader

@@ -1,24 +1,29 @@
-from .identity import Identity as Identity
-from .identity import printable as printable
-from .package import INPUT as INPUT
-from .package import OUTPUT as OUTPUT
-from .package import GoldenImage as GoldenImage
-from .package import Graph as Graph
-from .package import Images as Images
-from .package import Model as Model
-from .package import Package as Package
-from .package import Probabilities as Probabilities
-from .package import encode_png as encode_png
-from .package import likeliest as likeliest
-from .package import load_runtime as load_runtime
-from .package import write_package as write_package
-from .reference_statistics import CLASS as CLASS
-from .reference_statistics import CONFIDENCE as CONFIDENCE
-from .reference_statistics import IMAGE_STATISTICS as IMAGE_STATISTICS
-from .reference_statistics import SIZE as SIZE
-from .reference_statistics import confidence_of as confidence_of
-from .reference_statistics import image_statistics as image_statistics
-from .reference_statistics import middle_of as middle_of
-from .reference_statistics import place_in as place_in
-from .reference_statistics import reference_statistics as reference_statistics
-from .reference_statistics import shorter_side as shorter_side
+from .identity import VERSION_FILE as VERSION_FILE, ModelIdentity as ModelIdentity
+from .model import (
+    INPUT as INPUT,
+    OUTPUT as OUTPUT,
+    Graph as Graph,
+    Model as Model,
+    load_runtime as load_runtime,
+    top_classes as top_classes,
+)
+from .package import (
+    GoldenImage as GoldenImage,
+    Images as Images,
+    Package as Package,
+    Probabilities as Probabilities,
+    encode_png as encode_png,
+    write_package as write_package,
+)
+from .reference_statistics import (
+    CLASS_FEATURE as CLASS_FEATURE,
+    CONFIDENCE_FEATURE as CONFIDENCE_FEATURE,
+    IMAGE_STATISTICS as IMAGE_STATISTICS,
+    SIZE_FEATURE as SIZE_FEATURE,
+    bin_index as bin_index,
+    center_crop as center_crop,
+    compute_reference as compute_reference,
+    image_statistics as image_statistics,
+    shorter_side as shorter_side,
+    top_confidence as top_confidence,
+)

@@ -1,7 +1,7 @@
-"""What images and answers look like in the mass, so that a server can notice when they change.
+"""Reference statistics for drift detection: histograms of image statistics and predictions.
 
-Each image gives a number of each kind; of all that were seen only counts are kept, in bins between the deciles of
-the images that the model was made with. Counts of several servers add up, and no image can be made from them.
+Each image has one value of each feature, and only the histograms are kept. Their bins lie between the deciles of the
+training images. Histograms of several servers can be added, and no image can be reconstructed from them.
 """
 
 from bisect import bisect_right
@@ -14,98 +14,97 @@ import numpy.typing as npt
 from image_classifier.package.package import Images, Probabilities
 
 IMAGE_STATISTICS = ("brightness", "contrast", "sharpness", "direction", "warmth")
-SIZE, CONFIDENCE, CLASS = "size", "confidence", "class"
-_LARGEST_SIDE = 64
-"""Of a larger image its middle is looked at: that takes a fiftieth of a millisecond, whatever the image's size."""
+SIZE_FEATURE, CONFIDENCE_FEATURE, CLASS_FEATURE = "size", "confidence", "class"
+_CROP_PIXELS = 64
+"""Side of the center crop of a larger image, which takes 20 µs whatever the image's size."""
 _DECILES = np.linspace(0, 1, 11)[1:-1]
-_ATOM = 0.05
-"""A value that so many of the images share, such as the size of all of them, has a bin of its own."""
-_DECIMALS = 4
-"""Confidences are compared with so many: machines differ in the last ones."""
-
-Values = npt.NDArray[np.float64]
+_MIN_SHARE_OF_OWN_BIN = 0.05
+"""A value that this share of the images has, such as the size if all are equal, gets its own bin."""
+_CONFIDENCE_DECIMALS = 4
+"""Machines differ in the further decimals."""
 
 
-def middle_of(image: Images) -> Images:
-    """What of an image uint8 [S, S, 3] is looked at: all of it, or of a large one its middle; a view."""
+def center_crop(image: Images) -> Images:
+    """The part of an image, uint8 [S, S, 3], that the statistics use: at most 64 x 64 pixels. A view."""
     side = len(image)
-    if side <= _LARGEST_SIDE:
+    if side <= _CROP_PIXELS:
         return image
-    start = (side - _LARGEST_SIDE) // 2
-    return image[start : start + _LARGEST_SIDE, start : start + _LARGEST_SIDE]
+    start = (side - _CROP_PIXELS) // 2
+    return image[start : start + _CROP_PIXELS, start : start + _CROP_PIXELS]
 
 
 def image_statistics(image: Images) -> tuple[float, ...]:
-    """The IMAGE_STATISTICS of one image, uint8 [S, S, 3]; brightness and contrast (standard deviation) in 0..1.
+    """Compute the IMAGE_STATISTICS of an image, uint8 [S, S, 3].
 
-    Sharpness is the mean absolute difference of neighbouring pixels; direction the share of it between neighbours in
-    a row, which changes when images are turned; warmth the mean of red less that of blue.
+    brightness: mean, 0 to 1. contrast: standard deviation, 0 to 1. sharpness: mean absolute difference between adjacent
+    pixels, 0 to 1. direction: share of the horizontal differences in that, which changes if images are rotated by 90
+    degrees. warmth: mean of red minus mean of blue, -1 to 1.
     """
-    pixels = middle_of(image)
+    pixels = center_crop(image)
     side = len(pixels)
     rows = pixels.reshape(side, 3 * side).astype(np.float32)
     flat = rows.ravel()
-    # Few and large steps, by BLAS where it can: each of NumPy's own takes a microsecond however small the image.
+    # Few, large operations, through BLAS if possible: each call of NumPy takes a microsecond even for a tiny image.
     red, green, blue = (np.ones(side * side, np.float32) @ flat.reshape(-1, 3)).tolist()
     mean = (red + green + blue) / flat.size
     variance = float(flat @ flat) / flat.size - mean * mean
-    down = _mean_step(flat[3 * side :], flat[: -3 * side])
-    across = _mean_step(rows[:, 3:], rows[:, :-3])
-    steps = down + across
+    vertical = _mean_difference(flat[3 * side :], flat[: -3 * side])
+    horizontal = _mean_difference(rows[:, 3:], rows[:, :-3])
+    total = vertical + horizontal
     return (
         mean / 255,
         max(variance, 0.0) ** 0.5 / 255,
-        steps / 2 / 255,
-        across / steps if steps else 0.5,
+        total / 2 / 255,
+        horizontal / total if total else 0.5,
         (red - blue) / (side * side) / 255,
     )
 
 
-def _mean_step(pixels: npt.NDArray[np.float32], neighbours: npt.NDArray[np.float32]) -> float:
-    steps = pixels - neighbours
-    np.abs(steps, out=steps)
-    return float(np.add.reduce(steps.ravel())) / steps.size
+def _mean_difference(pixels: npt.NDArray[np.float32], neighbors: npt.NDArray[np.float32]) -> float:
+    differences = pixels - neighbors
+    np.abs(differences, out=differences)
+    return float(np.add.reduce(differences.ravel())) / differences.size
 
 
-def confidence_of(probabilities: Probabilities) -> float:
-    """The confidence in the likeliest class of one answer, float32 [K], as it is counted."""
-    return round(float(probabilities.max()), _DECIMALS)
+def top_confidence(probabilities: Probabilities) -> float:
+    """The probability of the most probable class, from float32 [K], rounded to four decimals."""
+    return round(float(probabilities.max()), _CONFIDENCE_DECIMALS)
 
 
 def shorter_side(width: int, height: int) -> float:
-    """The size of an image as it is counted."""
+    """The size feature of an image, from its stored width and height in pixels."""
     return float(min(width, height))
 
 
-def place_in(edges: Sequence[float], value: float) -> int:
-    """The bin of a value, 0 to len(edges): how many of the sorted edges are not above it."""
+def bin_index(edges: Sequence[float], value: float) -> int:
+    """Returns the bin of a value, 0 to len(edges): the number of sorted edges that are not greater."""
     return bisect_right(edges, value)
 
 
-def reference_statistics(
+def compute_reference(
     images: Images, originals: npt.NDArray[np.int32] | None, probabilities: Probabilities
 ) -> dict[str, Any]:
-    """The reference of a package: of each feature the edges of its bins and how many images fell into each.
+    """Compute the reference statistics of a package: bin edges and counts of each feature.
 
-    images: of the data that the model was made with, uint8 [N, S, S, 3]; what it learnt from may be among them.
-    originals: their sizes as stored, int32 [N, 2 or more], width and height first; None where not known.
-    probabilities: answers to images that the model did not learn from, float32 [M, K].
+    images: training images, uint8 [N, S, S, 3].
+    originals: their stored dimensions, int32 [N, 2 or more], width and height first; None if unknown.
+    probabilities: predictions, float32 [M, K], for images that the model was not trained on.
     """
     table = np.array([image_statistics(image) for image in images], dtype=np.float64)
-    features = {name: _binned(table[:, place]) for place, name in enumerate(IMAGE_STATISTICS)}
+    features = {name: _histogram(table[:, column]) for column, name in enumerate(IMAGE_STATISTICS)}
     if originals is not None:
-        features[SIZE] = _binned(np.array([shorter_side(*row[:2]) for row in originals.tolist()]))
-    features[CONFIDENCE] = _binned(np.array([confidence_of(row) for row in probabilities]))
-    answers = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
-    return {"images": len(images), "features": {**features, CLASS: {"counts": answers.tolist()}}}
+        features[SIZE_FEATURE] = _histogram(np.array([shorter_side(*row[:2]) for row in originals.tolist()]))
+    features[CONFIDENCE_FEATURE] = _histogram(np.array([top_confidence(row) for row in probabilities]))
+    classes = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
+    return {"images": len(images), "features": {**features, CLASS_FEATURE: {"counts": classes.tolist()}}}
 
 
-def _binned(values: Values) -> dict[str, list[float] | list[int]]:
+def _histogram(values: npt.NDArray[np.float64]) -> dict[str, list[float] | list[int]]:
     edges: set[float] = set()
     for value in np.unique(np.quantile(values, _DECILES, method="inverted_cdf")).tolist():
         edges.add(value)
-        if (values == value).mean() >= _ATOM:
+        if (values == value).mean() >= _MIN_SHARE_OF_OWN_BIN:
             edges.add(float(np.nextafter(value, np.inf)))
     ordered = sorted(edges)
-    places = np.searchsorted(ordered, values, side="right")
-    return {"edges": ordered, "counts": np.bincount(places, minlength=len(ordered) + 1).tolist()}
+    bins = np.searchsorted(ordered, values, side="right")
+    return {"edges": ordered, "counts": np.bincount(bins, minlength=len(ordered) + 1).tolist()}

@@ -1,6 +1,7 @@
-"""The cluster side: Kubernetes client, source, acceptance, roll-out watch, rollback and the diagnosis behind `why`.
+"""The cluster side: Kubernetes client, acceptance test, roll-out watch, rollback, and the diagnosis behind `why`.
 
-Speaks to the Kubernetes API and to servers over HTTP; knows the names that Cartographer, Tekton and KServe use.
+Uses the Kubernetes API and servers' HTTP endpoints. Knows the objects of Cartographer, Tekton, KServe and Knative, but
+not how a model is trained or judged.
 """
 
 import lazy_loader

@@ -1,27 +1,31 @@
-from .acceptance import Expected as Expected
-from .acceptance import held_out_images as held_out_images
-from .acceptance import images_from_json as images_from_json
-from .acceptance import images_to_json as images_to_json
-from .acceptance import try_candidate as try_candidate
-from .acceptance import wait_for_all_answers as wait_for_all_answers
-from .cluster import INFERENCE_SERVICE as INFERENCE_SERVICE
-from .cluster import Cluster as Cluster
-from .cluster import is_in_cluster as is_in_cluster
-from .diagnosis.walk import collect as collect
-from .drift_endpoints import ServerReport as ServerReport
-from .drift_endpoints import addresses_of as addresses_of
-from .drift_endpoints import ask_server as ask_server
-from .project_source import fetch_source as fetch_source
-from .project_source import run_tests as run_tests
-from .rollout_watch import watch as watch
-from .storage_initializer import download as download
-from .training_job import helping_pods as helping_pods
-from .workload import PIN as PIN
-from .workload import model_name as model_name
-from .workload import params_of as params_of
-from .workload import require_workload as require_workload
-from .workload import set_params as set_params
-from .workload_rollback import pin as pin
-from .workload_rollback import release as release
-from .workload_rollback import wake as wake
-from .workload_rollback import withdraw as withdraw
+from .acceptance import (
+    ExpectedServer as ExpectedServer,
+    try_candidate as try_candidate,
+    wait_for_rollout as wait_for_rollout,
+)
+from .cluster import INFERENCE_SERVICE as INFERENCE_SERVICE, Cluster as Cluster, is_in_cluster as is_in_cluster
+from .diagnosis.collector import collect_evidence as collect_evidence
+from .diagnosis.diagnosis import diagnose as diagnose
+from .diagnosis.presentation import describe_diagnosis as describe_diagnosis, diagnosis_to_json as diagnosis_to_json
+from .drift_endpoints import (
+    ServerReport as ServerReport,
+    fetch_server_report as fetch_server_report,
+    server_addresses as server_addresses,
+)
+from .project_source import fetch_source as fetch_source, run_tests as run_tests
+from .rollout_watch import watch_rollout as watch_rollout
+from .storage_initializer import download_version as download_version
+from .training_job import training_pods as training_pods
+from .workload import (
+    PIN_PARAM as PIN_PARAM,
+    model_name as model_name,
+    params_of as params_of,
+    require_workload as require_workload,
+    set_params as set_params,
+)
+from .workload_rollback import (
+    pin_version as pin_version,
+    release_version as release_version,
+    request_reconcile as request_reconcile,
+    withdraw_live_pair as withdraw_live_pair,
+)

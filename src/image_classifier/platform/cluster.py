@@ -1,14 +1,13 @@
-"""The cluster's objects as plain JSON: read, listed, patched, deleted, and the logs of pods.
+"""Client for the objects of one namespace, as plain JSON: read, list, patch, delete, and logs of pods.
 
-Everything goes through the `kubernetes` client, and every failure of it is a ClusterError of one line. The cluster
-is that of the kubeconfig, as kubectl takes it, or the one that this process runs in.
+Wraps the `kubernetes` client and turns each of its failures into a ClusterError of one line. The cluster is the one of
+the kubeconfig, as for kubectl, or the one that this process runs in.
 """
 
 import json
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,30 +17,29 @@ from image_classifier.errors import ClusterError, ConflictError, ForbiddenError,
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
 
-ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where a pod finds what it may talk to its cluster with."""
-_USUAL = Path("~/.kube/config")
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # a pod's credentials for its cluster
+_DEFAULT_KUBECONFIG = Path("~/.kube/config")
 _CONNECT_SECONDS, _READ_SECONDS = 5.0, 30.0
-_PAGE = 500
+_PAGE_OBJECTS = 500
 _MERGE_PATCH = "application/merge-patch+json"
-_LOOKING = ("read", "list")
+_NOT_FOUND, _BAD_REQUEST = 404, 400
+_RAW: dict[str, Any] = {
+    "_preload_content": False,  # the client's models know neither custom resources nor newer fields
+    "_request_timeout": (_CONNECT_SECONDS, _READ_SECONDS),
+}
 
-Object = dict[str, Any]
-"""An object of the cluster as its API gives it."""
+Object = dict[str, Any]  # an object of the cluster as its API returns it
 Objects = list[Object]
-_Missing = list[str]
-"""What the cluster said of something that is not there; empty where it is."""
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of object and where the API has it."""
+    """A kind of object, and its place in the API."""
 
     name: str
     plural: str
     version: str
-    group: str = ""
-    """"" for the core kinds."""
+    group: str = ""  # "" for the core API
 
     def __str__(self) -> str:
         return f"{self.plural}.{self.group}" if self.group else self.plural
@@ -56,15 +54,15 @@ EVENT = Kind("Event", "events", "v1")
 
 
 def is_in_cluster() -> bool:
-    """Whether this process is in a pod that may talk to its cluster."""
-    return (ACCOUNT / "token").exists()
+    """Whether this process runs in a pod with credentials for its cluster."""
+    return (SERVICE_ACCOUNT / "token").exists()
 
 
 class Cluster:
     """A namespace of a cluster.
 
-    Every method raises ClusterError where the cluster cannot be asked, and ForbiddenError, a kind of it, where it
-    does not allow this user to ask.
+    Every method raises ClusterError if the cluster cannot be reached or rejects the request, and its subclass
+    ForbiddenError if the cluster denies this user the request.
     """
 
     def __init__(self, api_client: "ApiClient", namespace: str) -> None:
@@ -77,200 +75,189 @@ class Cluster:
 
     @classmethod
     def connect(cls, namespace: str = "") -> "Cluster":
-        """The cluster that kubectl would ask; without `namespace`, the one that kubectl would take.
+        """The cluster, and by default the namespace, that kubectl would use. Sends no request yet.
 
-        Raises NoClusterError where neither a kubeconfig nor a pod names one. Nothing is asked of it yet.
+        Raises NoClusterError if there is neither a kubeconfig nor a pod's service account.
         """
         from kubernetes import client, config
 
         settings = client.Configuration()
-        settings.retries = False  # urllib3 warns of each; who waits should be told
-        # By its name: the client reads the environment once, when it is imported.
+        settings.retries = False  # urllib3 would retry silently, which looks like a hang
+        # Passed on explicitly, as the client reads the environment only once, when it is imported.
         file = _kubeconfig()
         try:
             if file is None and not is_in_cluster():
                 raise NoClusterError(
-                    "no cluster is named here: set KUBECONFIG, or log in so that `kubectl get pods` answers"
+                    "no cluster is configured: set KUBECONFIG, or log in so that `kubectl get pods` works"
                 )
             if file is None:
                 config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
-                own = (ACCOUNT / "namespace").read_text(encoding="utf-8")
+                default = (SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8")
             else:
                 config.load_kube_config(file, client_configuration=settings)  # type: ignore[no-untyped-call]
                 current = config.list_kube_config_contexts(file)[1]  # type: ignore[no-untyped-call]
-                own = current["context"].get("namespace", "")
+                default = current["context"].get("namespace", "")
         except config.ConfigException as error:
-            raise ClusterError(f"{file or ACCOUNT} names no cluster that can be used: {error}") from error
-        return cls(client.ApiClient(settings), namespace or own or "default")
+            raise ClusterError(f"{file or SERVICE_ACCOUNT} configures no usable cluster: {error}") from error
+        return cls(client.ApiClient(settings), namespace or default or "default")
 
     def get(self, kind: Kind, name: str) -> Object | None:
-        """An object by its name; None where there is none, or no such kind."""
-        with self._failures(f"read {kind} {name}") as failed:
-            if kind.group:
-                response = self._custom.get_namespaced_custom_object(
-                    kind.group, kind.version, self.namespace, kind.plural, name, **_RAW
-                )
-            else:
-                response = self._core_call("read", kind)(name, self.namespace, **_RAW)
-        return None if failed else _read(response)
+        """An object by its name; None if it, or its kind, does not exist."""
+        return self._read(kind, name, f"read {kind} {name}")
 
     def list(self, kind: Kind, *, labels: Mapping[str, str] | None = None, fields: str = "") -> Objects:
-        """The objects of a kind, with these labels and a field selector if given; none where there is no such kind."""
-        chosen = {
+        """The objects of a kind that have these labels and match a field selector; none if there is no such kind."""
+        selectors = {
             "label_selector": ",".join(f"{key}={value}" for key, value in (labels or {}).items()),
             "field_selector": fields,
         }
-        asked: dict[str, Any] = {key: value for key, value in chosen.items() if value}
+        options: dict[str, Any] = {key: value for key, value in selectors.items() if value}
         found: Objects = []
         while True:
-            with self._failures(f"list {kind}") as failed:
-                if kind.group:
-                    response = self._custom.list_namespaced_custom_object(
-                        kind.group, kind.version, self.namespace, kind.plural, limit=_PAGE, **asked, **_RAW
-                    )
-                else:
-                    response = self._core_call("list", kind)(self.namespace, limit=_PAGE, **asked, **_RAW)
-            if failed:
+            page = self._read(kind, None, f"list {kind}", limit=_PAGE_OBJECTS, **options)
+            if page is None:
                 return found
-            page = _read(response)
-            # A list of core objects does not repeat their kind.
+            # The items of a list of core objects do not repeat their kind.
             found += [{"kind": kind.name, **item} for item in page["items"]]
-            asked["_continue"] = page["metadata"].get("continue", "")
-            if not asked["_continue"]:
+            options["_continue"] = page["metadata"].get("continue", "")
+            if not options["_continue"]:
                 return found
 
     def patch(self, kind: Kind, name: str, change: Mapping[str, Any]) -> Object:
-        """Change an object by a JSON merge patch; gives what it then is.
+        """Change an object by a JSON merge patch; returns the changed object. Custom resources only.
 
-        Raises ClusterError where it is not there or the cluster refuses the change, and ConflictError, a kind of it,
-        where the change has a `metadata.resourceVersion` that the object no longer has. Custom kinds only.
+        Raises ClusterError if it does not exist, and its subclass ConflictError if the patch has a
+        `metadata.resourceVersion` that is no longer the object's.
         """
-        with self._failures(f"change {kind} {name}") as failed:
-            response = self._custom.patch_namespaced_custom_object(
-                kind.group,
-                kind.version,
-                self.namespace,
-                kind.plural,
-                name,
-                dict(change),
-                _content_type=_MERGE_PATCH,
-                **_RAW,
-            )
-        if failed:
+        content = self._request(
+            f"change {kind} {name}",
+            self._custom.patch_namespaced_custom_object,
+            *self._place(kind),
+            name,
+            dict(change),
+            _content_type=_MERGE_PATCH,
+        )
+        if content is None:
             raise ClusterError(f"there is no {kind.name} {name} in namespace {self.namespace}")
-        return _read(response)
+        return _parsed(content)
 
     def delete(self, kind: Kind, name: str, uid: str) -> bool:
-        """Delete the object of that name and uid; False where it is gone already. Custom kinds only."""
+        """Delete the object with that name and uid; False if it does not exist. Custom resources only."""
         from kubernetes import client
 
-        with self._failures(f"delete {kind} {name}") as failed:
-            self._custom.delete_namespaced_custom_object(
-                kind.group,
-                kind.version,
-                self.namespace,
-                kind.plural,
-                name,
-                body=client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=uid)),
-                **_RAW,
-            )
-        return not failed
+        content = self._request(
+            f"delete {kind} {name}",
+            self._custom.delete_namespaced_custom_object,
+            *self._place(kind),
+            name,
+            body=client.V1DeleteOptions(preconditions=client.V1Preconditions(uid=uid)),
+        )
+        return content is not None
 
     def user(self) -> str:
-        """The name by which the cluster knows whoever asks; "" where it does not say."""
+        """This user's name in the cluster; "" if it is unknown."""
         from kubernetes import client
 
-        authentication = client.AuthenticationV1Api(self._core.api_client)
+        review = client.AuthenticationV1Api(self._core.api_client).create_self_subject_review
         try:
-            with self._failures("ask who I am") as failed:
-                response = authentication.create_self_subject_review(client.V1SelfSubjectReview(), **_RAW)
+            content = self._request("read your user name", review, client.V1SelfSubjectReview())
         except ForbiddenError:
             return ""
-        return "" if failed else str(_read(response)["status"]["userInfo"].get("username", ""))
+        return "" if content is None else str(_parsed(content)["status"]["userInfo"].get("username", ""))
 
-    def log(self, pod: str, container: str, *, lines: int) -> str:
-        """The last lines that a container of a pod printed; "" where it never ran or its pod is gone."""
-        from kubernetes.client.exceptions import BadRequestException
+    def pod_log(self, pod: str, container: str, *, lines: int) -> str:
+        """The last lines of a container's log; "" if it never ran or its pod does not exist."""
+        content = self._request(
+            f"read the log of pod {pod}",
+            self._core.read_namespaced_pod_log,
+            pod,
+            self.namespace,
+            container=container,
+            tail_lines=lines,
+            # The status for a container that is waiting to start, or does not exist.
+            absent=(_NOT_FOUND, _BAD_REQUEST),
+        )
+        return "" if content is None else content.decode(errors="replace")
 
-        try:
-            with self._failures(f"read the log of pod {pod}") as failed:
-                response: Any = self._core.read_namespaced_pod_log(
-                    pod, self.namespace, container=container, tail_lines=lines, **_RAW
-                )
-        except BadRequestException:  # the container waits, or has another name
-            return ""
-        return "" if failed else response.data.decode(errors="replace")
+    def _read(self, kind: Kind, name: str | None, action: str, **options: Any) -> Object | None:
+        """An object or, without a name, a page of a list; None if there is none."""
+        names = [] if name is None else [name]
+        if kind.group:
+            verb = "list" if name is None else "get"
+            function = getattr(self._custom, f"{verb}_namespaced_custom_object")
+            arguments = [*self._place(kind), *names]
+        else:
+            verb = "list" if name is None else "read"
+            words = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.name).lower()
+            function = getattr(self._core, f"{verb}_namespaced_{words}")  # such as read_namespaced_config_map
+            arguments = [*names, self.namespace]
+        content = self._request(action, function, *arguments, **options)
+        return None if content is None else _parsed(content)
 
-    def _core_call(self, verb: str, kind: Kind) -> Callable[..., Any]:
-        """The client's function for a core kind, such as `read_namespaced_config_map`."""
-        words = re.sub(r"(?<!^)(?=[A-Z])", "_", kind.name).lower()
-        call: Callable[..., Any] = getattr(self._core, f"{verb}_namespaced_{words}")
-        return call
+    def _place(self, kind: Kind) -> tuple[str, str, str, str]:
+        """The arguments with which the client finds custom resources."""
+        return kind.group, kind.version, self.namespace, kind.plural
 
-    @contextmanager
-    def _failures(self, what: str) -> Iterator[_Missing]:
-        """Turn the client's failures into ours; gives what is then said of something that is not there."""
-        from kubernetes.client.exceptions import ApiException, BadRequestException
+    def _request(
+        self,
+        action: str,
+        function: Callable[..., Any],
+        *arguments: Any,
+        absent: tuple[int, ...] = (_NOT_FOUND,),
+        **options: Any,
+    ) -> bytes | None:
+        """Call a function of the client; returns the body of the response, None for the statuses `absent`."""
+        from kubernetes.client.exceptions import ApiException
         from urllib3.exceptions import HTTPError
 
-        not_found: _Missing = []
         try:
-            yield not_found
-        except BadRequestException:
-            raise
+            return bytes(function(*arguments, **options, **_RAW).data)
         except ApiException as error:
-            said = message_of(error)
-            if error.status == 404:
-                not_found.append(said)
-            elif error.status == 409:
-                raise ConflictError(f"the cluster refuses to {what}: {said}") from error
-            elif error.status == 401:
-                raise ClusterError(
-                    f"the cluster at {self.address} does not know you ({said}): log in again"
-                ) from error
-            elif error.status == 403:
-                role = "view" if what.startswith(_LOOKING) else "edit"
-                raise ForbiddenError(
-                    f"you may not {what} in namespace {self.namespace}: {said}; an operator binds the ClusterRole "
-                    f"`{role}` for that"
-                ) from error
-            else:
-                raise ClusterError(f"the cluster refuses to {what}: {said}") from error
+            if error.status in absent:
+                return None
+            raise self._rejection(action, error) from error
         except (HTTPError, OSError) as error:
             raise ClusterError(
-                f"the cluster at {self.address} does not answer ({_reason(error)}): is it running, and is "
-                "KUBECONFIG the one you mean?"
+                f"the cluster at {self.address} does not answer ({_connection_failure(error)}): check that it is "
+                "running, and that KUBECONFIG is the right one"
             ) from error
 
+    def _rejection(self, action: str, error: Any) -> ClusterError:
+        message = api_error_message(error)
+        if error.status == 401:
+            return ClusterError(
+                f"the cluster at {self.address} does not accept your credentials ({message}): log in again"
+            )
+        if error.status == 403:
+            role = "view" if action.startswith(("read", "list")) else "edit"
+            return ForbiddenError(
+                f"you are not allowed to {action} in namespace {self.namespace}: {message}; ask an operator to bind "
+                f"the ClusterRole `{role}` to you"
+            )
+        kind = ConflictError if error.status == 409 else ClusterError
+        return kind(f"the cluster rejected the request to {action}: {message}")
 
-_RAW: dict[str, Any] = {
-    "_preload_content": False,
-    "_request_timeout": (_CONNECT_SECONDS, _READ_SECONDS),
-}
-"""The response as it came: the client's own models know neither the custom kinds nor newer fields."""
 
-
-def message_of(error: Any) -> str:
-    """What the cluster said, which the client's own text buries in headers."""
+def api_error_message(error: Any) -> str:
+    """The API server's own message, without the headers that the text of the client's ApiException has."""
     try:
         return str(json.loads(error.body)["message"])
     except (TypeError, ValueError, KeyError):
         return f"{error.status} {error.reason}"
 
 
-def _read(response: Any) -> Object:
-    content: Object = json.loads(response.data)
-    return content
+def _parsed(content: bytes) -> Object:
+    parsed: Object = json.loads(content)
+    return parsed
 
 
 def _kubeconfig() -> str | None:
-    """The kubeconfig that is used, or None where there is none."""
-    return os.environ.get("KUBECONFIG") or (
-        str(_USUAL.expanduser()) if _USUAL.expanduser().exists() else None
-    )
+    """The path of the kubeconfig, None if there is none."""
+    default = _DEFAULT_KUBECONFIG.expanduser()
+    return os.environ.get("KUBECONFIG") or (str(default) if default.exists() else None)
 
 
-def _reason(error: BaseException) -> str:
-    """The innermost words of a failed connection."""
+def _connection_failure(error: BaseException) -> str:
+    """The innermost reason of a failed connection."""
     text = str(getattr(error, "reason", None) or error)
     return " ".join(text.rpartition(": ")[2].split()) or type(error).__name__

@@ -1,4 +1,7 @@
-"""What servers that run have counted: asked of each by itself, for an address in front of several asks any of them."""
+"""Drift counts of running servers, from the endpoint /drift of each pod.
+
+Each pod is queried at its own address, because a service's address reaches any one of its pods.
+"""
 
 import json
 import urllib.error
@@ -10,58 +13,60 @@ from typing import Any
 from image_classifier.errors import ServerError
 from image_classifier.monitoring import ServerCounts
 from image_classifier.platform.cluster import POD, Cluster
-from image_classifier.platform.workload import OF_SERVICE
+from image_classifier.platform.workload import INFERENCE_SERVICE_LABEL
 
-PATH = "/drift"
+_PATH = "/drift"
 _PORT = 8080
-_SECONDS = 10.0
-_LABELS = {"component": "predictor"}
+_TIMEOUT_SECONDS = 10.0
+_PREDICTOR_LABELS = {"component": "predictor"}
+_HINTS = {401: "; set its token (IMAGE_CLASSIFIER_TOKEN)", 404: "; it runs an older version of this program"}
 
 
 @dataclass(frozen=True)
 class ServerReport:
-    """What a server said of itself and of what it has seen."""
+    """A server's model, and its counts for drift detection."""
 
     address: str
     model: str
     version: str
-    has_reference: bool
+    has_reference: bool  # whether its model has reference statistics
     counts: ServerCounts
 
 
-def addresses_of(cluster: Cluster, workload: str) -> list[str]:
-    """The addresses of a workload's servers that run, each by itself; raises ClusterError."""
-    pods = cluster.list(POD, labels={OF_SERVICE: workload, **_LABELS})
+def server_addresses(cluster: Cluster, workload: str) -> list[str]:
+    """The addresses of a workload's running server pods; raises ClusterError."""
+    pods = cluster.list(POD, labels={INFERENCE_SERVICE_LABEL: workload, **_PREDICTOR_LABELS})
     running = [pod["status"] for pod in pods if pod["status"].get("phase") == "Running"]
     return [f"http://{_host(status['podIP'])}:{_PORT}" for status in running if status.get("podIP")]
 
 
-def ask_server(address: str, token: str) -> ServerReport:
-    """Ask one server for its counts; raises ServerError."""
+def fetch_server_report(address: str, token: str) -> ServerReport:
+    """Request the counts of a server; raises ServerError."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(f"{address.rstrip('/')}{PATH}", headers=headers)
+    request = urllib.request.Request(f"{address.rstrip('/')}{_PATH}", headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=_SECONDS) as response:
+        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
             content = response.read()
     except urllib.error.HTTPError as error:
-        hint = {401: "; give its token (IMAGE_CLASSIFIER_TOKEN)", 404: "; it is of an earlier version"}
-        raise ServerError(f"{address} answers {error.code} to {PATH}{hint.get(error.code, '')}") from None
+        raise ServerError(f"{address} answers {error.code} to {_PATH}{_HINTS.get(error.code, '')}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)
         raise ServerError(f"{address} does not answer ({reason}); is it running?") from None
     try:
         return _report(address, json.loads(content))
     except (ValueError, KeyError, TypeError) as error:
-        raise ServerError(f"{address} does not answer as a server of ours ({error!r})") from None
+        raise ServerError(
+            f"{address} is not a server of this program: its answer has another format ({error!r})"
+        ) from None
 
 
-def _report(address: str, told: Mapping[str, Any]) -> ServerReport:
-    counts = told["counts"]
+def _report(address: str, content: Mapping[str, Any]) -> ServerReport:
+    counts = content["counts"]
     return ServerReport(
         address=address,
-        model=told["model"]["name"],
-        version=told["model"]["version"],
-        has_reference=told["verdict"] != "no_reference",
+        model=content["model"]["name"],
+        version=content["model"]["version"],
+        has_reference=content["verdict"] != "no_reference",
         counts=ServerCounts(counts["instance"], int(counts["images"]), counts["features"]),
     )
 

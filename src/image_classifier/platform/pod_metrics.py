@@ -1,4 +1,4 @@
-"""What the servers of an inference service have answered so far, pod by pod, from their /metrics."""
+"""Counters of the server pods of an inference service, from the endpoint /metrics of each pod."""
 
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -8,60 +8,61 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
-from image_classifier.monitoring import AnswerCounts
+from image_classifier.monitoring import ResponseCounts
 from image_classifier.platform.cluster import POD, Cluster, Object
-from image_classifier.platform.workload import OF_SERVICE
+from image_classifier.platform.workload import INFERENCE_SERVICE_LABEL
 
-_ASKING = ("/predict", ":predict", "/infer")
-"""How the routes end that ask the model; /explain takes long whatever the revision."""
-_CONTAINER = "kserve-container"
-_IMAGE = "IMAGE_CLASSIFIER_IMAGE"
-_SECONDS = 2.0
+_PREDICTION_ROUTES = ("/predict", ":predict", "/infer")
+"""Endings of the routes that are compared; /explain is left out, as it takes long with any revision."""
+_SERVER_CONTAINER = "kserve-container"
+_IMAGE_VARIABLE = "IMAGE_CLASSIFIER_IMAGE"
+_TIMEOUT_SECONDS = 2.0
 
-Pair = tuple[int, str]
-"""Version of the model, and server image by its digest."""
+ServedPair = tuple[int, str]  # model version, and server image with its digest
 
 
 @dataclass(frozen=True)
-class Pod:
-    """A server, what it serves and what it has answered since it started."""
+class PodCounts:
+    """A server pod, the pair that it serves, and its counts since it started."""
 
     name: str
-    pair: Pair
-    counts: AnswerCounts
+    pair: ServedPair
+    counts: ResponseCounts
 
 
-def pods_of(cluster: Cluster, service: str) -> list[Pod]:
-    """The servers of an inference service that answer; one that starts or stops is left out."""
+def read_pod_counts(cluster: Cluster, service: str) -> list[PodCounts]:
+    """The counts of an inference service's pods, without those that do not answer, as while they start or stop."""
     found = []
-    for item in cluster.list(POD, labels={OF_SERVICE: service}):
-        if text := _metrics(item):
+    for pod in cluster.list(POD, labels={INFERENCE_SERVICE_LABEL: service}):
+        if text := _metrics(pod):
             samples = list(_samples(text))
             version = _version(samples)
             if version is not None:
-                found.append(Pod(item["metadata"]["name"], (version, _image(item)), counts_in(samples)))
+                found.append(PodCounts(pod["metadata"]["name"], (version, _image(pod)), _counts(samples)))
     return found
 
 
 def _metrics(pod: Object) -> str:
-    """The text of /metrics; "" where the pod does not give it."""
+    """The text of /metrics; "" if the pod does not answer."""
     address = pod.get("status", {}).get("podIP")
     port = _container(pod).get("ports", [{}])[0].get("containerPort")
     if not address or not port:
         return ""
     try:
-        with urllib.request.urlopen(f"http://{address}:{port}/metrics", timeout=_SECONDS) as response:
+        with urllib.request.urlopen(f"http://{address}:{port}/metrics", timeout=_TIMEOUT_SECONDS) as response:
             return str(response.read().decode())
     except OSError:
         return ""
 
 
 def _container(pod: Object) -> Mapping[str, Any]:
-    return next((each for each in pod["spec"]["containers"] if each["name"] == _CONTAINER), {})
+    containers = pod["spec"]["containers"]
+    return next((container for container in containers if container["name"] == _SERVER_CONTAINER), {})
 
 
 def _image(pod: Object) -> str:
-    return next((one.get("value", "") for one in _container(pod).get("env", []) if one["name"] == _IMAGE), "")
+    variables = _container(pod).get("env", [])
+    return next((each.get("value", "") for each in variables if each["name"] == _IMAGE_VARIABLE), "")
 
 
 def _samples(text: str) -> Iterator[Sample]:
@@ -70,7 +71,6 @@ def _samples(text: str) -> Iterator[Sample]:
 
 
 def _version(samples: list[Sample]) -> int | None:
-    """Of the registered model that answers."""
     for sample in samples:
         if sample.name == "image_classifier_model":
             version = sample.labels["version"]
@@ -78,47 +78,45 @@ def _version(samples: list[Sample]) -> int | None:
     return None
 
 
-def counts_in(samples: list[Sample]) -> AnswerCounts:
-    """The counts among the samples of one server's /metrics."""
-    answers = errors = 0
+def _counts(samples: list[Sample]) -> ResponseCounts:
+    responses = errors = 0
     seconds = 0.0
-    within: dict[float, int] = {}
+    buckets: dict[float, int] = {}
     classes: dict[str, int] = {}
     for sample in samples:
         if sample.name == "image_classifier_requests_by_class_total":
             classes[sample.labels["class"]] = int(sample.value)
-        if not sample.labels.get("route", "").endswith(_ASKING):
+        if not sample.labels.get("route", "").endswith(_PREDICTION_ROUTES):
             continue
         if sample.name == "image_classifier_requests_total":
-            answers += int(sample.value)
+            responses += int(sample.value)
             errors += int(sample.value) if int(sample.labels["status"]) >= 500 else 0
         elif sample.name == "image_classifier_request_seconds_sum":
             seconds += sample.value
         elif sample.name == "image_classifier_request_seconds_bucket" and sample.labels["le"] != "+Inf":
             bound = float(sample.labels["le"])
-            within[bound] = within.get(bound, 0) + int(sample.value)
-    return AnswerCounts(answers, errors, seconds, within, classes)
+            buckets[bound] = buckets.get(bound, 0) + int(sample.value)
+    return ResponseCounts(responses, errors, seconds, buckets, classes)
 
 
-class Increments:
-    """What each pair has answered between one look and the next.
+class CounterIncrements:
+    """How much the counts of each pair grew between two readings.
 
-    A pod that is there at the first look begins with what it had answered; one that comes later, with nothing.
+    At the first reading, the growth is 0. Pods that appear later count from 0.
     """
 
     def __init__(self) -> None:
-        self._before: dict[str, AnswerCounts] | None = None
+        self._last: dict[str, ResponseCounts] | None = None
 
-    def since_last(self, pods: list[Pod]) -> dict[Pair, AnswerCounts]:
-        """By pair, what was answered since the call before; all pairs that are there have an entry."""
-        first = self._before is None
-        before = self._before or {}
-        grown: dict[Pair, AnswerCounts] = {}
+    def since_last(self, pods: list[PodCounts]) -> dict[ServedPair, ResponseCounts]:
+        """The growth since the last call, for every pair with a pod."""
+        last = {pod.name: pod.counts for pod in pods} if self._last is None else self._last
+        grown: dict[ServedPair, ResponseCounts] = {}
         for pod in pods:
-            had = pod.counts if first else before.get(pod.name, AnswerCounts())
-            # A container that was started again counts from nothing.
-            had = had if had.answers <= pod.counts.answers else AnswerCounts()
-            grown[pod.pair] = grown.get(pod.pair, AnswerCounts()) + (pod.counts - had)
-        # Who does not answer for a moment has not forgotten what it had counted.
-        self._before = {**before, **{pod.name: pod.counts for pod in pods}}
+            before = last.get(pod.name, ResponseCounts())
+            if before.responses > pod.counts.responses:  # the container was restarted
+                before = ResponseCounts()
+            grown[pod.pair] = grown.get(pod.pair, ResponseCounts()) + (pod.counts - before)
+        # A pod that does not answer this time keeps its last counts.
+        self._last = {**last, **{pod.name: pod.counts for pod in pods}}
         return grown

@@ -1,11 +1,12 @@
-"""Fetch a version's package from an MLflow server by its HTTP interface alone.
+"""Download of a model version from an MLflow server, by HTTP alone.
 
-The storage initializer runs this before every pod of a server: without MLflow's client it takes a fraction of
-the time and the memory, and the server image stays small.
+KServe's storage initializer runs this before every pod of a server starts. Without MLflow's client it takes a fraction
+of the time and memory, and the server image stays small.
 """
 
 import base64
 import hashlib
+import http.client
 import json
 import re
 import time
@@ -21,14 +22,13 @@ from image_classifier.errors import RegistryError
 from image_classifier.files import write_atomically
 from image_classifier.registry import REPORT, SIGNATURE, SIGNED_BY, page_of_run
 
-_ATTEMPTS = 4
-_PAUSE_SECONDS = 0.5
-_TRANSIENT = (408, 429, 500, 502, 503, 504)
+_RETRY_SECONDS = (0.5, 1.0, 2.0)
+_TEMPORARY_STATUSES = (408, 429, 500, 502, 503, 504)
 
 
 @dataclass(frozen=True)
 class ModelReference:
-    """A version of a registered model, and the server that has it ("": the one that is set)."""
+    """A version of a registered model, and the address of its MLflow server ("": the configured one)."""
 
     name: str
     number: int
@@ -36,12 +36,15 @@ class ModelReference:
 
     @classmethod
     def parse(cls, uri: str) -> "ModelReference":
-        """Read `models:/NAME/NUMBER`, with `?tracking_uri=ADDRESS` where the server is another; no alias."""
+        """From `models:/NAME/NUMBER`, with `?tracking_uri=ADDRESS` for another server.
+
+        Raises RegistryError for anything else, such as an alias.
+        """
         path, _, query = uri.partition("?")
         match = re.fullmatch(r"models:/([^/@?]+)/(\d+)", path)
         if match is None:
             raise RegistryError(
-                f"{uri!r} names no version to serve; give models:/NAME/NUMBER (an alias moves)"
+                f"{uri!r} is not a model version: use models:/NAME/NUMBER (an alias may move to another version)"
             )
         return cls(match[1], int(match[2]), parse_qs(query).get("tracking_uri", [""])[0])
 
@@ -50,64 +53,55 @@ class ModelReference:
         return f"models:/{self.name}/{self.number}"
 
 
-def download(
-    uri: str,
-    folder: Path,
-    *,
-    tracking_uri: str,
-    timeout: float,
-    credentials: Mapping[str, str],
-    public_key: str = "",
+def download_version(
+    uri: str, folder: Path, *, tracking_uri: str, timeout: float, credentials: Mapping[str, str], public_key: str = ""
 ) -> None:
-    """Put the package of the version `uri`, and its version.json, into `folder`; every digest is verified.
+    """Write the package of the version `uri`, and its version.json, to `folder`; verifies every digest.
 
-    With a `public_key`, as the setting has it, so is the signature of the model, before anything is written.
-    `credentials` may hold MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD.
-    Raises RegistryError where the server does not answer, lacks the version, or has damaged files, and SignatureError
-    where the model is not signed as it must be.
+    If the setting `public_key` is given, the model's signature is verified before anything is written. `credentials`
+    may hold MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD. `timeout` is in seconds
+    for each request.
+    Raises RegistryError if the server does not answer, has no such version, or a file is damaged, and SignatureError if
+    the model is not signed with the key.
     """
     reference = ModelReference.parse(uri)
     address = (reference.tracking_uri or tracking_uri).rstrip("/")
     if urlsplit(address).scheme not in ("http", "https"):
         raise RegistryError(
-            f"{reference.uri} cannot be fetched: the tracking address is {address!r}, but must be that of an "
-            "MLflow server; set MLFLOW_TRACKING_URI"
+            f"cannot fetch {reference.uri}: the tracking URI {address!r} is not the address of an MLflow server; "
+            "set MLFLOW_TRACKING_URI"
         )
     server = _Server(address, timeout, _authorization(credentials))
-    files, report, is_signed = server.files_of(reference)
+    files, report, is_signed = server.locate(reference)
     manifest = server.get(f"{files}/manifest.json", reference)
     try:
         digests: dict[str, str] = json.loads(manifest)["files"]
     except (ValueError, KeyError, TypeError):
-        raise RegistryError(
-            f"{reference.uri} is damaged in the registry: its manifest cannot be read"
-        ) from None
+        raise _damaged(reference, "its manifest cannot be read") from None
     signature = server.get(f"{files}/{SIGNATURE}", reference) if is_signed else None
     if public_key:
-        # Not imported above: a platform without signatures need not load a library of cryptography before every pod.
+        # Imported here, so that pods without signatures do not wait for a cryptography library.
         from image_classifier.attestation import package_files, verify
 
         verify(signature, package_files(manifest), public_key, model=reference.uri, name=reference.name)
     for name, digest in sorted(digests.items()):
         if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts:
-            raise RegistryError(f"{reference.uri} is damaged in the registry: it names the file {name!r}")
+            raise _damaged(reference, f"its manifest lists {name!r}, which is outside of the package")
         content = server.get(f"{files}/{quote(name)}", reference)
         if hashlib.sha256(content).hexdigest() != digest:
-            raise RegistryError(
-                f"{reference.uri} is damaged in the registry: {name} is not the file that was registered; "
-                "train again with a new text for retrain"
-            )
+            raise _damaged(reference, f"{name} differs from the registered file")
         write_atomically(folder / name, content)
-    about = {
-        "name": reference.name,
-        "version": reference.number,
-        "uri": reference.uri,
-        "report": report,
-    }
+    about = {"name": reference.name, "version": reference.number, "uri": reference.uri, "report": report}
     write_atomically(folder / "version.json", (json.dumps(about, indent=1) + "\n").encode())
     if signature is not None:
         write_atomically(folder / SIGNATURE, signature)
     write_atomically(folder / "manifest.json", manifest)
+
+
+def _damaged(reference: ModelReference, reason: str) -> RegistryError:
+    return RegistryError(
+        f"{reference.uri} is damaged in the registry: {reason}; set the param retrain to a new text to train it again"
+    )
 
 
 @dataclass(frozen=True)
@@ -116,31 +110,30 @@ class _Server:
     timeout: float
     authorization: Mapping[str, str]
 
-    def files_of(self, reference: ModelReference) -> tuple[str, str, bool]:
-        """The server's path of the folder with the version's files, the address of its report, and if it is signed."""
+    def locate(self, reference: ModelReference) -> tuple[str, str, bool]:
+        """The path of the version's files on the server, the address of its report, and whether it is signed."""
         query = urlencode({"name": reference.name, "version": reference.number})
-        version = self._json(f"api/2.0/mlflow/model-versions/get?{query}", reference)["model_version"]
+        version = self._get_json(f"api/2.0/mlflow/model-versions/get?{query}", reference)["model_version"]
         model_id = version["source"].removeprefix("models:/")
-        model = self._json(f"api/2.0/mlflow/logged-models/{quote(model_id)}", reference)["model"]
+        model = self._get_json(f"api/2.0/mlflow/logged-models/{quote(model_id)}", reference)["model"]
         location = model["info"]["artifact_uri"]
-        scheme, _, path = location.partition(":")
-        if scheme != "mlflow-artifacts":
+        if urlsplit(location).scheme != "mlflow-artifacts":
             raise RegistryError(
-                f"{reference.uri} lies at {location}, which the MLflow server does not hand out: start it "
-                "with --artifacts-destination (its artifact proxy)"
+                f"cannot fetch {reference.uri}: its files are at {location}, which the MLflow server does not serve; "
+                "start it with --artifacts-destination (its artifact proxy)"
             )
         path = urlsplit(location).path.lstrip("/")
         report = page_of_run(self.address, model["info"]["experiment_id"], version["run_id"], REPORT)
         is_signed = SIGNED_BY in {tag["key"] for tag in version.get("tags", [])}
         return f"api/2.0/mlflow-artifacts/artifacts/{quote(path)}", report, is_signed
 
-    def _json(self, path: str, reference: ModelReference) -> Any:
+    def _get_json(self, path: str, reference: ModelReference) -> Any:
         content = self.get(path, reference)
         try:
             return json.loads(content)
         except ValueError:
             raise RegistryError(
-                f"{self.address} answers, but not as an MLflow server: check the tracking address"
+                f"{self.address} is not an MLflow server (it does not answer with JSON): check the tracking URI"
             ) from None
 
     def get(self, path: str, reference: ModelReference) -> bytes:
@@ -148,33 +141,43 @@ class _Server:
 
         def attempt() -> bytes:
             with urllib.request.urlopen(request, timeout=self.timeout) as response:
-                return bytes(response.read())
+                try:
+                    return bytes(response.read())
+                except http.client.HTTPException as error:  # the connection was lost within the body
+                    raise ConnectionError(str(error)) from error
 
-        return _patiently(attempt, f"{reference.uri} cannot be fetched from {self.address}")
+        failure = f"cannot fetch {reference.uri} from {self.address}"
+        try:
+            return _retry(attempt)
+        except urllib.error.HTTPError as error:
+            raise RegistryError(f"{failure}: it answers {error.code}, {_error_message(error)}") from None
+        except OSError as error:
+            reason = getattr(error, "reason", error)
+            raise RegistryError(f"{failure}: it does not answer ({reason}); is it running?") from None
 
 
-def _patiently(attempt: Callable[[], bytes], failure: str) -> bytes:
-    """Try again, with growing pauses, what a restart of the server or a busy moment may have caused."""
-    for number in range(_ATTEMPTS):
+def _retry(attempt: Callable[[], bytes]) -> bytes:
+    """Call `attempt`, and again after failures that a restarted or busy server causes.
+
+    A loop, as importing tenacity takes longer than a whole download, and the server image does not have it.
+    """
+    for pause in _RETRY_SECONDS:
         try:
             return attempt()
-        except urllib.error.HTTPError as error:
-            if error.code not in _TRANSIENT or number == _ATTEMPTS - 1:
-                raise RegistryError(f"{failure}: {_in_words(error)}") from None
         except OSError as error:
-            if number == _ATTEMPTS - 1:
-                reason = getattr(error, "reason", error)
-                raise RegistryError(f"{failure}: it does not answer ({reason}); is it running?") from None
-        time.sleep(_PAUSE_SECONDS * 2**number)
-    raise AssertionError("the last attempt returns or raises")
+            if isinstance(error, urllib.error.HTTPError) and error.code not in _TEMPORARY_STATUSES:
+                raise
+        time.sleep(pause)
+    return attempt()
 
 
-def _in_words(error: urllib.error.HTTPError) -> str:
+def _error_message(error: urllib.error.HTTPError) -> str:
+    """The text of MLflow's error response, or else of the status."""
     try:
         message = str(json.loads(error.read())["message"])
     except (ValueError, KeyError, TypeError, OSError):
         message = str(error.reason)
-    return f"it answers {error.code}, {' '.join(message.split())[:200]}"
+    return " ".join(message.split())[:200]
 
 
 def _authorization(credentials: Mapping[str, str]) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The pods that train along with this one: an indexed Job, made like the pod that this process runs in."""
+"""Distributed training in the cluster: an indexed Job whose pods train together with this pod."""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -7,83 +7,73 @@ from pathlib import Path
 from typing import Any
 
 from image_classifier.errors import TrainingError
-from image_classifier.platform.cluster import ACCOUNT, message_of
+from image_classifier.platform.cluster import SERVICE_ACCOUNT, api_error_message
 from image_classifier.settings import ENVIRONMENT_PREFIX
 
 PORT = 29500
-_LAUNCHER = Path("/cnb/lifecycle/launcher")
-"""Sets the environment in images that a buildpack made."""
+_LAUNCHER = Path("/cnb/lifecycle/launcher")  # sets the environment in images that a buildpack built
 _CONTAINER = "step-train"
-_KEPT_LABELS = ("app.kubernetes.io/component", "app.kubernetes.io/part-of", "carto.run/workload-name")
-_KEPT_SECONDS = 600
-"""So long an ended Job stays to be looked at, where nobody deletes it."""
+_COPIED_LABELS = ("app.kubernetes.io/component", "app.kubernetes.io/part-of", "carto.run/workload-name")
+_MOUNTS = ("/work", "/tmp")  # noqa: S108 (volumes of the Tekton Task)
+_FINISHED_JOB_SECONDS = 600  # how long a finished Job stays for inspection if nobody deletes it
 
 
 @contextmanager
-def helping_pods(environment: Mapping[str, str], *, processes: int) -> Iterator[dict[str, str]]:
-    """Start all but the first of so many processes, a pod each; gives what the first needs in its environment.
+def training_pods(environment: Mapping[str, str], *, processes: int) -> Iterator[dict[str, str]]:
+    """Start all processes but the first, each in its own pod; yields environment variables for the first one.
 
-    They run `source` and `train` with the image, settings and limits of this pod's step, and end with the block.
-    Raises TrainingError where the pods may not be made, and adds what hinders them to one that comes of waiting.
+    The pods run `source` and `train` with the image, settings and limits of this pod's step, and are deleted when the
+    block ends. Raises TrainingError if they cannot be created; to a TrainingError of the block it adds their states.
     """
     from kubernetes import client, config
     from kubernetes.client.exceptions import ApiException
 
     config.load_incluster_config()  # type: ignore[no-untyped-call]
-    namespace = (ACCOUNT / "namespace").read_text(encoding="utf-8")
+    namespace = (SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8")
     pods, jobs = client.CoreV1Api(), client.BatchV1Api()
-    plain: Callable[[Any], Any] = pods.api_client.sanitize_for_serialization
+    to_json: Callable[[Any], Any] = pods.api_client.sanitize_for_serialization
     try:
-        pod = plain(pods.read_namespaced_pod(environment["HOSTNAME"], namespace))
-        job: Any = job_like(pod, processes=processes, python=sys.executable)
-        name = plain(jobs.create_namespaced_job(namespace, job))["metadata"]["name"]
+        pod = to_json(pods.read_namespaced_pod(environment["HOSTNAME"], namespace))
+        job: Any = job_manifest(pod, processes=processes, python=sys.executable)
+        name = to_json(jobs.create_namespaced_job(namespace, job))["metadata"]["name"]
     except ApiException as error:
         raise TrainingError(
-            f"the pods that train along cannot be made: {message_of(error)}; an operator allows it in a namespace "
+            f"cannot create the training pods: {api_error_message(error)}; an operator allows them in a namespace "
             "with config/distributed"
         ) from error
     try:
-        yield {
-            "RANK": "0",
-            "WORLD_SIZE": str(processes),
-            "MASTER_ADDR": pod["status"]["podIP"],
-            "MASTER_PORT": str(PORT),
-        }
+        yield {"RANK": "0", **_group_variables(pod, processes)}
     except TrainingError as error:
-        made = pods.list_namespaced_pod(namespace, label_selector=f"job-name={name}")
-        states = [state(pod) for pod in plain(made)["items"]]
-        raise TrainingError(f"{error}; the pods that train along: {', '.join(states) or 'none'}") from error
+        created = pods.list_namespaced_pod(namespace, label_selector=f"job-name={name}")
+        states = [describe_pod(pod) for pod in to_json(created)["items"]]
+        raise TrainingError(f"{error}; the other training pods: {', '.join(states) or 'none'}") from error
     finally:
         jobs.delete_namespaced_job(name, namespace, propagation_policy="Background")
 
 
-def job_like(pod: Mapping[str, Any], *, processes: int, python: str) -> dict[str, Any]:
-    """The Job of all processes but the first, after `pod`, in whose container "step-train" the first is.
+def job_manifest(pod: Mapping[str, Any], *, processes: int, python: str) -> dict[str, Any]:
+    """The Job for all processes but the first, which runs in the container "step-train" of `pod`.
 
-    `python` is the interpreter of the image.
+    `python` is the path of the interpreter in the image.
     """
     [step] = [container for container in pod["spec"]["containers"] if container["name"] == _CONTAINER]
     launcher = [str(_LAUNCHER)] if _LAUNCHER.exists() else []
-    mounted = {"/work", "/tmp"}  # noqa: S108 (the volumes of the Task)
-    mounts = [mount for mount in step["volumeMounts"] if mount["mountPath"] in mounted]
+    mounts = [mount for mount in step["volumeMounts"] if mount["mountPath"] in _MOUNTS]
+    variables = [each for each in step.get("env", []) if each["name"] != f"{ENVIRONMENT_PREFIX}RESULTS"]
+    variables += [{"name": name, "value": value} for name, value in _group_variables(pod, processes).items()]
     common = {
         "image": step["image"],
-        "env": [
-            *(one for one in step.get("env", []) if one["name"] != f"{ENVIRONMENT_PREFIX}RESULTS"),
-            {"name": "WORLD_SIZE", "value": str(processes)},
-            {"name": "MASTER_ADDR", "value": pod["status"]["podIP"]},
-            {"name": "MASTER_PORT", "value": str(PORT)},
-        ],
+        "env": variables,
         "resources": step.get("resources", {}),
         "securityContext": step.get("securityContext", {}),
         "volumeMounts": mounts,
     }
 
-    def container(word: str) -> dict[str, Any]:
-        command = [*launcher, python, "-m", "image_classifier.cli", word]
-        return {"name": word, "command": command, **common}
+    def container(command: str) -> dict[str, Any]:
+        arguments = [*launcher, python, "-m", "image_classifier.cli", command]
+        return {"name": command, "command": arguments, **common}
 
-    labels = {name: value for name, value in pod["metadata"]["labels"].items() if name in _KEPT_LABELS}
+    labels = {name: value for name, value in pod["metadata"]["labels"].items() if name in _COPIED_LABELS}
     spec = pod["spec"]
     return {
         "apiVersion": "batch/v1",
@@ -91,14 +81,9 @@ def job_like(pod: Mapping[str, Any], *, processes: int, python: str) -> dict[str
         "metadata": {
             "generateName": f"{pod['metadata']['name'][:40].rstrip('-.')}-along-",
             "labels": labels,
-            # With the pod goes the Job, however the pod ends.
+            # The Job is deleted with the pod, however the pod ends.
             "ownerReferences": [
-                {
-                    "apiVersion": "v1",
-                    "kind": "Pod",
-                    "name": pod["metadata"]["name"],
-                    "uid": pod["metadata"]["uid"],
-                }
+                {"apiVersion": "v1", "kind": "Pod", "name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]}
             ],
         },
         "spec": {
@@ -106,7 +91,7 @@ def job_like(pod: Mapping[str, Any], *, processes: int, python: str) -> dict[str
             "completions": processes - 1,
             "parallelism": processes - 1,
             "backoffLimit": 0,
-            "ttlSecondsAfterFinished": _KEPT_SECONDS,
+            "ttlSecondsAfterFinished": _FINISHED_JOB_SECONDS,
             "template": {
                 "metadata": {"labels": labels},
                 "spec": {
@@ -125,19 +110,23 @@ def job_like(pod: Mapping[str, Any], *, processes: int, python: str) -> dict[str
     }
 
 
-def state(pod: Mapping[str, Any]) -> str:
-    """What a pod says of itself, in words."""
+def _group_variables(pod: Mapping[str, Any], processes: int) -> dict[str, str]:
+    return {"WORLD_SIZE": str(processes), "MASTER_ADDR": pod["status"]["podIP"], "MASTER_PORT": str(PORT)}
+
+
+def describe_pod(pod: Mapping[str, Any]) -> str:
+    """A pod's name and phase, and why its containers do not run."""
     status = pod["status"]
     containers = [*status.get("initContainerStatuses", []), *status.get("containerStatuses", [])]
-    said = [
-        f"{each['name']} {kind.get('reason', '')} {kind.get('message', '')}".strip()
-        for each in containers
-        for condition, kind in each.get("state", {}).items()
-        if condition == "waiting" or kind.get("exitCode")
+    reasons = [
+        f"{container['name']} {details.get('reason', '')} {details.get('message', '')}".strip()
+        for container in containers
+        for state, details in container.get("state", {}).items()
+        if state == "waiting" or details.get("exitCode")
     ]
-    said += [
-        one["message"]
-        for one in status.get("conditions", [])
-        if one["status"] != "True" and one.get("message")
+    reasons += [
+        condition["message"]
+        for condition in status.get("conditions", [])
+        if condition["status"] != "True" and condition.get("message")
     ]
-    return f"{pod['metadata']['name']} {status['phase']}" + (f" ({'; '.join(said)})" if said else "")
+    return f"{pod['metadata']['name']} {status['phase']}" + (f" ({'; '.join(reasons)})" if reasons else "")

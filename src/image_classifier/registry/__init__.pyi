@@ -1,26 +1,30 @@
-from .artifact_paths import REPORT as REPORT
-from .artifact_paths import SIGNATURE as SIGNATURE
-from .artifact_paths import SIGNED_BY as SIGNED_BY
-from .artifact_paths import page_of_run as page_of_run
-from .events import PROMOTED as PROMOTED
-from .events import REFUSED as REFUSED
-from .events import RETRAINING as RETRAINING
-from .events import ROLLED_BACK as ROLLED_BACK
-from .events import WATCHED as WATCHED
-from .events import Event as Event
-from .events import last_change as last_change
-from .events import withdrawal as withdrawal
-from .lineage import Entry as Entry
-from .lineage import entries as entries
+from .artifact_paths import REPORT as REPORT, SIGNATURE as SIGNATURE, SIGNED_BY as SIGNED_BY, page_of_run as page_of_run
+from .decision import Decision as Decision, RecordedVerdict as RecordedVerdict
+from .events import (
+    PROMOTED as PROMOTED,
+    REFUSED as REFUSED,
+    RETRAINING as RETRAINING,
+    ROLLED_BACK as ROLLED_BACK,
+    WATCHED as WATCHED,
+    Event as Event,
+    last_change as last_change,
+    withdrawal as withdrawal,
+)
+from .lineage import Entry as Entry, entries as entries
 from .registry import Registry as Registry
-from .registry import Version as Version
-from .rollback_targets import NO_REASON as NO_REASON
-from .rollback_targets import acceptable as acceptable
-from .rollback_targets import check_alone as check_alone
-from .rollback_targets import roll_back_champion as roll_back_champion
-from .rollback_targets import side_by_side as side_by_side
+from .rollback_targets import (
+    NO_REASON as NO_REASON,
+    check_no_recent_rollback as check_no_recent_rollback,
+    compare_metrics as compare_metrics,
+    require_accepted as require_accepted,
+    roll_back_champion as roll_back_champion,
+)
 from .runs import Run as Run
-from .status import Place as Place
-from .status import in_words as in_words
-from .status import standing_of as standing_of
-from .status import to_json as to_json
+from .status import (
+    Stage as Stage,
+    describe_status as describe_status,
+    status_of as status_of,
+    status_to_json as status_to_json,
+)
+from .store import RegistryOptions as RegistryOptions
+from .versions import Version as Version

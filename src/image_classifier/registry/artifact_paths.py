@@ -1,4 +1,7 @@
-"""Where the records of a version lie, among its run's artifacts or beside its model, and where MLflow shows them."""
+"""Paths of a version's records, artifacts of its run and files next to its model; and the address of their web page.
+
+Also read by the storage initializer, which starts with every pod: this module imports neither MLflow nor NumPy.
+"""
 
 from urllib.parse import urlsplit
 
@@ -6,23 +9,24 @@ EVALUATION = "evaluation/evaluation.json"
 HELD_OUT = "evaluation/held-out.json"
 PICTURES = "evaluation/pictures.json"
 LEARNING_CURVE = "learning-curve.png"
-TUNING_COURSE = "tuning.png"
+TUNING_HISTORY = "tuning-history.png"
+TUNING_IMPORTANCES = "tuning-importances.png"
 TUNING_SUMMARY = "tuning.txt"
 DRIFT = "drift/record.json"
 VERDICT = "gate/verdict.json"
 REPORT = "report.html"
 
-# Beside the model.
+# Next to the model.
 BILL_OF_MATERIALS = "bom.cdx.json"
 PROVENANCE = "provenance.json"
 SIGNED_PROVENANCE = "provenance.sigstore.json"
 SIGNATURE = "model.sig"
 SIGNED_BY = "signed_by"
-"""Tag of a version that has a signature: SHA-256 of the public key, in PEM, that verifies it."""
+"""Tag of a signed version: SHA-256 of the public key (PEM) that verifies it."""
 
 
 def page_of_run(server: str, experiment_id: str, run_id: str, path: str = "") -> str:
-    """Where a browser shows a run of the MLflow server, or the artifact `path` of it; without credentials."""
+    """Web page of a run on an MLflow server, or of its artifact `path`; without credentials."""
     parts = urlsplit(server)
     shown = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     page = f"{shown.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}"

@@ -1,7 +1,6 @@
-"""The history of a registered model: an event is appended to the version's tags, and never changed.
+"""Events in the history of a registered model: appended to a version's tags, never changed.
 
-What served when follows from the events alone: a version serves from the event that made it the champion to the next
-such event.
+What served when follows from the events alone: a version serves from the event that made it the champion to the next.
 """
 
 import json
@@ -10,65 +9,52 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 PREFIX = "event."
-PROMOTED, REFUSED, ROLLED_BACK, RELEASED, WATCHED = (
-    "promoted",
-    "refused",
-    "rolled-back",
-    "released",
-    "watched",
-)
-MAKE_CHAMPION = (PROMOTED, ROLLED_BACK)
+PROMOTED = "promoted"
+REFUSED = "refused"
+ROLLED_BACK = "rolled-back"
+"""To this version."""
+RELEASED = "released"
+"""From a pin, or after a rollback from it."""
+WATCHED = "watched"
 RETRAINING = "retraining"
-"""A training was started while this version serves."""
-LONGEST_REASON = 2000
+"""A training started while this version served."""
+MAKE_CHAMPION = (PROMOTED, ROLLED_BACK)
 
+LONGEST_REASON = 2000  # characters
 _TIME = "%Y%m%dT%H%M%S%fZ"
+_STORED = ("actor", "reason", "from_version", "image", "from_image")
+"""Fields in the value of a tag; its key holds the others."""
 
 
 @dataclass(frozen=True)
 class Event:
-    """Something that was decided about a version."""
+    """A decision about a version."""
 
     time: datetime
     action: str
-    """promoted, refused, rolled-back (to this version), released (from a pin, or from a withdrawal), watched or
-    retraining."""
+    """One of the constants above."""
     version: int
     actor: str
     reason: str
     from_version: int | None
     """The champion before."""
     image: str = ""
-    """Server image, by its digest, that this version serves with; "" where it is not known, as on a laptop."""
+    """Server image, with its digest, that this version serves with; "" if unknown, as on a laptop."""
     from_image: str = ""
-    """Of a roll-back: the image that `from_version` served with, where this pair may not serve again."""
+    """For a rollback: the image of `from_version`, if this pair may not serve again."""
 
     def to_tag(self) -> tuple[str, str]:
-        """Key and value of the tag; keys in order are events in order."""
-        content = {
-            "actor": self.actor,
-            "reason": self.reason,
-            "from_version": self.from_version,
-            "image": self.image,
-            "from_image": self.from_image,
-        }
+        """Key and value of the tag; sorted keys give the events in order."""
+        content = {name: getattr(self, name) for name in _STORED}
         return f"{PREFIX}{self.time.strftime(_TIME)}.{self.action}", json.dumps(content, ensure_ascii=False)
 
     @classmethod
     def from_tag(cls, version: int, key: str, value: str) -> "Event":
         stamp, action = key.removeprefix(PREFIX).split(".", 1)
         content = json.loads(value)
-        return cls(
-            time=datetime.strptime(stamp, _TIME).replace(tzinfo=UTC),
-            action=action,
-            version=version,
-            actor=content["actor"],
-            reason=content["reason"],
-            from_version=content["from_version"],
-            # Earlier versions of this program did not write these.
-            image=content.get("image", ""),
-            from_image=content.get("from_image", ""),
-        )
+        # The first events of version 0.1 have no images.
+        known = {name: content[name] for name in _STORED if name in content}
+        return cls(datetime.strptime(stamp, _TIME).replace(tzinfo=UTC), action, version, **known)
 
 
 def events_of(tags_of_versions: Iterable[tuple[int, Mapping[str, str]]]) -> list[Event]:
@@ -83,15 +69,14 @@ def events_of(tags_of_versions: Iterable[tuple[int, Mapping[str, str]]]) -> list
 
 
 def last_change(events: Sequence[Event]) -> Event | None:
-    """Of events, the newest first, the last that made a champion."""
+    """The most recent event that made a champion; `events` are newest first."""
     return next((event for event in events if event.action in MAKE_CHAMPION), None)
 
 
 def line_of_champions(events: Sequence[Event]) -> list[int]:
-    """The versions that a roll-back can go through, oldest first; the last one is the champion.
+    """The champions that a rollback can return to, oldest first; the last one is the current champion.
 
-    A promotion adds to the line, and a roll-back takes away what came after the version that it went to: who rolls
-    back twice gets two versions back, not to where they were.
+    A promotion adds to the line, and a rollback removes the versions after its target: two go back two versions.
     """
     line: list[int] = []
     for event in reversed(events):
@@ -103,22 +88,17 @@ def line_of_champions(events: Sequence[Event]) -> list[int]:
 
 
 def withdrawal(events: Sequence[Event], version: int, image: str) -> Event | None:
-    """The roll-back that took this pair out of service, where it was not released since; events newest first."""
+    """The rollback that took this pair out of service, unless it was released since; `events` are newest first."""
     for event in events:
-        if (
-            event.action == ROLLED_BACK
-            and event.from_version == version
-            and image
-            and event.from_image == image
-        ):
+        if event.action == ROLLED_BACK and event.from_version == version and image and event.from_image == image:
             return event
-        # Who rolls back to a version wants it to serve, too.
+        # A rollback to a version also allows it to serve.
         if event.action in (RELEASED, ROLLED_BACK) and event.version == version:
             return None
     return None
 
 
 def served_until(events: Sequence[Event]) -> dict[Event, datetime | None]:
-    """For each event that made a champion, when the next one did; None: it is the champion still."""
+    """For each event that made a champion, the time of the next such event; None for the current champion."""
     changes = [event for event in events if event.action in MAKE_CHAMPION]
     return {event: changes[index - 1].time if index else None for index, event in enumerate(changes)}

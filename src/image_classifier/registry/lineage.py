@@ -1,24 +1,23 @@
-"""What served when, and where it came from: the history's events with what the registry knows of their versions."""
+"""Lineage: which version served when, and its commit, data, run and metrics."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from image_classifier.registry.events import MAKE_CHAMPION, Event, served_until
+from image_classifier.registry.events import MAKE_CHAMPION, ROLLED_BACK, WATCHED, Event, served_until
 from image_classifier.registry.registry import Registry
 
 _DIGEST_CHARACTERS = 12
-_ACTIONS = {"rolled-back": "rolled back to", "watched": "watched and kept"}
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An event, and the origins and metrics of the version that it is about."""
+    """An event, with the origin and the metrics of its version."""
 
     event: Event
     served_until: datetime | None
-    """When the next version came, of an event that made a champion; None: it serves still."""
+    """When the next version took over, for an event that made a champion; None: it still serves."""
     source_revision: str
     data_digest: str
     run_id: str
@@ -26,67 +25,67 @@ class Entry:
     """Of the run, as MLflow has them."""
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, flat, with times as ISO 8601; `served_until` only where the event made a champion."""
+        """Everything, flat, with ISO 8601 times; `served_until` only if the event made a champion."""
         known = {**asdict(self), **asdict(self.event)}
         del known["event"]
-        if self.event.action not in MAKE_CHAMPION:
+        if not self._makes_champion:
             del known["served_until"]
-        return {
-            name: value.isoformat() if isinstance(value, datetime) else value for name, value in known.items()
-        }
+        return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in known.items()}
 
     def lines(self) -> list[str]:
-        """The event in words: what, why, and where it came from; "" is left out."""
+        """The event for people: what and why, and where the version came from."""
         event = self.event
-        action = _ACTIONS.get(event.action, event.action)
-        before = f", in place of {event.from_version}" if event.from_version and self._changed else ""
-        what = (
-            f"version {event.version} {action}"
-            if event.action != "rolled-back"
-            else f"{action} {event.version}"
-        )
-        said = [f"{event.time:%Y-%m-%d %H:%M:%S}  {what}{before} by {event.actor}: {event.reason}"]
-        origins = [
-            ("served until", f"{self.served_until:%Y-%m-%d %H:%M:%S}" if self.served_until else ""),
+        replaced = f", replacing {event.from_version}" if event.from_version and self._makes_champion else ""
+        headline = f"{event.time:%Y-%m-%d %H:%M:%S} UTC  {self._what}{replaced} by {event.actor}: {event.reason}"
+        if not self._makes_champion:
+            serving = ("", "")
+        elif self.served_until is None:
+            serving = ("serves", "now")
+        else:
+            serving = ("served until", f"{self.served_until:%Y-%m-%d %H:%M:%S} UTC")
+        accuracy = self.metrics.get("test_accuracy")
+        details = [
+            serving,
             ("commit", _short(self.source_revision)),
             ("data", _short(self.data_digest)),
             ("run", self.run_id),
             ("image", _short(event.image)),
-            ("instead of image", _short(event.from_image)),
-            ("accuracy", f"{self.metrics['test_accuracy']:.2%}" if "test_accuracy" in self.metrics else ""),
+            ("previous image", _short(event.from_image)),
+            ("accuracy", "" if accuracy is None else f"{100 * accuracy:.2f} %"),
         ]
-        if self._changed and self.served_until is None:
-            origins[0] = ("serves", "now")
-        said.append("    " + ", ".join(f"{name} {value}" for name, value in origins if value))
-        return said
+        return [headline, "    " + ", ".join(f"{name} {value}" for name, value in details if value)]
 
     @property
-    def _changed(self) -> bool:
+    def _what(self) -> str:
+        version, action = self.event.version, self.event.action
+        if action == ROLLED_BACK:
+            return f"rolled back to {version}"
+        return f"version {version} {'watched and kept' if action == WATCHED else action}"
+
+    @property
+    def _makes_champion(self) -> bool:
         return self.event.action in MAKE_CHAMPION
 
 
-def _short(digest: str) -> str:
-    """The beginning of a digest, without what it is of: main@sha1:8e131590b374… and server@sha256:dd9a247dfe4d…"""
-    return digest.rpartition(":")[2][:_DIGEST_CHARACTERS]
-
-
 def entries(registry: Registry) -> list[Entry]:
-    """All that was decided about the versions of a registered model, the newest first."""
-    events = registry.history()
+    """The whole history of a registered model, the newest event first."""
+    events = registry.history.events()
     until = served_until(events)
-    versions = {version.number: version for version in registry.versions()}
-    metrics = {number: registry.metrics(versions[number]) for number in {event.version for event in events}}
-    found = []
-    for event in events:
-        version = versions[event.version]
-        found.append(
-            Entry(
-                event,
-                until.get(event),
-                version.tags.get("source_revision", ""),
-                version.tags.get("data_digest", ""),
-                version.run_id,
-                metrics[event.version],
-            )
+    versions = {version.number: version for version in registry.versions.all()}
+    metrics = {number: registry.runs.metrics(versions[number].run_id) for number in {event.version for event in events}}
+    return [
+        Entry(
+            event,
+            until.get(event),
+            versions[event.version].tags.get("source_revision", ""),
+            versions[event.version].tags.get("data_digest", ""),
+            versions[event.version].run_id,
+            metrics[event.version],
         )
-    return found
+        for event in events
+    ]
+
+
+def _short(digest: str) -> str:
+    """The start of a digest without its prefix: main@sha1:8e131590b374…, server@sha256:dd9a247dfe4d…."""
+    return digest.rpartition(":")[2][:_DIGEST_CHARACTERS]

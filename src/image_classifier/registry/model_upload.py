@@ -1,4 +1,4 @@
-"""A package as an MLflow ONNX model: one folder that is both, uploaded and verified."""
+"""Upload a package as an MLflow ONNX model: one folder that is both, verified after the upload."""
 
 import importlib.metadata
 import json
@@ -15,28 +15,26 @@ from image_classifier.registry.store import Store
 
 MODEL_NAME = "package"
 SIZES = "file_sizes"
-"""Tag with the path and size of each file, by which missing and cut files are found without fetching any."""
+"""Tag with the path and size of each file, which reveals missing and truncated files without fetching any."""
 
 
 def upload_package(
     store: Store, run_id: str, package: Package, accompany: Callable[[Path], None] | None = None
 ) -> tuple[str, dict[str, int]]:
-    """Upload a package as a logged model of a run; gives the model's id and its files with their sizes.
+    """Upload a package as a logged model of a run; returns the model's id and its files with their sizes.
 
-    `accompany` lays more files into the model's folder, first.
-    A ready model of the same package and run, which a registration that was cut off left, is used again.
-    Raises RegistryError where what arrived is not what was sent.
+    `accompany` adds files to the model's folder before the upload. If an interrupted registration left a ready model
+    of the same package and run, it is reused. Raises RegistryError if the stored files differ from the local ones.
     """
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
 
     client, experiment = store.client, store.experiment_id
-    with store.failures("the package was not uploaded"):
+    with store.failures("cannot upload the package"):
         uploaded = client.search_logged_models(
-            [experiment],
-            filter_string=f"source_run_id = '{run_id}' AND tags.package_digest = '{package.digest}'",
+            [experiment], filter_string=f"source_run_id = '{run_id}' AND tags.package_digest = '{package.digest}'"
         )
         for model in uploaded:
-            # Not in the filter: MLflow compares it with a number, which PostgreSQL refuses.
+            # Not in the filter: MLflow compares the status with a number, which PostgreSQL refuses.
             if model.status != LoggedModelStatus.READY:
                 continue
             sizes = store.model_files(model.model_id)
@@ -58,7 +56,7 @@ def upload_package(
 
 
 def _verify_upload(store: Store, model_id: str, folder: Path) -> dict[str, int]:
-    """Path and size of each file, once the stored model has been fetched back and compared."""
+    """Fetch the stored model back and compare it; returns path and size of each file."""
     files = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()]
     sent = {name: (folder / name).stat().st_size for name in files}
     arrived = store.model_files(model_id)
@@ -69,14 +67,13 @@ def _verify_upload(store: Store, model_id: str, folder: Path) -> dict[str, int]:
             damaged = [name for name in files if sha256_of(stored / name) != sha256_of(folder / name)]
     if damaged:
         raise RegistryError(
-            f"the model that {store.shown} stored is not what was sent ({', '.join(damaged[:3])}); "
-            "repeat the step"
+            f"the model stored at {store.shown} differs from the local one ({', '.join(damaged[:3])}); repeat the step"
         )
     return sent
 
 
 def write_mlflow_model(package: Package, folder: Path, *, run_id: str, model_id: str) -> None:
-    """Write an MLflow ONNX model with signature and input example, and the package's files, unchanged."""
+    """Write an MLflow ONNX model with signature and input example, and add the package's files unchanged."""
     import mlflow.onnx
     import numpy as np
     import onnx
@@ -94,7 +91,7 @@ def write_mlflow_model(package: Package, folder: Path, *, run_id: str, model_id:
             outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(package.classes)), OUTPUT)]),
         ),
         input_example={INPUT: image[np.newaxis]},
-        # Named, as MLflow would otherwise find them out by loading the model in another process.
+        # Otherwise MLflow infers them by loading the model in another process.
         pip_requirements=[
             f"{library}=={importlib.metadata.version(library)}"
             for library in ("mlflow", "numpy", "onnx", "onnxruntime")
@@ -105,5 +102,5 @@ def write_mlflow_model(package: Package, folder: Path, *, run_id: str, model_id:
     manifest = json.loads((package.folder / "manifest.json").read_bytes())
     for name in (*manifest["files"], "manifest.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        # Over MLflow's own copy of model.onnx, too, whose bytes may differ.
+        # Replaces MLflow's own copy of model.onnx, whose bytes may differ.
         shutil.copyfile(package.folder / name, folder / name)

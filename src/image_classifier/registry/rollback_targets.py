@@ -1,82 +1,81 @@
-"""Back to a version that served before: which one that is, whether it may serve, and what that changes.
+"""Rollback targets: which version to return to, whether it may serve, and what changes.
 
-A version that the gate refused cannot be rolled back to, and nothing forces it: it never answered as it was evaluated
-at a real address. Whoever wants it changes the floors and lets it be judged again.
+A version that the gate refused is never a target, and no option overrides that: it was never tried as a server. To
+serve it anyway, change the thresholds and judge it again.
 """
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from image_classifier.errors import RegistryError
+from image_classifier.registry.decision import Decision
 from image_classifier.registry.events import ROLLED_BACK, Event, last_change, line_of_champions
-from image_classifier.registry.registry import Registry, Version
+from image_classifier.registry.registry import Registry
+from image_classifier.registry.versions import Version
 
-NO_REASON = "no reason was given"
+NO_REASON = "no reason given"
 _JUST_NOW = timedelta(minutes=2)
-"""A second roll-back within it, of someone who did not see the first, would go one version further back."""
+"""A second rollback within this time, by a person who did not see the first, would go back one version too many."""
 
 
 def roll_back_champion(registry: Registry, to: str, *, actor: str, reason: str) -> tuple[Version, Version]:
-    """Make version `to`, or the one that served before, the champion; gives the champion before and the new one.
+    """Make version `to`, or by default the previous champion, the champion; returns the old and the new champion.
 
-    Raises RegistryError where there is none, where it was not accepted, and where it is the champion already.
+    Raises RegistryError if there is no such version, if it was not accepted, or if it is already the champion.
     """
-    champion = registry.champion()
+    champion = registry.versions.champion()
     if champion is None:
-        raise RegistryError(
-            f"no version of {registry.name} is the champion; there is nothing to roll back from"
-        )
-    events = registry.history()
+        raise RegistryError(f"{registry.name} has no champion to roll back from")
+    events = registry.history.events()
     if to:
-        version = acceptable(registry, to)
+        version = require_accepted(registry, to)
     else:
-        check_alone(events)
+        check_no_recent_rollback(events)
         line = line_of_champions(events)
         earlier = line[: line.index(champion.number)] if champion.number in line else line
         if not earlier:
             raise RegistryError(
-                f"version {champion.number} is the first champion of {registry.name} that is left; name another "
-                "with --to (`image-classifier history` lists them)"
+                f"version {champion.number} is the first champion of {registry.name}; choose another version with "
+                "--to (`image-classifier history` lists them)"
             )
-        version = acceptable(registry, str(earlier[-1]))
+        version = require_accepted(registry, str(earlier[-1]))
     if version.number == champion.number:
-        raise RegistryError(f"version {version.number} is the champion already")
-    registry.roll_back(version, replaced=champion.number, actor=actor, reason=reason)
+        raise RegistryError(f"version {version.number} is already the champion")
+    registry.history.roll_back(version, replaced=champion.number, actor=actor, reason=reason)
     return champion, version
 
 
-def acceptable(registry: Registry, reference: str) -> Version:
-    """A version that the gate accepted; raises RegistryError for one that it did not, or that is not there."""
-    version = registry.get(reference)
+def require_accepted(registry: Registry, reference: str) -> Version:
+    """The version, if the gate accepted it; raises RegistryError otherwise."""
+    version = registry.versions.get(reference)
     if version.name != registry.name:
-        raise RegistryError(f"{version.uri} is no version of {registry.name}")
-    verdict = version.tags.get("verdict", "not judged")
-    if verdict != "accepted":
+        raise RegistryError(f"{version.uri} is not a version of {registry.name}")
+    if version.decision is not Decision.ACCEPTED:
         raise RegistryError(
-            f"version {version.number} is {verdict} by the gate and never served; judge it again with other floors "
-            f"(`image-classifier gate --model {version.uri} --min-accuracy …`) before you roll back to it"
+            f"version {version.number} is {version.decision} by the gate and was never live; to roll back to it, judge "
+            f"it again with other thresholds (`image-classifier gate --model {version.uri} --min-accuracy …`)"
         )
     return version
 
 
-def check_alone(events: Sequence[Event]) -> None:
-    """Raise RegistryError where somebody else rolled back just now; events newest first."""
+def check_no_recent_rollback(events: Sequence[Event]) -> None:
+    """Raise RegistryError if someone rolled back in the last two minutes; `events` are newest first."""
     last = last_change(events)
     if last is not None and last.action == ROLLED_BACK and datetime.now(UTC) - last.time < _JUST_NOW:
         raise RegistryError(
             f"{last.actor} rolled back to version {last.version} at {last.time:%H:%M:%S} UTC ({last.reason}); to go "
-            "further back, name the version with --to"
+            "further back, choose the version with --to"
         )
 
 
-def side_by_side(registry: Registry, before: Version, after: Version) -> list[str]:
-    """Lines of a table of the metrics that MLflow has of both versions' runs."""
-    columns = [registry.metrics(before), registry.metrics(after)]
-    # Those of each class, corruption and machine, as recall/cat, would be many.
+def compare_metrics(registry: Registry, before: Version, after: Version) -> list[str]:
+    """Lines of a table that compares the metrics of two versions' runs."""
+    columns = [registry.runs.metrics(version.run_id) for version in (before, after)]
+    # Without the metrics by class, corruption and machine, such as recall/cat, which are many.
     names = [name for name in columns[0] | columns[1] if "/" not in name]
     width = max((len(name) for name in names), default=0)
     lines = [f"{'':{width}}  {f'version {before.number}':>12}  {f'version {after.number}':>12}"]
     for name in sorted(names):
-        figures = [f"{column[name]:.6g}" if name in column else "–" for column in columns]
-        lines.append(f"{name:{width}}  {figures[0]:>12}  {figures[1]:>12}")
+        values = [f"{column[name]:.6g}" if name in column else "–" for column in columns]
+        lines.append(f"{name:{width}}  {values[0]:>12}  {values[1]:>12}")
     return lines

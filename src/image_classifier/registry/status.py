@@ -1,132 +1,132 @@
-"""How the newest version of a registered model stands to the one that serves, as the registry alone knows it."""
+"""Status of a registered model: what is live, and why the newest version is not."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from image_classifier.gate import RuleOutcome, RuleResult
-from image_classifier.registry import artifact_paths as artifacts
+from image_classifier.registry import artifact_paths
+from image_classifier.registry.decision import Decision, RecordedVerdict
 from image_classifier.registry.events import PROMOTED, REFUSED, Event
-from image_classifier.registry.registry import Registry, Version
+from image_classifier.registry.registry import Registry
+from image_classifier.registry.versions import Version
+
+FAILED_RULE = "fail"
+"""Outcome of a rule that a version fails, as the gate records it."""
 
 
-class Place(StrEnum):
-    """Where the newest version is."""
+class Stage(StrEnum):
+    """How far the newest version came."""
 
-    NONE = "nothing was registered"
-    SERVES = "it serves"
-    NOT_JUDGED = "it was not judged"
+    NONE = "no version is registered"
+    SERVES = "it is live"
+    NOT_JUDGED = "it has not been judged"
     REFUSED = "it was refused"
     NOT_PROMOTED = "it was accepted, but not promoted"
-    REPLACED = "it served, and another version was promoted after it"
+    REPLACED = "it was live, and another version was promoted after it"
 
 
 @dataclass(frozen=True)
-class Standing:
-    """The newest version and the champion, and what was decided about them last."""
+class Status:
+    """The newest version and the champion, with the last decisions about them."""
 
     name: str
-    place: Place
+    stage: Stage
     newest: Version | None
     champion: Version | None
     decided: Event | None
-    """The event that put the newest version where it is."""
+    """The event that put the newest version into its stage."""
     promoted: Event | None
     """The champion's last promotion."""
-    failed: tuple[RuleResult, ...]
-    """The rules of the gate that the newest version failed."""
+    verdict: RecordedVerdict | None
+    """Of the newest version, if it was refused."""
     report: str
     """Address of the newest version's report, or ""."""
 
+    @property
+    def failed(self) -> list[dict[str, Any]]:
+        """The rules of the gate that the newest version failed."""
+        findings = self.verdict.findings if self.verdict else ()
+        return [dict(finding) for finding in findings if finding["outcome"] == FAILED_RULE]
 
-def standing_of(registry: Registry) -> Standing:
-    """Ask the registry; raises RegistryError where it cannot be asked."""
-    newest, champion = registry.newest(), registry.champion()
-    events = registry.history()
+
+def status_of(registry: Registry) -> Status:
+    """Read the status; raises RegistryError if the registry cannot be used."""
+    newest, champion = registry.versions.newest(), registry.versions.champion()
+    events = registry.history.events()
     promoted = _last(events, champion, PROMOTED)
     if newest is None:
-        return Standing(registry.name, Place.NONE, None, champion, None, promoted, (), "")
-    verdict = newest.tags.get("verdict")
-    was_promoted = _last(events, newest, PROMOTED)
+        return Status(registry.name, Stage.NONE, None, champion, None, promoted, None, "")
     if champion is not None and champion.number == newest.number:
-        place, decided = Place.SERVES, promoted
-    elif verdict is None:
-        place, decided = Place.NOT_JUDGED, None
-    elif verdict != "accepted":
-        place, decided = Place.REFUSED, _last(events, newest, REFUSED)
-    elif was_promoted is not None:
-        place, decided = Place.REPLACED, promoted
+        stage, decided = Stage.SERVES, promoted
+    elif newest.decision is Decision.NOT_JUDGED:
+        stage, decided = Stage.NOT_JUDGED, None
+    elif newest.decision is Decision.REFUSED:
+        stage, decided = Stage.REFUSED, _last(events, newest, REFUSED)
+    elif _last(events, newest, PROMOTED) is not None:
+        stage, decided = Stage.REPLACED, promoted
     else:
-        place, decided = Place.NOT_PROMOTED, None
-    failed = _failed(registry, newest) if place is Place.REFUSED else ()
-    report = registry.page_of(newest.run_id, artifacts.REPORT)
-    return Standing(registry.name, place, newest, champion, decided, promoted, failed, report)
+        stage, decided = Stage.NOT_PROMOTED, None
+    verdict = registry.history.read_verdict(newest) if stage is Stage.REFUSED else None
+    report = registry.runs.page_of(newest.run_id, artifact_paths.REPORT)
+    return Status(registry.name, stage, newest, champion, decided, promoted, verdict, report)
 
 
-def in_words(standing: Standing) -> Iterator[str]:
-    """The standing as lines for people."""
-    name, newest = standing.name, standing.newest
+def describe_status(status: Status) -> Iterator[str]:
+    """The status as lines for people."""
+    name, newest = status.name, status.newest
     if newest is None:
-        yield f"nothing was registered of {name} yet: `image-classifier run` trains, judges and serves a first version"
+        yield f"{name}: no version is registered; `image-classifier run` trains, judges and serves a first one"
         return
-    if standing.champion is None:
-        yield f"{name}: nothing serves"
+    if status.champion is None:
+        yield f"{name}: no version is live"
     else:
-        since = f" since {standing.promoted.time:%Y-%m-%d %H:%M} UTC" if standing.promoted else ""
-        yield f"{name}: version {standing.champion.number} serves{since}"
-    if standing.promoted is not None:
-        yield f"  because     it was promoted by {standing.promoted.actor}: {standing.promoted.reason}"
-    if standing.place is Place.SERVES:
+        since = f" since {status.promoted.time:%Y-%m-%d %H:%M} UTC" if status.promoted else ""
+        yield f"{name}: version {status.champion.number} is live{since}"
+    if status.promoted is not None:
+        yield f"  because     it was promoted by {status.promoted.actor}: {status.promoted.reason}"
+    if status.stage is Stage.SERVES:
         yield "  newest      it is the newest version"
         return
-    made = f"version {newest.number}, of {newest.created:%Y-%m-%d %H:%M} UTC"
-    yield f"  newest      {made}: {standing.place}"
-    for finding in standing.failed:
-        yield f"    FAIL  {finding.rule}: {finding.in_words}"
-    if standing.decided is not None and not standing.failed:
-        decided = standing.decided
-        yield f"    on {decided.time:%Y-%m-%d %H:%M} UTC by {decided.actor}: {decided.reason}"
-    yield f"  what to do  {_DO[standing.place].format(number=newest.number)}"
-    if standing.report and standing.place is Place.REFUSED:
-        yield f"  report      {standing.report}"
+    yield f"  newest      version {newest.number} of {newest.created:%Y-%m-%d %H:%M} UTC: {status.stage}"
+    for finding in status.failed:
+        yield f"    FAIL  {finding['rule']}: {finding['reason']}"
+    if status.decided is not None and not status.failed:
+        yield f"    on {status.decided.time:%Y-%m-%d %H:%M} UTC by {status.decided.actor}: {status.decided.reason}"
+    yield f"  what to do  {_ADVICE[status.stage].format(number=newest.number)}"
+    if status.report and status.stage is Stage.REFUSED:
+        yield f"  report      {status.report}"
 
 
-def to_json(standing: Standing) -> dict[str, Any]:
-    """The standing for machines: {name, place, newest, champion, decided, failed, report}."""
+def status_to_json(status: Status) -> dict[str, Any]:
+    """The status for programs: {name, place, newest, champion, since, decided, failed, report}."""
     return {
-        "name": standing.name,
-        "place": standing.place.name.lower(),
-        "newest": standing.newest and standing.newest.number,
-        "champion": standing.champion and standing.champion.number,
-        "since": _stamp(standing.promoted.time if standing.promoted else None),
-        "decided": standing.decided and {**asdict(standing.decided), "time": _stamp(standing.decided.time)},
-        "failed": [asdict(finding) for finding in standing.failed],
-        "report": standing.report or None,
+        "name": status.name,
+        "place": status.stage.name.lower(),
+        "newest": status.newest and status.newest.number,
+        "champion": status.champion and status.champion.number,
+        "since": _timestamp(status.promoted.time if status.promoted else None),
+        "decided": status.decided and {**asdict(status.decided), "time": _timestamp(status.decided.time)},
+        "failed": status.failed,
+        "report": status.report or None,
     }
 
 
-_DO = {
-    Place.NOT_JUDGED: "judge it: image-classifier gate",
-    Place.REFUSED: "read the report, mend the data or train longer, or change a floor: image-classifier gate --help",
-    Place.NOT_PROMOTED: "let it serve: image-classifier promote (on the platform the step accept does so)",
-    Place.REPLACED: "to let it serve again: image-classifier promote --model {number}",
+_ADVICE = {
+    Stage.NOT_JUDGED: "judge it: image-classifier gate",
+    Stage.REFUSED: "read the report, then improve the data, train longer, or change a threshold: "
+    "image-classifier gate --help",
+    Stage.NOT_PROMOTED: "promote it: image-classifier promote (on the platform the step `accept` does so)",
+    Stage.REPLACED: "to promote it again: image-classifier promote --model {number}",
 }
 
 
 def _last(events: list[Event], version: Version | None, action: str) -> Event | None:
-    """The newest event of an action about a version."""
+    """The newest event with an action about a version; `events` are newest first."""
     about = (event for event in events if version is not None and event.version == version.number)
     return next((event for event in about if event.action == action), None)
 
 
-def _failed(registry: Registry, version: Version) -> tuple[RuleResult, ...]:
-    content = registry.read_artifact(version.run_id, artifacts.VERDICT)
-    found = [RuleResult(**item) for item in json.loads(content)["findings"]] if content else []
-    return tuple(finding for finding in found if finding.outcome == RuleOutcome.FAIL)
-
-
-def _stamp(time: datetime | None) -> str | None:
+def _timestamp(time: datetime | None) -> str | None:
     return f"{time:%Y-%m-%dT%H:%M:%SZ}" if time else None

@@ -1,59 +1,70 @@
-"""Where runs and versions are kept: an MLflow tracking server, or a sqlite file and a folder of artifacts.
+"""The connection to MLflow: a tracking server, or a SQLite file and a folder of artifacts.
 
-Nothing else imports MLflow but `tracking` and `registry`. Importing it takes about two seconds, and the first
-use of a sqlite file another two for its tables, so both wait until they are needed.
+Importing MLflow takes about 2 s, and creating the tables of a SQLite file another 2 s, so both wait until needed.
 """
 
-import logging
-import os
+import fcntl
 import re
 import sqlite3
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from image_classifier.errors import RegistryAwayError, RegistryError
-from image_classifier.registry.sqlite import check_database, create_database
-from image_classifier.settings import Settings
+from image_classifier.errors import RegistryError, RegistryUnavailableError
+from image_classifier.registry.mlflow_environment import configure_mlflow, silence_mlflow
 from image_classifier.text import clip
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-_LONGEST_MESSAGE = 400
+_LONGEST_MESSAGE = 400  # characters of an error of MLflow's
+_SCHEMES = ("http", "https", "sqlite")
 _TIMED_OUT = "timed out"
 _NOT_CONNECTED = ("ConnectionPool(", "Connection aborted")
-"""What the HTTP libraries under MLflow say, which has no error classes of its own for it."""
-_SCHEMES = ("http", "https", "sqlite")
+"""Texts of the HTTP libraries under MLflow, which raises no error classes of its own for connection failures."""
+
+
+@dataclass(frozen=True)
+class RegistryOptions:
+    """Where a registry is, and the name of the registered model in it."""
+
+    home: Path
+    """Folder of the local registry, which is used if there is no `tracking_uri`."""
+    name: str
+    tracking_uri: str
+    registry_timeout: float
+    """Seconds."""
 
 
 class Store:
-    """A connection to MLflow that is made when first used. Every failure is a RegistryError of one line."""
+    """A connection to MLflow that is opened when first used. Every failure is a RegistryError of one line."""
 
-    def __init__(self, settings: Settings) -> None:
-        self.name = settings.name
-        self.timeout = settings.registry_timeout
-        self.uri = settings.tracking_uri or f"sqlite:///{settings.home.resolve() / 'mlflow.db'}"
-        self._artifacts = settings.home.resolve() / "artifacts"
-        scheme = urlsplit(self.uri).scheme
-        if scheme not in _SCHEMES or "://" not in self.uri:
+    def __init__(self, options: RegistryOptions) -> None:
+        self.name = options.name
+        self.timeout = options.registry_timeout
+        home = options.home.resolve()
+        self.uri = options.tracking_uri or f"sqlite:///{home / 'mlflow.db'}"
+        self._artifacts = home / "artifacts"
+        if urlsplit(self.uri).scheme not in _SCHEMES or "://" not in self.uri:
             raise RegistryError(
-                f"the tracking address {self.shown} is neither http://, https:// nor sqlite:///; "
-                "give for example --tracking-uri http://mlflow:5000"
+                f"the tracking URI {self.shown} is neither http://, https:// nor sqlite:///; "
+                "use for example --tracking-uri http://mlflow:5000"
             )
 
     @property
     def shown(self) -> str:
-        """The address without a password."""
+        """The URI without the password."""
         parts = urlsplit(self.uri)
         return self.uri.replace(f"{parts.username}:{parts.password}@", "") if parts.password else self.uri
 
     @property
     def _database(self) -> Path | None:
-        """The sqlite file, where there is one."""
+        """The SQLite file of a local registry."""
         if not self.uri.startswith("sqlite:"):
             return None
         return Path(unquote(self.uri.removeprefix("sqlite:///"))).resolve()
@@ -61,113 +72,82 @@ class Store:
     @cached_property
     def client(self) -> "MlflowClient":
         with self.failures("cannot open the registry"):
-            _prepare_environment(self.timeout)
             from mlflow import MlflowClient
 
-            _silence()
+            silence_mlflow()
             if self._database is not None:
-                create_database(self._database, self._artifacts)
+                _create_database(self._database)
             return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
     def check(self) -> None:
-        """Raise RegistryError, within the registry timeout, where the store cannot be used."""
-        if self._database is None:
-            client = self.client
-            self._check_server()
-        else:
-            check_database(self._database, self.timeout)
-            client = self.client
+        """Raise RegistryError, within the registry timeout, if the registry cannot be used."""
+        if self._database is not None:
+            _check_database(self._database, self.timeout)
+        client = self.client
         with self.failures("cannot open the registry"):
             client.search_experiments(max_results=1)
-
-    def _check_server(self) -> None:
-        from mlflow.utils.credentials import get_default_host_creds
-        from mlflow.utils.rest_utils import http_request
-
-        with self.failures("cannot open the registry"):
-            response = http_request(  # type: ignore[no-untyped-call]
-                get_default_host_creds(self.uri),  # type: ignore[no-untyped-call]
-                "/api/2.0/mlflow/experiments/search",
-                "POST",
-                json={"max_results": 1},
-                max_retries=0,
-                timeout=(self.timeout / 2, self.timeout / 2),  # to connect, and to be answered
-                raise_on_status=False,
-            )
-        status, text = response.status_code, response.text
-        if "Invalid Host header" in text:
-            raise RegistryError(
-                f"the MLflow server refuses to be called {urlsplit(self.uri).netloc.rpartition('@')[2]}: "
-                "start it with --allowed-hosts (or MLFLOW_SERVER_ALLOWED_HOSTS) naming that host and port"
-            )
-        if status in (401, 403):
-            raise RegistryError(
-                f"the MLflow server at {self.shown} refuses access ({status}): set "
-                "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-            )
-        if status >= 500:
-            raise RegistryAwayError(
-                f"the MLflow server at {self.shown} answers {status} {response.reason}; is it well?"
-            )
-        if status != 200 or not text.lstrip().startswith("{"):
-            raise RegistryError(
-                f"{self.shown} answers, but not as an MLflow server ({status} {response.reason}): "
-                "check --tracking-uri"
-            )
 
     @contextmanager
     def failures(self, what: str) -> Iterator[None]:
         """Turn whatever MLflow and its libraries raise into a RegistryError that begins with `what`."""
-        from requests import RequestException  # an OSError, too
-
-        _prepare_environment(self.timeout)
+        configure_mlflow(self.timeout)
         from mlflow.exceptions import MlflowException
+        from requests import RequestException  # an OSError, too
         from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
         except (MlflowException, RequestException, SQLAlchemyError, sqlite3.Error, OSError) as error:
-            kind = RegistryAwayError if _is_away(str(error)) else RegistryError
-            raise kind(f"{what}: {self._in_words(error)}") from error
+            kind = RegistryUnavailableError if _is_unavailable(str(error)) else RegistryError
+            raise kind(f"{what}: {self._explain(error)}") from error
 
-    def _in_words(self, error: Exception) -> str:
-        text = str(error)
+    def _explain(self, error: Exception) -> str:
+        """What is wrong and what to do; MLflow's own text if it is none of the usual causes."""
+        text, server = str(error), f"the MLflow server at {self.shown}"
         if _TIMED_OUT in text:
+            return f"{server} did not answer in time; check it, or raise --registry-timeout if it is slow"
+        if "Invalid Host header" in text:
             return (
-                f"the MLflow server at {self.shown} did not answer in time; is it well? "
-                "A slow one needs a longer --registry-timeout"
+                f"{server} rejects the host name {urlsplit(self.uri).netloc.rpartition('@')[2]}: start it with "
+                "--allowed-hosts (or MLFLOW_SERVER_ALLOWED_HOSTS) that includes this host and port"
             )
-        if answer := re.search(r"too many (\d+) error responses", text):
-            return (
-                f"the MLflow server at {self.shown} answers {answer[1]} whenever it is asked; "
-                "its log says why, such as a full disk"
-            )
+        if status := _status(text):
+            if status in (401, 403):
+                return (
+                    f"{server} denies access ({status}): set MLFLOW_TRACKING_USERNAME and "
+                    "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
+                )
+            if status >= 500:
+                return f"{server} answers {status} to every request; its log says why, for example a full disk"
+            return f"{self.shown} is not an MLflow server (it answers {status}): check --tracking-uri"
+        if "not in a valid JSON format" in text:
+            return f"{self.shown} is not an MLflow server (it does not answer with JSON): check --tracking-uri"
         if any(mark in text for mark in _NOT_CONNECTED):
             reason = re.search(r"\[(?:Errno|SSL)[^]]*] ([\w ]+)", text)
-            said = f" ({reason[1].strip()})" if reason else ""
-            return f"the MLflow server at {self.shown} does not answer{said}; is it running?"
-        return _clipped(text) or type(error).__name__
+            cause = f" ({reason[1].strip()})" if reason else ""
+            return f"{server} does not answer{cause}; is it running?"
+        return clip(" ".join(text.split()), _LONGEST_MESSAGE) or type(error).__name__
 
     @cached_property
     def experiment_id(self) -> str:
-        """The experiment of the registered model's name, made where it is not there."""
-        with self.failures(f"the experiment {self.name} cannot be opened"):
+        """The experiment with the name of the registered model, created if it does not exist."""
+        with self.failures(f"cannot open the experiment {self.name}"):
             experiment = self.client.get_experiment_by_name(self.name)
             if experiment is None:
                 from mlflow.exceptions import MlflowException
 
-                # A server knows its own place for artifacts.
-                place = None if self._database is None else self._artifacts.as_uri()
+                # A server chooses the place of artifacts itself.
+                location = None if self._database is None else self._artifacts.as_uri()
                 try:
-                    return str(self.client.create_experiment(self.name, artifact_location=place))
+                    return str(self.client.create_experiment(self.name, artifact_location=location))
                 except MlflowException as error:
                     if error.error_code != "RESOURCE_ALREADY_EXISTS":
                         raise
                 experiment = self.client.get_experiment_by_name(self.name)
             if experiment is None or experiment.lifecycle_stage != "active":
                 raise RegistryError(
-                    f"the MLflow experiment {self.name} was deleted: restore it "
-                    f"(mlflow experiments restore) or choose another --name"
+                    f"the MLflow experiment {self.name} was deleted: restore it (mlflow experiments restore) or "
+                    "choose another --name"
                 )
             return str(experiment.experiment_id)
 
@@ -182,21 +162,15 @@ class Store:
         return files
 
     def fetch_model(self, model_id: str, folder: Path) -> Path:
-        """Download all files of a logged model into a folder in `folder`; gives that folder."""
-        location = self.client.get_logged_model(model_id).artifact_location
-        return self.fetch(location, folder)
-
-    def fetch(self, artifact_uri: str, folder: Path) -> Path:
-        """Download an artifact into `folder`; gives where it is."""
+        """Download all files of a logged model into a folder in `folder`; returns that folder."""
         from mlflow.artifacts import download_artifacts
 
-        # A copy is asked for by a folder; a local artifact would be given in its place.
-        return Path(
-            download_artifacts(artifact_uri=artifact_uri, dst_path=str(folder), tracking_uri=self.uri)
-        )
+        # By the address of the files, not of the model: only with a destination does MLflow copy local artifacts.
+        location = self.client.get_logged_model(model_id).artifact_location
+        return Path(download_artifacts(artifact_uri=location, dst_path=str(folder), tracking_uri=self.uri))
 
     def run_file(self, run_id: str, path: str) -> int | None:
-        """The size in bytes of a run's artifact; None where there is none."""
+        """Size in bytes of a run's artifact, None if there is none."""
         parent = str(PurePosixPath(path).parent)
         for item in self.client.list_artifacts(run_id, None if parent == "." else parent):
             if item.path == path and not item.is_dir:
@@ -204,52 +178,80 @@ class Store:
         return None
 
     def upload_run_file(self, run_id: str, file: Path, folder: str) -> None:
-        """Upload a file as a run's artifact, and see that it arrived whole."""
+        """Upload a file as a run's artifact, and verify that it arrived completely."""
         self.client.log_artifact(run_id, str(file), folder or None)
         path = f"{folder}/{file.name}" if folder else file.name
         arrived, sent = self.run_file(run_id, path), file.stat().st_size
         if arrived != sent:
-            raise RegistryError(f"the artifact {path} was sent with {sent} bytes, but {arrived} arrived")
+            raise RegistryError(f"the artifact {path} arrived with {arrived} of {sent} bytes; repeat the step")
 
 
-@contextmanager
-def environment(**values: str) -> Iterator[None]:
-    """Set environment variables for a while: some of MLflow's switches are nowhere else."""
-    before: Mapping[str, str | None] = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+def result_or_none(request: Callable[..., Any], *arguments: object) -> Any:
+    """The result of a request to MLflow; None if what it requests does not exist."""
+    from mlflow.exceptions import MlflowException
+
     try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        return request(*arguments)
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
 
 
-def _is_away(text: str) -> bool:
-    """Whether an error's text tells of a host that is known and a server on it that does not answer."""
-    return "NameResolutionError" not in text and any(mark in text for mark in (_TIMED_OUT, *_NOT_CONNECTED))
+def all_pages(search: Callable[..., Any], *arguments: object, **options: object) -> Iterator[Any]:
+    """Yield what a search of MLflow's finds, page by page."""
+    page = search(*arguments, **options)
+    yield from page
+    while page.token:
+        page = search(*arguments, **options, page_token=page.token)
+        yield from page
 
 
-def _prepare_environment(timeout: float) -> None:
-    # Read by MLflow when it is imported, so before that.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    # Two attempts and the pause between them end within the timeout; a short one is not shared out.
-    retries = 1 if timeout >= 10 else 0
-    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = str(retries)
-    os.environ["MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR"] = "1"
-    os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] = str(max(1, int(timeout * 0.4 if retries else timeout)))
+def _check_database(path: Path, timeout: float) -> None:
+    """Raise RegistryError if the file cannot be written within `timeout` seconds. MLflow would try for two minutes."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.exists():
+            with tempfile.TemporaryFile(dir=path.parent):
+                return
+        with closing(sqlite3.connect(path, timeout=timeout, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("ROLLBACK")
+    except (OSError, sqlite3.Error) as error:
+        raise RegistryError(
+            f"cannot write the local registry {path} ({error}); choose another --home or --tracking-uri"
+        ) from error
 
 
-def _silence() -> None:
-    """Keep MLflow's own log lines off the user's terminal: what matters is raised, and said once."""
-    if "MLFLOW_LOGGING_LEVEL" not in os.environ:
-        logging.getLogger("mlflow").setLevel(logging.CRITICAL)
-        logging.getLogger("alembic").setLevel(logging.WARNING)
+def _create_database(path: Path) -> None:
+    """Create a SQLite file with MLflow's tables, completely or not at all, unless it exists.
+
+    MLflow creates the tables one by one in the file itself, and refuses to open a file in which some are missing.
+    """
+    if path.exists():
+        return
+    from mlflow import MlflowClient
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / f".{path.name}.lock").open("w") as lock:
+        # Another process may be creating it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if path.exists():
+            return
+        draft = path.with_name(f".{path.name}.new")
+        draft.unlink(missing_ok=True)
+        MlflowClient(tracking_uri=f"sqlite:///{draft}").search_experiments(max_results=1)
+        draft.replace(path)
 
 
-def _clipped(text: str) -> str:
-    return clip(" ".join(text.split()), _LONGEST_MESSAGE)
+def _status(text: str) -> int | None:
+    """The HTTP status in an error of MLflow's or of its HTTP library."""
+    match = re.search(r"failed with error code (\d{3})|too many (\d{3}) error responses", text)
+    return int(match[1] or match[2]) if match else None
+
+
+def _is_unavailable(text: str) -> bool:
+    """Whether a known host does not answer or is not well, so that a later request may succeed."""
+    if "NameResolutionError" in text:
+        return False
+    return any(mark in text for mark in (_TIMED_OUT, *_NOT_CONNECTED)) or (_status(text) or 0) >= 500

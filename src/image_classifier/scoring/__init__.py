@@ -1,6 +1,7 @@
-"""Batch scoring: all images of a source through the model, in several processes, into parquet files.
+"""Batch scoring: all images of a source through a model, in several processes, into parquet files.
 
-A source is split into partitions; a partition is one unit of work and one file, so an interrupted run resumes.
+A source is split into partitions. A partition is one unit of work and one file, so an interrupted run resumes. Knows
+neither the registry nor the server.
 """
 
 import lazy_loader

@@ -1,2 +1,1 @@
-from .batch_scoring import score_source as score_source
-from .summary import Summary as Summary
+from .batch_scoring import ScoreRequest as ScoreRequest, Summary as Summary, score_source as score_source

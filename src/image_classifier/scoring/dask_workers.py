@@ -1,7 +1,7 @@
-"""Score parts in several processes, by Dask: it hands the parts out and replaces a process that was killed.
+"""Score partitions in several processes with Dask, which schedules them and replaces killed workers.
 
-Each worker process has one model. Who reaches the scheduler or a worker may run code in it, so they listen on the
-loopback address alone, and only to those who have this run's certificate.
+Each worker process loads the model once. Dask runs code that it receives over the network, so scheduler and workers
+listen only on the loopback address and accept only connections with the certificate of this run.
 """
 
 import logging
@@ -16,87 +16,88 @@ from distributed import Client, KilledWorker, LocalCluster, Security, WorkerPlug
 
 from image_classifier.errors import DataError
 from image_classifier.scoring.partition import Partition
-from image_classifier.scoring.partition_scorer import PartitionScorer, Work
+from image_classifier.scoring.partition_scorer import PartitionScorer, ScoringJob
 
 _PLUGIN = "scorer"
-_WAITING = 2
-"""Parts at hand for each process beside the one it scores, so that it never waits for the next."""
+_QUEUED = 2  # partitions for each worker besides the one it scores, so that it never waits
 _CONFIG = {
-    # It looks at every thread a hundred times a second.
+    # The profiler samples every thread a hundred times a second.
     "distributed.worker.profile.enabled": False,
     "distributed.scheduler.allowed-failures": 2,
     "distributed.comm.retry.count": 2,
-    # It would have workers give memory back that they ask for again at once, and set this in our own environment, too.
+    # The default makes workers return memory that they request again at once, and changes the environment of this
+    # process, too.
     "distributed.nanny.pre-spawn-environ": {},
 }
 
 
-class _OneModel(WorkerPlugin):
+class _ScorerPlugin(WorkerPlugin):
     """Loads the model when a worker process starts."""
 
     name = _PLUGIN
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, job: ScoringJob) -> None:
+        self._job = job
 
-    def setup(self, worker: Any) -> None:  # noqa: ARG002 (Dask gives it)
-        # Ctrl-C goes to all processes of a terminal, and the first one ends the others.
+    def setup(self, worker: Any) -> None:  # noqa: ARG002 (passed by Dask)
+        # Ctrl-C reaches all processes of a terminal; the main process stops the workers.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        self.scorer = PartitionScorer(self._work)
+        self.scorer = PartitionScorer(self._job)
 
 
 def score_in_processes(
-    parts: Sequence[Partition], work: Work, processes: int, scratch: Path
+    partitions: Sequence[Partition], job: ScoringJob, processes: int, scratch: Path
 ) -> Iterator[int]:
-    """Score the parts; yields the number of images of each as it is done.
+    """Score the partitions; yields the number of images of each when it is done.
 
-    Raises DataError where processes are killed again and again with the same part, and what a process raises.
+    Raises DataError if workers are repeatedly killed by the same partition, and any error of a worker.
     """
     with (
         dask.config.set(_CONFIG),
         LocalCluster(
             n_workers=processes,
             threads_per_worker=1,
-            # No limit of Dask's: it would guess at one where the container's is known to the kernel.
-            memory_limit=0,
+            memory_limit=0,  # Dask would guess a limit; the kernel enforces that of the container
             dashboard_address=None,
             worker_dashboard_address=None,
             security=Security.temporary(),
             local_directory=str(scratch),
-            # What goes wrong is raised here; a run that is ended early would print what its processes miss.
+            # Errors are raised below; an interrupted run would log every lost connection.
             silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster) as client,
     ):
-        client.register_plugin(_OneModel(work))
-        counts = {_key(part): part.count for part in parts}
-        waiting = iter(parts)
-        scored = as_completed([_submit(client, part) for part in islice(waiting, processes * (1 + _WAITING))])
-        for future in scored:
-            # A result is not asked for: it would lie with a process that may be gone, and Dask waits long for those.
+        client.register_plugin(_ScorerPlugin(job))
+        counts = {_key(partition): partition.count for partition in partitions}
+        remaining = iter(partitions)
+        futures = as_completed(
+            [_submit(client, partition) for partition in islice(remaining, processes * (1 + _QUEUED))]
+        )
+        for future in futures:
+            # The result is not fetched: its worker may be gone, and Dask waits long for it.
             if future.status == "error":
                 _raise(future.exception(), future.key)
             yield counts[future.key]
-            for part in islice(waiting, 1):
-                scored.add(_submit(client, part))
+            for partition in islice(remaining, 1):
+                futures.add(_submit(client, partition))
 
 
 def _raise(error: BaseException, key: str) -> NoReturn:
     if isinstance(error, KilledWorker):
         raise DataError(
-            f"a process was killed whenever it scored {key}, probably for lack of memory; lower max_pixels or "
-            "score_processes, or give it more"
+            f"the worker process was killed every time it scored {key}, probably because memory ran out; lower "
+            "score_processes or max_pixels, or provide more memory"
         )
     raise error
 
 
-def _key(part: Partition) -> str:
-    return f"part-{part.number}"
+def _key(partition: Partition) -> str:
+    return f"part-{partition.number}"
 
 
-def _submit(client: Any, part: Partition) -> Any:
-    return client.submit(_score, part, key=_key(part), pure=False)
+def _submit(client: Any, partition: Partition) -> Any:
+    return client.submit(_score, partition, key=_key(partition), pure=False)
 
 
-def _score(part: Partition) -> None:
-    cast(_OneModel, get_worker().plugins[_PLUGIN]).scorer.score(part)
+def _score(partition: Partition) -> None:
+    cast(_ScorerPlugin, get_worker().plugins[_PLUGIN]).scorer.score(partition)

@@ -1,58 +1,48 @@
-"""A part of a source: what one process scores at a time, and one file of the results holds."""
+"""Partitions of a source: the unit of work of a process, and the content of one score file."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from image_classifier.datasets import NO_CLASS, ImageSource, Shard
+from image_classifier.datasets import UNLABELED, ImageSource, Shard
 
-FEWEST_IMAGES, MOST_IMAGES = 256, 8192
-"""Of a part, where the shards allow it: so few that little is lost with a process, so many that files stay few."""
-_PARTS = 128
-"""Of a source of middling size: several for each process, so that all of them end at about the same time."""
+MIN_IMAGES, MAX_IMAGES = 256, 8192
+"""Images in a partition, as far as the shards allow: few, so that little is lost with a process; but few files."""
+_PARTITIONS = 128  # of a medium-sized source: several for each process, so that all finish at about the same time
 
 
 @dataclass(frozen=True)
 class Partition:
-    """Some images of a source that follow each other; small and picklable."""
+    """Consecutive images of a source; small and picklable."""
 
     number: int
-    first: int
-    """The row of its first image in the whole source."""
+    first: int  # row of its first image in the source
     shards: tuple[Shard, ...]
-    names: tuple[str, ...]
-    """Where each image comes from, [N]."""
-    given: NDArray[np.int64]
-    """int64 [N], indices into the source's classes, or NO_CLASS."""
+    names: tuple[str, ...]  # origin of each image, [N]
+    labels: NDArray[np.int64]  # int64 [N], indices into the source's classes, or UNLABELED
 
     @property
     def count(self) -> int:
         return len(self.names)
 
 
-def partitions_of(source: ImageSource, *, labelled: bool) -> list[Partition]:
-    """All images of a source in parts of whole shards; the same for the same source, wherever it is scored."""
+def split_source(source: ImageSource, *, labeled: bool) -> list[Partition]:
+    """Split a source into partitions of whole shards, in a way that depends on the source alone.
+
+    Unless `labeled`, the labels of the source are dropped.
+    """
     total = len(source.labels)
-    wanted = min(max(total // _PARTS, FEWEST_IMAGES), MOST_IMAGES)
-    parts: list[Partition] = []
+    wanted = min(max(total // _PARTITIONS, MIN_IMAGES), MAX_IMAGES)
+    partitions: list[Partition] = []
     shards: list[Shard] = []
     first = count = 0
-    for place, shard in enumerate(source.shards):
+    for index, shard in enumerate(source.shards):
         shards.append(shard)
         count += shard.count
-        if count >= wanted or place == len(source.shards) - 1:
+        if count >= wanted or index == len(source.shards) - 1:
             rows = slice(first, first + count)
-            given = source.labels[rows] if labelled else np.full(count, NO_CLASS)
-            parts.append(Partition(len(parts), first, tuple(shards), tuple(source.names[rows]), given))
+            labels = source.labels[rows] if labeled else np.full(count, UNLABELED)
+            partitions.append(Partition(len(partitions), first, tuple(shards), tuple(source.names[rows]), labels))
             shards, first, count = [], first + count, 0
-    return parts
-
-
-def is_labelled(source: ImageSource, classes: Sequence[str]) -> bool:
-    """Whether the source's labels are about what the model tells apart: one of them at least is a class of it.
-
-    The folders of images that nobody labelled have names, too.
-    """
-    return not set(source.classes).isdisjoint(classes)
+    return partitions

@@ -1,8 +1,8 @@
-"""Score one part: all that a worker process runs, and it imports no more than that needs."""
+"""Score one partition. Worker processes run this module, so it imports only what they need."""
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,112 +12,105 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from image_classifier.datasets import NO_CLASS, Item, Shard, decode_item
+from image_classifier.datasets import UNLABELED, Shard, StoredImage, decode_stored_image
 from image_classifier.errors import DataError, ImageError
 from image_classifier.package import Model, Package, Probabilities
 from image_classifier.process import keep_large_blocks
-from image_classifier.scoring.partition import MOST_IMAGES, Partition
+from image_classifier.scoring.partition import MAX_IMAGES, Partition
 from image_classifier.scoring.score_files import ScoreFiles
 
 _BATCH = 256
-METADATA = b"image_classifier"
+_METADATA_KEY = b"image_classifier"
 
 
 @dataclass(frozen=True)
-class Work:
-    """What every process is told; small and picklable."""
+class ScoringJob:
+    """What all partitions have in common; small and picklable."""
 
     package: Path
-    model: dict[str, str]
-    """What is written of the model: its name, version and digest, and what it was made from."""
-    given_classes: tuple[str, ...]
-    """The classes that the labels of the source are indices into."""
+    model: dict[str, str]  # the identity of the model, which is written to the score files
+    source_classes: tuple[str, ...]  # the classes that the labels of the source index
     max_pixels: int
-    top: int
-    """Likeliest classes that are kept of an image; 0: the probabilities of all."""
-    results: ScoreFiles
-
-
-@dataclass
-class _Rows:
-    """Rows of a table that is in the making."""
-
-    probabilities: list[Probabilities] = field(default_factory=list)
-    """float32 [n, K] each, of the images that could be read."""
-    errors: list[str | None] = field(default_factory=list)
-    """One a row."""
+    top: int  # number of most probable classes to write for an image; 0 for the probabilities of all
+    files: ScoreFiles
 
 
 class PartitionScorer:
-    """A loaded model and what it writes; one a process."""
+    """A loaded model that scores partitions; one per process."""
 
-    def __init__(self, work: Work, threads: int = 1) -> None:
-        """Raises PackageError where the package is damaged or its model answers otherwise than recorded."""
-        # Each batch needs the memory of the one before.
+    def __init__(self, job: ScoringJob) -> None:
+        """Raises PackageError if the package is damaged, or its model does not reproduce its golden predictions."""
+        # Every batch needs the memory of the one before.
         keep_large_blocks()
-        self._work = work
-        self._model = Model.load(Package.read(work.package), threads)
-        self._schema = _schema(work, self._model)
+        self._job = job
+        self._model = Model.load(Package.read(job.package), threads=1)
+        self._schema = _schema(job, self._model)
 
-    def score(self, part: Partition) -> int:
-        """Write the scores of a part; gives the number of its images. Raises OSError where they cannot be written."""
+    def score(self, partition: Partition) -> int:
+        """Score a partition and write its file; returns its number of images.
+
+        Raises DataError if the file cannot be written.
+        """
         buffer = pa.BufferOutputStream()
-        texts = [*(item.name for item in self._schema if pa.types.is_string(item.type)), _TOP_LABEL]
-        with pq.ParquetWriter(buffer, self._schema, compression="zstd", use_dictionary=texts) as writer:
-            items = (item for shard in part.shards for item in _every_item(shard))
-            for start in range(0, part.count, MOST_IMAGES):
-                rows = slice(start, min(start + MOST_IMAGES, part.count))
-                scored = self._score(islice(items, rows.stop - rows.start))
-                writer.write_batch(self._batch(part, rows, scored))
-        self._work.results.write(part.number, buffer.getvalue().to_pybytes())
-        return part.count
+        strings = [*(item.name for item in self._schema if pa.types.is_string(item.type)), _TOP_LABEL]
+        with pq.ParquetWriter(buffer, self._schema, compression="zstd", use_dictionary=strings) as writer:
+            images = (image for shard in partition.shards for image in _read_all(shard))
+            for start in range(0, partition.count, MAX_IMAGES):
+                rows = slice(start, min(start + MAX_IMAGES, partition.count))
+                probabilities, errors = self._score(islice(images, rows.stop - rows.start))
+                writer.write_batch(self._record_batch(partition, rows, probabilities, errors))
+        self._job.files.write(partition.number, buffer.getvalue().to_pybytes())
+        return partition.count
 
-    def _score(self, items: Iterator[Item]) -> _Rows:
+    def _score(self, stored_images: Iterator[StoredImage]) -> tuple[Probabilities, list[str | None]]:
+        """Probabilities, float32 [M, K], of the images that can be read, and the error or None of every image."""
         size = self._model.package.image_size
-        rows = _Rows()
+        probabilities = [np.empty((0, len(self._model.classes)), np.float32)]
+        errors: list[str | None] = []
         images = np.empty((_BATCH, size, size, 3), np.uint8)
-        while batch := list(islice(items, _BATCH)):
-            good = 0
-            for item in batch:
+        while batch := list(islice(stored_images, _BATCH)):
+            decoded = 0
+            for stored_image in batch:
                 try:
-                    images[good] = decode_item(item, size, self._work.max_pixels)[0]
+                    images[decoded] = decode_stored_image(stored_image, size, self._job.max_pixels)[0]
                 except ImageError as error:
-                    rows.errors.append(str(error))
+                    errors.append(str(error))
                 else:
-                    rows.errors.append(None)
-                    good += 1
-            if good:
-                rows.probabilities.append(self._model.probabilities(images[:good]))
-        return rows
+                    errors.append(None)
+                    decoded += 1
+            if decoded:
+                probabilities.append(self._model.probabilities(images[:decoded]))
+        return np.concatenate(probabilities), errors
 
-    def _batch(self, part: Partition, rows: slice, scored: _Rows) -> pa.RecordBatch:
+    def _record_batch(
+        self, partition: Partition, rows: slice, probabilities: Probabilities, errors: list[str | None]
+    ) -> pa.RecordBatch:
         count = rows.stop - rows.start
         classes = self._model.classes
-        failed = np.array([error is not None for error in scored.errors])
-        probabilities = np.concatenate([np.empty((0, len(classes)), np.float32), *scored.probabilities])
-        # Each row's place among those that were scored; of a failed one anything, for it is null.
-        place = np.cumsum(~failed) - 1
-        best = probabilities.argmax(axis=1)
+        failed = np.array([error is not None for error in errors])
+        # Index of each row among the scored ones; irrelevant for a failed row, whose values are null.
+        index = np.cumsum(~failed) - 1
+        predicted = probabilities.argmax(axis=1)
+        labels = partition.labels[rows]
         columns = {
-            "source": pa.array([_text(name) for name in part.names[rows]], pa.string()),
-            "row": pa.array(np.arange(part.first + rows.start, part.first + rows.stop)),
-            "given_label": _names(self._work.given_classes, part.given[rows], part.given[rows] == NO_CLASS),
-            "label": _names(classes, _spread(best, place), failed),
-            "probability": pa.array(_spread(probabilities.max(axis=1, initial=0), place), mask=failed),
-            **self._answers(probabilities, failed),
-            "error": pa.array(scored.errors, pa.string()),
-            "model_version": pa.repeat(self._work.model["version"], count),
-            "model_digest": pa.repeat(self._work.model["digest"], count),
+            "source": pa.array([_printable(name) for name in partition.names[rows]], pa.string()),
+            "row": pa.array(np.arange(partition.first + rows.start, partition.first + rows.stop)),
+            "given_label": _class_names(self._job.source_classes, labels, labels == UNLABELED),
+            "label": _class_names(classes, _spread(predicted, index), failed),
+            "probability": pa.array(_spread(probabilities.max(axis=1, initial=0), index), mask=failed),
+            **self._probability_column(probabilities, failed),
+            "error": pa.array(errors, pa.string()),
+            "model_version": pa.repeat(self._job.model["version"], count),
+            "model_digest": pa.repeat(self._job.model["digest"], count),
         }
         return pa.record_batch(columns, schema=self._schema)
 
-    def _answers(self, probabilities: Probabilities, failed: NDArray[np.bool_]) -> dict[str, Any]:
-        """The column of all probabilities, or that of the likeliest classes."""
+    def _probability_column(self, probabilities: Probabilities, failed: NDArray[np.bool_]) -> dict[str, Any]:
         classes = self._model.classes
-        if not self._work.top:
+        if not self._job.top:
             values = pa.array(probabilities.ravel())
             return {"probabilities": _lists(values, probabilities.shape[1], failed)}
-        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self._work.top]
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, : self._job.top]
         pairs = pa.StructArray.from_arrays(
             [
                 pa.array(classes, pa.string()).take(pa.array(order.ravel())),
@@ -132,53 +125,53 @@ _TOP_LABEL = "top.list.element.label"
 _PAIR = pa.struct([("label", pa.string()), ("probability", pa.float32())])
 
 
-def _schema(work: Work, model: Model) -> pa.Schema:
-    """Columns, and as metadata what the model is and the classes that its probabilities are of."""
-    about = {"model": work.model, "classes": model.classes, "image_size": model.package.image_size}
-    answers = ("top", pa.list_(_PAIR)) if work.top else ("probabilities", pa.list_(pa.float32()))
+def _schema(job: ScoringJob, model: Model) -> pa.Schema:
+    """The columns, with the model's identity and the order of its classes as metadata."""
+    about = {"model": job.model, "classes": model.classes, "image_size": model.package.image_size}
+    probabilities = ("top", pa.list_(_PAIR)) if job.top else ("probabilities", pa.list_(pa.float32()))
     columns = [
         ("source", pa.string()),
         ("row", pa.int64()),
         ("given_label", pa.string()),
         ("label", pa.string()),
         ("probability", pa.float32()),
-        answers,
+        probabilities,
         ("error", pa.string()),
         ("model_version", pa.string()),
         ("model_digest", pa.string()),
     ]
-    return pa.schema(columns, metadata={METADATA: json.dumps(about, sort_keys=True)})
+    return pa.schema(columns, metadata={_METADATA_KEY: json.dumps(about, sort_keys=True)})
 
 
-def _every_item(shard: Shard) -> Iterator[Item]:
-    """As many items as the shard counts: what it cannot give is an ImageError each."""
-    given = 0
+def _read_all(shard: Shard) -> Iterator[StoredImage]:
+    """Exactly `shard.count` images; those that a damaged shard does not yield are ImageErrors."""
+    read = 0
     try:
-        for item in shard.read():
-            given += 1
-            yield item
+        for stored_image in shard.read():
+            read += 1
+            yield stored_image
     except (DataError, OSError) as error:
         reason = str(error)
-        while given < shard.count:
-            given += 1
+        while read < shard.count:
+            read += 1
             yield ImageError(reason)
 
 
-def _text(name: str) -> str:
-    """A file's name may hold bytes that are no text."""
+def _printable(name: str) -> str:
+    """A file name may contain bytes that are not valid text."""
     return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def _spread(values: NDArray[Any], place: NDArray[np.int64]) -> NDArray[Any]:
-    """One value a row."""
-    return values[np.maximum(place, 0)] if len(values) else np.zeros(len(place), values.dtype)
+def _spread(values: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:
+    """The value of each row, from the values of the scored rows."""
+    return values[np.maximum(index, 0)] if len(values) else np.zeros(len(index), values.dtype)
 
 
-def _names(classes: Sequence[str], indices: NDArray[np.int64], absent: NDArray[np.bool_]) -> pa.Array:
+def _class_names(classes: Sequence[str], indices: NDArray[np.int64], absent: NDArray[np.bool_]) -> pa.Array:
     return pa.array(classes, pa.string()).take(pa.array(indices, pa.int64(), mask=absent))
 
 
 def _lists(values: pa.Array, length: int, absent: NDArray[np.bool_]) -> pa.Array:
-    """A list of `length` values for each row that is not absent, in turn."""
+    """A list of `length` consecutive values for each row that is not absent."""
     offsets = np.concatenate([[0], np.cumsum(~absent) * length]).astype(np.int32)
     return pa.ListArray.from_arrays(pa.array(offsets), values, mask=pa.array(absent))

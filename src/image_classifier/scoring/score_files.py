@@ -1,10 +1,10 @@
-"""The folder that scores are written to: a parquet file a part, and beside them what run they are of.
+"""The folder of the scores: a parquet file for each partition, and JSON files about the run.
 
-Readers of parquet folders pass over the files whose names begin with an underscore.
+Readers of parquet folders ignore files whose names begin with an underscore.
 
-    part-000000.parquet  …   written whole or not at all, so that a part which is there is done
-    _run.json                the model, the source and the settings that all parts are of
-    _summary.json            what came of it; written when the last part is there
+    part-000000.parquet  …   written atomically: a partition whose file exists is done
+    _run.json                the model, the source and the settings, which are the same for all partitions
+    _summary.json            the summary, written after the last partition
 """
 
 import json
@@ -20,109 +20,99 @@ from image_classifier.datasets import file_system
 from image_classifier.errors import DataError, ImageClassifierError
 from image_classifier.files import why_unwritten, write_atomically
 
-REMOTE = ("s3", "gs", "gcs")
+_REMOTE_SCHEMES = ("s3", "gs", "gcs")
 _RUN, _SUMMARY = "_run.json", "_summary.json"
 _PART = re.compile(r"part-(\d{6,})\.parquet")
-_IN_WORDS = {
-    "model": "the model",
-    "model_digest": "the model's digest",
-    "format": "the format of the results",
-}
-"""What differs between two runs, where it is no setting."""
+_DESCRIPTIONS = {"model": "the model", "model_digest": "the model's digest", "format": "the format of the scores"}
+"""How messages name the entries of _run.json that are not settings."""
 
 
 @dataclass(frozen=True)
 class ScoreFiles:
-    """A folder, or the address of one; small and picklable. Its functions raise DataError where it cannot be used."""
+    """The folder, local or remote; small and picklable. Its methods raise DataError if they cannot access it."""
 
     address: str
 
     @classmethod
     def at(cls, address: str) -> "ScoreFiles":
-        """Raises DataError for what can be no such folder."""
+        """Raises DataError for an address that cannot be used."""
         if not address:
-            raise DataError(
-                "it is not said where the scores go; give --to, a folder or an s3:// or gs:// address"
-            )
-        if urlsplit(address).scheme in REMOTE:
+            raise DataError("missing --to: a folder, or an s3:// or gs:// address")
+        if urlsplit(address).scheme in _REMOTE_SCHEMES:
             return cls(address.rstrip("/"))
         if "://" in address:
-            raise DataError(
-                f"scores cannot be written to {address}; give a folder or an s3:// or gs:// address"
-            )
+            raise DataError(f"cannot write scores to {address}; set --to to a folder, or an s3:// or gs:// address")
         return cls(str(Path(address).expanduser().absolute()))
 
-    def lies_in(self, folder: Path) -> bool:
+    def is_inside(self, folder: Path) -> bool:
         return not self._is_remote and folder.is_dir() and Path(self.address).is_relative_to(folder)
 
     def check(self, run: Mapping[str, object]) -> None:
-        """Raises DataError where something else than parts of this run lies in the folder."""
-        with self._usable():
+        """Raises DataError if the folder contains anything but scores of this run."""
+        with self._data_errors():
             names = self._names()
-            begun = json.loads(self._read(_RUN)) if _RUN in names else None
-        if begun is None:
+            stored = json.loads(self._read(_RUN)) if _RUN in names else None
+        if stored is None:
             if names:
                 raise DataError(
-                    f"{self.address} has other files in it, such as {min(names)}; set --to to a folder of its own"
+                    f"{self.address} contains other files, such as {min(names)}; set --to to an empty folder"
                 )
             return
         for name, value in run.items():
-            # The same images may have come to lie elsewhere.
-            if name != "source" and begun.get(name) != value:
+            # The source may have moved, if its signature is the same.
+            if name != "source" and stored.get(name) != value:
                 raise DataError(
-                    f"{self.address} holds scores of another run: {_difference(name, begun, run)}; go on with what "
-                    "it was begun with, or set --to to another folder"
+                    f"{self.address} contains the scores of another run: {_difference(name, stored, run)}; resume with "
+                    "the same model, source and settings, or set --to to another folder"
                 )
 
-    def begin(self, run: Mapping[str, object]) -> set[int]:
-        """Say what run the parts are of; gives the numbers of those that are there already."""
-        with self._usable():
+    def start(self, run: Mapping[str, object]) -> set[int]:
+        """Write the description of the run; returns the numbers of the partitions that are done."""
+        with self._data_errors():
             if not self._is_remote:
+                # Drafts of processes that were killed.
                 for draft in Path(self.address).glob(".part-*"):
-                    # Of a process that was killed.
                     draft.unlink(missing_ok=True)
             self._write(_RUN, json.dumps(run, indent=1).encode())
             return {int(match[1]) for match in map(_PART.fullmatch, self._names()) if match}
 
     def write(self, number: int, content: bytes) -> None:
-        """Write a part, whole or not at all."""
-        with self._usable():
-            self._write(_part(number), content)
+        """Write the file of a partition atomically."""
+        with self._data_errors():
+            self._write(_file_name(number), content)
 
     def finish(self, summary: Mapping[str, object]) -> None:
-        with self._usable():
+        with self._data_errors():
             self._write(_SUMMARY, json.dumps(summary, indent=1, ensure_ascii=False).encode())
 
-    def columns(self, names: Sequence[str], parts: int) -> Iterator[Any]:
-        """Some columns of all parts, as record batches in order."""
+    def read_columns(self, names: Sequence[str], partitions: int) -> Iterator[Any]:
+        """Columns of all partitions, as record batches in order."""
         from pyarrow import dataset
 
-        with self._usable():
+        with self._data_errors():
             system, folder = file_system(self.address) if self._is_remote else (None, self.address)
-            files = [f"{folder}/{_part(number)}" for number in range(parts)]
-            yield from dataset.dataset(files, filesystem=system, format="parquet").to_batches(
-                columns=list(names)
-            )
+            files = [f"{folder}/{_file_name(number)}" for number in range(partitions)]
+            yield from dataset.dataset(files, filesystem=system, format="parquet").to_batches(columns=list(names))
 
     @property
     def _is_remote(self) -> bool:
-        return urlsplit(self.address).scheme in REMOTE
+        return urlsplit(self.address).scheme in _REMOTE_SCHEMES
 
     @contextmanager
-    def _usable(self) -> Iterator[None]:
-        """Turn what a file system or its library raises into a DataError."""
+    def _data_errors(self) -> Iterator[None]:
+        """Convert the exceptions of file systems and their libraries to DataError."""
         try:
             yield
         except ImageClassifierError:
             raise
-        except Exception as error:  # clients of object stores share no base for theirs
+        except Exception as error:  # the clients of object stores have no common base class of exceptions
             if self._is_remote or not isinstance(error, OSError):
                 reason = " ".join(str(error).split())[:200] or type(error).__name__
-                raise DataError(f"the scores cannot be kept in {self.address}: {reason}") from error
+                raise DataError(f"cannot access the scores in {self.address}: {reason}") from error
             raise DataError(why_unwritten(error, "the scores", self.address, "set --to")) from error
 
     def _names(self) -> set[str]:
-        """Those that are not hidden."""
+        """Names of the files and folders that are not hidden."""
         if self._is_remote:
             system, folder = file_system(self.address)
             try:
@@ -130,8 +120,8 @@ class ScoreFiles:
             except FileNotFoundError:
                 return set()
         else:
-            place = Path(self.address)
-            names = {path.name for path in place.iterdir()} if place.exists() else set()
+            local = Path(self.address)
+            names = {path.name for path in local.iterdir()} if local.exists() else set()
         return {name for name in names if not name.startswith(".")}
 
     def _read(self, name: str) -> bytes:
@@ -142,20 +132,20 @@ class ScoreFiles:
 
     def _write(self, name: str, content: bytes) -> None:
         if self._is_remote:
-            # An object appears when all of it has come.
+            # An object store shows an object only when it is complete.
             system, folder = file_system(self.address)
             system.pipe_file(f"{folder}/{name}", content)
         else:
             write_atomically(Path(self.address) / name, content)
 
 
-def _part(number: int) -> str:
+def _file_name(number: int) -> str:
     return f"part-{number:06d}.parquet"
 
 
-def _difference(name: str, begun: Mapping[str, object], run: Mapping[str, object]) -> str:
+def _difference(name: str, stored: Mapping[str, object], run: Mapping[str, object]) -> str:
     if name == "source_signature":
-        if begun.get("source") == run["source"]:
-            return f"the files of {run['source']} have changed since"
+        if stored.get("source") == run["source"]:
+            return f"the files of {run['source']} have changed since then"
         name = "source"
-    return f"{_IN_WORDS.get(name, name)} was {begun.get(name)} and is {run[name]}"
+    return f"{_DESCRIPTIONS.get(name, name)} was {stored.get(name)} and is now {run[name]}"

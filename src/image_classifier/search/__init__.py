@@ -1,6 +1,6 @@
 """Hyperparameter search on Optuna: trials within a time budget, then a comparison on fresh seeds.
 
-Each trial is a training run of its own, recorded in MLflow under the run of the search.
+Every trial is a training and a run in MLflow, nested under the run of the search.
 """
 
 import lazy_loader

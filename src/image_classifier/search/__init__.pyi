@@ -1,3 +1,3 @@
-from .finalists import Finalist as Finalist
-from .tuning import check_time as check_time
+from .space import study_name as study_name
+from .study import SearchOptions as SearchOptions
 from .tuning import search as search

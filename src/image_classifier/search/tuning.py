@@ -1,291 +1,141 @@
-"""The search for a better recipe within a time budget: trials side by side, then the best again on fresh seeds.
+"""Hyperparameter search within a time budget: trials on one seed, then the best recipes again on fresh seeds.
 
-Two thirds of the time go to the search, whose trainings all have the seed of the settings and so the same validation
-split. The best of many on one split is flattered by it, and seeds may differ by more than recipes do; so in the last
-third the best few and the default are trained on seeds, and splits, that had no part in choosing them.
+The best of many trials on one validation split looks better than it is, and seeds can differ by more than recipes do,
+so the recommendation rests on seeds that had no part in the choice.
 """
 
-import json
-import math
-import shlex
-import time
-from collections.abc import Callable, Mapping
-from itertools import count
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 
-from optuna.trial import FrozenTrial, TrialState
+from matplotlib import pyplot, rc_context
+from optuna.trial import TrialState
+from optuna.visualization.matplotlib import plot_optimization_history, plot_param_importances
 
 from image_classifier.datasets import Dataset
-from image_classifier.errors import SettingError
-from image_classifier.evaluation import Attempt, tuning_course
+from image_classifier.errors import RegistryError
 from image_classifier.progress import Progress
-from image_classifier.registry import Registry, Run
-from image_classifier.registry import artifact_paths as artifacts
-from image_classifier.search.conductor import Conductor, Records
-from image_classifier.search.finalists import LEAST_SEEDS, Finalist, compare_with_default, recommended
-from image_classifier.search.study import (
-    GRACE_SECONDS,
-    Study,
-    Training,
-    best_recipes,
-    best_trial,
-    default_storage,
-    opened_storage,
-    seconds_spent,
-    study_name,
-)
-from image_classifier.search.trainers import started_trainers
-from image_classifier.settings import SETTINGS, Recipe, Settings
+from image_classifier.registry import Registry, Run, artifact_paths
+from image_classifier.search.comparison import compare_finalists, recommended
+from image_classifier.search.storage import opened_storage
+from image_classifier.search.study import Search, SearchOptions
+from image_classifier.search.workers import run_workers
+from image_classifier.settings import Recipe
+from image_classifier.text import Report
 
-SEARCH_SHARE = 2 / 3
-"""Of the time, for the search; the rest is for fresh seeds."""
-FINALISTS = 3
-"""Most recipes that are tried on fresh seeds beside the default: fewer where there is not time for SEEDS seeds."""
-SEEDS = 3
-LEAST_TRAININGS = 6
-"""Two to search with, and two recipes on two fresh seeds."""
-_PAUSE = 1.0
-
-Report = Callable[[str], None]
-
-
-def check_time(settings: Settings) -> None:
-    """Raise SettingError where the time is too short for a search."""
-    least = LEAST_TRAININGS * settings.budget
-    if settings.tune_budget < least:
-        raise SettingError(
-            f"a tune_budget of {settings.tune_budget:g} s is too short for trainings of {settings.budget:g} s: "
-            f"a search needs the time of {LEAST_TRAININGS} at least, {least:g} s; give a larger --tune-budget "
-            "or a smaller --budget"
-        )
+_PLOTS: dict[str, Callable[..., object]] = {
+    artifact_paths.TUNING_HISTORY: plot_optimization_history,
+    artifact_paths.TUNING_IMPORTANCES: plot_param_importances,
+}
 
 
 def search(
-    settings: Settings,
+    options: SearchOptions,
     dataset: Dataset,
     registry: Registry,
-    *,
-    fingerprint: str,
     tags: Mapping[str, str],
+    usage: Callable[[Recipe], Sequence[str]],
     report: Report,
 ) -> Recipe:
-    """Search within `tune_budget`, or go on with the search of the same `fingerprint`; gives the recommended recipe.
+    """Search within `tune_budget`, including the time that the study took before; returns the recommended recipe.
 
-    What was spent before counts. Every training is a run in the registry, nested under one of the search. Raises
-    TuningError where the default recipe cannot be trained, and where the storage fails.
+    `usage` returns lines that explain how to use a recipe. Raises TuningError if the default recipe cannot be trained,
+    or the storage cannot be used.
     """
-    name = study_name(settings.name, fingerprint)
-    address = settings.tune_storage or default_storage(settings.home)
-    given = ("data", "budget", "seed", "tune_budget", "tune_workers")
-    with opened_storage(address, settings.registry_timeout) as storage:
-        trials, fresh = Study(storage, name, prunes=True), Study(storage, f"{name}-fresh", prunes=False)
-        with registry.start_run(
-            parameters={**{part: getattr(settings, part) for part in given}, "data_digest": dataset.digest},
-            tags={**tags, "study": name},
+    parameters = {"data": options.request.data, "data_digest": dataset.digest, "budget": options.plan.budget}
+    parameters |= {name: getattr(options, name) for name in ("tune_budget", "tune_workers")}
+    with opened_storage(options.storage, options.registry.registry_timeout, options.grace) as storage:
+        state = Search(options, storage)
+        with registry.runs.start(
+            parameters={**parameters, "seed": options.plan.seed},
+            tags={**tags, "study": options.study},
             dataset=dataset,
-            run_id=trials.attribute("run"),
+            run_id=state.study.user_attrs.get("run"),
             name=f"tune {dataset.source}",
         ) as run:
-            trials.note("run", run.id)
-            tuning = _Tuning(settings, trials, fresh, Records(registry, dataset, run.id, report))
+            state.study.set_user_attr("run", run.id)
             try:
-                tuning.work()
+                _run_trials(state, run.id, report)
             except KeyboardInterrupt:
-                report(f"stopped; {_in_words(trials)}. The same command goes on from here")
+                report(f"stopped: {_describe(state)}; run the same command to continue")
                 raise
-            return _conclude(settings, tuning, run, report)
-
-
-class _Tuning:
-    """The two parts of a search, by this process; others may work on the same studies."""
-
-    def __init__(self, settings: Settings, trials: Study, fresh: Study, records: Records) -> None:
-        self.trials, self.fresh = trials, fresh
-        self._settings, self._records = settings, records
-        # With more time the search goes on, and others may be the best.
-        self._key = f"finalists after {settings.tune_budget:g} s"
-        self._over = f"over after {settings.tune_budget:g} s"
-
-    def work(self) -> None:
-        """Search, then try the best on fresh seeds, for as long as there is time."""
-        settings = self._settings
-        self._end_abandoned()
-        searched = seconds_spent(self.trials.trials())
-        spent = seconds_spent([*self.trials.trials(), *self.fresh.trials()])
-        if self.fresh.attribute(self._over):
-            return
-        if searched:
-            self._records.say(f"going on after {spent:.0f} s: {_in_words(self.trials)}")
-        self.trials.begin_with_default()
-        with (
-            started_trainers(settings, settings.tune_workers) as trainers,
-            Progress("tuning", settings.tune_budget, "s") as progress,
-        ):
-            conductor = Conductor(trainers, self._records, progress, settings.budget)
-            progress.advance(spent)
-            now = time.monotonic()
-            end = now + settings.tune_budget - spent
-            try:
-                if self._chosen is None:
-                    self._search(conductor, now + settings.tune_budget * SEARCH_SHARE - searched)
-                    self._choose((end - time.monotonic()) / conductor.longest * settings.tune_workers)
-                self._try_on_fresh_seeds(conductor, end)
             finally:
-                conductor.abandon()
-        self.fresh.note(self._over, True)
-
-    def _search(self, conductor: Conductor, end: float) -> None:
-        def next_training() -> Training | None:
-            is_first = not any(trial.state.is_finished() for trial in self.trials.trials())
-            if end - time.monotonic() < conductor.longest and not is_first:
-                return None
-            self.trials.give_up_abandoned()
-            return self.trials.ask(self._settings.seed)
-
-        conductor.keep_busy(self.trials, next_training)
-        self._settle()
-
-    def _choose(self, trainings: float) -> None:
-        """Choose the finalists for as many trainings as there is time for, unless another machine has."""
-        if self._chosen is None:
-            most = min(FINALISTS, max(1, int(trainings / SEEDS) - 1))
-            best = best_recipes(self.trials.trials(), most)
-            self.fresh.note(self._key, [str(recipe) for recipe in best])
-
-    def _try_on_fresh_seeds(self, conductor: Conductor, end: float) -> None:
-        recipes = self.recipes
-
-        def next_training() -> Training | None:
-            begun = self.fresh.begun()
-            for seed in count(self._settings.seed + 1):
-                missing = [recipe for recipe in recipes if (str(recipe), seed) not in begun]
-                if missing:
-                    break
-            # A seed counts only where all have been trained on it, so it is not begun too late.
-            trainings = len(missing) + conductor.busy if len(missing) == len(recipes) else 1
-            rounds = math.ceil(trainings / self._settings.tune_workers)
-            if end - time.monotonic() < rounds * conductor.longest:
-                return None
-            return self.fresh.ask_for(missing[0], seed)
-
-        if len(recipes) > 1:
-            conductor.keep_busy(self.fresh, next_training)
-            self._settle()
-
-    @property
-    def _chosen(self) -> list[str] | None:
-        """The recipes that whoever was first at the end of the search chose, None before."""
-        chosen: list[str] | None = self.fresh.attribute(self._key)
-        return chosen
-
-    @property
-    def recipes(self) -> list[Recipe]:
-        """What is tried on fresh seeds: the default, and the best of the search."""
-        return [Recipe(), *map(Recipe.parse, self._chosen or [])]
-
-    def finalists(self) -> list[Finalist]:
-        """How those compare that were trained on the same fresh seeds; empty where that is not yet known."""
-        results, failed = self.fresh.results(), self.fresh.failed()
-        recipes = [recipe for recipe in self.recipes if str(recipe) not in failed]
-        seeds = sorted({seed for _, seed in results})
-        table = [[results.get((str(recipe), seed)) for recipe in recipes] for seed in seeds]
-        whole = [[value for value in row if value is not None] for row in table if None not in row]
-        if len(whole) < LEAST_SEEDS or len(recipes) < 2:
-            return []
-        return compare_with_default(recipes, whole, self.fresh.images())
-
-    def _settle(self) -> None:
-        """Wait for what others have under way, until it is done or given up."""
-        deadline = time.monotonic() + 2 * GRACE_SECONDS
-        self._end_abandoned()
-        while time.monotonic() < deadline and (self.trials.running() or self.fresh.running()):
-            time.sleep(_PAUSE)
-            self._end_abandoned()
-
-    def _end_abandoned(self) -> None:
-        self._records.end_abandoned([self.trials, self.fresh])
-
-
-def _in_words(study: Study) -> str:
-    """The trials and the best of them."""
-    trials = study.trials()
-    complete, pruned = (
-        sum(trial.state == state for trial in trials) for state in (TrialState.COMPLETE, TrialState.PRUNED)
-    )
-    words = f"{complete} trials came to their end, {pruned} were pruned, {len(study.failed())} failed"
-    best = best_trial(trials)
-    return f"{words}; the best is trial {best.number} with {best.value:.2%}" if best else words
-
-
-def _conclude(settings: Settings, tuning: _Tuning, run: Run, report: Report) -> Recipe:
-    """Say and record what was found; gives the recommended recipe."""
-    finalists = tuning.finalists()
-    chosen = recommended(finalists) if finalists else None
-    recipe = chosen.recipe if chosen else Recipe()
-    lines = [f"tuned: {_in_words(tuning.trials)}"]
-    if chosen is None:
-        lines.append(
-            "there was no time to try the best on fresh seeds, without which it may be chance: the default stays; "
-            "a larger --tune-budget goes on from here"
-        )
-    else:
-        lines.append(f"validation accuracy on {len(chosen.accuracies)} fresh seeds, mean:")
-        lines += [f"  {_in_a_line(finalist)}" for finalist in finalists]
-        lines += _recommendation(settings, chosen)
+                with suppress(RegistryError):
+                    _end_abandoned_runs(state, registry, run.id)
+            recipe, lines = _conclude(state, run)
+            lines += usage(recipe) if recipe != Recipe() else ()
+            run.log_text("\n".join(lines) + "\n", artifact_paths.TUNING_SUMMARY)
     for line in lines:
         report(line)
-    trials = tuning.trials.trials()
-    run.set_tags({"recommended_recipe": str(recipe) or "the default"})
-    best = best_trial(trials)
-    if best is not None and best.value is not None:
-        run.set_tags({"best_recipe": best.user_attrs["recipe"] or "the default"})
-        run.log_metrics({"best_trial_accuracy": best.value})
-    if chosen is not None:
-        run.log_metrics(
-            {"default_accuracy": finalists[0].mean, "accuracy": chosen.mean, "accuracy_gain": chosen.gain}
-        )
-    run.log_text("\n".join(lines) + "\n", artifacts.TUNING_SUMMARY)
-    figure = tuning_course(_attempts(trials), tuning.trials.importances(), finalists)
-    run.log_figure(figure, artifacts.TUNING_COURSE)
     return recipe
 
 
-def _in_a_line(finalist: Finalist) -> str:
-    line = f"{finalist.label:7}  {finalist.mean:7.2%}"
-    if finalist.recipe == Recipe():
-        return line
-    gain, least = 100 * finalist.gain, 100 * finalist.least_gain
-    return f"{line}  {gain:+.2f} points (at least {least:+.2f})  {finalist.recipe}"
+def _run_trials(state: Search, run: str, report: Report) -> None:
+    if spent := state.seconds_spent():
+        report(f"continuing after {spent:.0f} s: {_describe(state)}")
+    with Progress("tuning", state.options.tune_budget, "s") as progress:
+        progress.advance(spent)
+
+        def run_until_settled() -> None:
+            while state.has_work():  # a trial that was given up may be retried
+                run_workers(state, run, progress, report)
+                state.settle()
+
+        if state.finalists is None:
+            state.enqueue_default()
+            run_until_settled()
+            state.enqueue_finalists()
+        run_until_settled()
 
 
-def _recommendation(settings: Settings, chosen: Finalist) -> list[str]:
-    if chosen.recipe == Recipe():
-        return ["none is better than the default by more than the noise of the seeds: the default stays"]
-    options = [
-        f"{SETTINGS[name].option} {shlex.quote(str(value))}"
-        for name, value in {
-            "data": settings.data,
-            "budget": f"{settings.budget:g}s",
-            "recipe": chosen.recipe,
-        }.items()
-    ]
-    return [
-        "in workload.yaml, among the params:",
-        "    - name: recipe",
-        f"      value: {json.dumps(str(chosen.recipe))}",
-        f"image-classifier train {' '.join(options)}",
-    ]
+def _end_abandoned_runs(state: Search, registry: Registry, parent: str) -> None:
+    """End the MLflow runs of trials that are not running."""
+    # The runs are listed first, because another machine starts a trial before its run.
+    runs = registry.runs.running_children(parent)
+    running = [str(trial.number) for trial in state.trials(TrialState.RUNNING)]
+    for run, tags in runs:
+        if tags.get("trial") not in running:
+            run.set_tags({"state": "abandoned"})
+            run.end("KILLED")
 
 
-def _attempts(trials: list[FrozenTrial]) -> list[Attempt]:
-    """The trials that came to their end or were pruned, by the minutes since the first began."""
-    shown = [trial for trial in trials if trial.value is not None]
-    start = min((trial.user_attrs["began"] for trial in shown), default=0.0)
-    return [
-        Attempt(
-            minutes=(trial.user_attrs["began"] + trial.user_attrs["seconds"] - start) / 60,
-            accuracy=float(trial.value or 0),
-            pruned=trial.state == TrialState.PRUNED,
-            default=not trial.user_attrs["recipe"],
-        )
-        for trial in shown
-    ]
+def _describe(state: Search) -> str:
+    states = [trial.state for trial in state.ended_trials()]
+    complete, pruned, failed = (
+        states.count(each) for each in (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+    )
+    text = f"{complete} trials completed, {pruned} were pruned, {failed} failed"
+    for best in state.ranking()[:1]:
+        text += f"; best: trial {best.number} with {100 * best.values[0]:.2f} %"
+    return text
+
+
+def _conclude(state: Search, run: Run) -> tuple[Recipe, list[str]]:
+    """Record the outcome in the run; returns the recommended recipe and the reasons."""
+    ranking = state.ranking()
+    if ranking:
+        run.set_tags({"best_recipe": ranking[0].user_attrs["recipe"] or "the default"})
+        run.log_metrics({"best_trial_accuracy": ranking[0].values[0]})
+    if len({trial.values[0] for trial in ranking}) > 1:
+        for path, plot in _PLOTS.items():
+            with rc_context({"savefig.bbox": "tight"}):  # Optuna changes the style, and its labels do not fit
+                plot(state.study, target_name="validation accuracy")
+                run.log_figure(pyplot.gcf(), path)
+                pyplot.close()
+    lines = [f"tuned: {_describe(state)}"]
+    fresh = [trial for trial in state.ended_trials() if trial.user_attrs["seed"] != state.options.plan.seed]
+    finalists = compare_finalists(fresh, state.finalists or ())
+    recipe = recommended(finalists).recipe if finalists else Recipe()
+    run.set_tags({"recommended_recipe": str(recipe) or "the default"})
+    if not finalists:
+        lines.append("no time was left to compare the best recipes on fresh seeds, so the default recipe stays")
+        lines.append("run the same command with a larger --tune-budget to continue")
+        return recipe, lines
+    run.log_metrics({"default_accuracy": finalists[0].mean, "accuracy": recommended(finalists).mean})
+    lines.append("mean validation accuracy on fresh seeds, gain, and its 95 % lower bound:")
+    lines.append(f"  {100 * finalists[0].mean:.2f} %  default")
+    for other in finalists[1:]:
+        gain = f"{100 * other.gain:+.2f} points (at least {100 * other.least_gain:+.2f})"
+        lines.append(f"  {100 * other.mean:.2f} %  {gain}  {other.recipe}")
+    if recipe == Recipe():
+        lines.append("no recipe is better than the default by more than the noise between seeds: the default stays")
+    return recipe, lines

@@ -1,2 +1,2 @@
-from .http.error_responses import not_found as not_found
-from .http.server import serve as serve
+from .http.server import serve_package as serve_package
+from .server_options import ServerOptions as ServerOptions

@@ -1,66 +1,56 @@
-"""What all ways in share: the model and the turns with it, the counts, the limits. Nothing here needs Flask."""
+"""What all protocols share: the model, admission, metrics, drift monitor and limits. Needs no Flask."""
 
 import threading
 
-from image_classifier.package import Identity, Model
-from image_classifier.serving.http.admission import Admission, MemoryMeter
-from image_classifier.serving.http.hot_path import Application, HotPath
-from image_classifier.serving.http.response_headers import AnswerHeaders
-from image_classifier.serving.inference import Inference, Predictions
-from image_classifier.serving.observe.drift_windows import Drift, DriftCollector
+from image_classifier.package import Model, ModelIdentity
+from image_classifier.serving.http.admission import Admission, MemoryBudget
+from image_classifier.serving.http.error_responses import not_found
+from image_classifier.serving.http.response_headers import ResponseHeaders
+from image_classifier.serving.inference import Inference, PredictHandler
+from image_classifier.serving.observe.drift_monitor import DriftCollector, DriftMonitor
 from image_classifier.serving.observe.metrics import Metrics
-from image_classifier.settings import Settings
+from image_classifier.serving.server_options import ServerOptions
 
-_BODIES_IN_MEMORY = 4
-"""All request bodies together are at most so many times the largest one."""
+_BODIES_IN_MEMORY = 4  # limit on the memory of all request bodies, in multiples of the largest body
 
 
 class Service:
-    """A model that is loaded and verified, and what is needed to answer with it."""
+    """A loaded and verified model, and everything needed to answer requests with it."""
 
     def __init__(
         self,
-        settings: Settings,
+        options: ServerOptions,
         model: Model,
-        identity: Identity,
+        identity: ModelIdentity,
         *,
-        places: int = 1,
+        slots: int = 1,
         draining: threading.Event | None = None,
-        drift: Drift | None = None,
+        drift: DriftMonitor | None = None,
     ) -> None:
-        """It works on `places` requests at a time. From the moment `draining` is set it says that it is not ready.
+        """Handles `slots` requests at a time; is not ready once `draining` is set.
 
-        `drift` is what several workers count in together.
+        Workers that are forked from one process share the monitor `drift`.
         """
-        self.settings, self.identity, self.package = settings, identity, model.package
+        self.options, self.identity, self.package = options, identity, model.package
         self.draining = draining or threading.Event()
-        self.drift = drift or Drift(settings, model.package)
+        self.drift = drift or DriftMonitor(
+            model.package, window=options.drift_window, false_alarms=options.drift_false_alarms
+        )
         self.metrics = Metrics(identity, DriftCollector(self.drift))
         self.admission = Admission(
-            places=places,
-            queue=settings.queue,
-            patience=settings.queue_timeout,
-            report=self.metrics.inside,
+            slots=slots, queue=options.queue, timeout=options.queue_timeout, on_change=self.metrics.set_in_flight
         )
-        self.headers = AnswerHeaders(settings, identity)
-        self.memory = MemoryMeter(_BODIES_IN_MEMORY * settings.max_upload)
-        self.inference = Inference(model, self.admission, self.metrics, self.drift, settings.max_pixels)
-        self.predictions = Predictions(self.inference, identity, settings.top)
+        self.headers = ResponseHeaders(options.image, identity)
+        self.memory = MemoryBudget(_BODIES_IN_MEMORY * options.max_upload)
+        self.inference = Inference(model, self.admission, self.metrics, self.drift, options.max_pixels)
+        self.predict = PredictHandler(self.inference, identity, options.top)
 
     @property
     def has_hot_path(self) -> bool:
-        """Whether requests may be answered before Flask, which checks tokens and origins."""
-        return not (self.settings.token or self.settings.cors_origins)
+        """Whether requests may bypass Flask, where tokens and origins are checked."""
+        return not (self.options.token or self.options.cors_origins)
 
-    def hot_path(self, application: Application) -> HotPath:
-        """The short way around an application."""
-        return HotPath(
-            application,
-            predictions=self.predictions,
-            admission=self.admission,
-            headers=self.headers,
-            metrics=self.metrics,
-            memory=self.memory,
-            max_upload=self.settings.max_upload,
-            draining=self.draining,
-        )
+    def check_model_name(self, name: str) -> None:
+        """Raise RequestError (404) unless `name` is the model's registered name or the setting `name`."""
+        if name not in (self.identity.name, self.options.name):
+            raise not_found(f"model {name!r} does not exist; this server serves only {self.identity.name}")

@@ -1,20 +1,12 @@
-"""Every setting once: name, type, default, group and help; and how values are found.
+"""Settings: every one declared once, with its type, default, group and help; and how values are found.
 
-A setting is the same word everywhere: `--max-accuracy-drop` on the command line, `IMAGE_CLASSIFIER_MAX_ACCURACY_DROP`
-in the environment, `max_accuracy_drop` among a workload's params.
+A setting has the same name everywhere: `--max-accuracy-drop` on the command line, `IMAGE_CLASSIFIER_MAX_ACCURACY_DROP`
+in the environment, `max_accuracy_drop` in a workload's params.
 """
 
-from image_classifier.settings.declarations import (
-    CHAIN_PARAMS,
-    ENVIRONMENT_PREFIX,
-    SETTINGS,
-    Bytes,
-    Seconds,
-    Setting,
-    Settings,
-    as_environment,
-    load_settings,
-)
+from image_classifier.settings.declarations import CHAIN_PARAMS, ENVIRONMENT_PREFIX, SETTINGS, Group, Setting, Settings
+from image_classifier.settings.kinds import Bytes, Fraction, OptionalPath, Seconds, Uri
+from image_classifier.settings.loading import as_environment, load_settings, pick
 from image_classifier.settings.recipe import DEFAULTS, RANGES, Recipe
 
 __all__ = [
@@ -24,10 +16,15 @@ __all__ = [
     "RANGES",
     "SETTINGS",
     "Bytes",
+    "Fraction",
+    "Group",
+    "OptionalPath",
     "Recipe",
     "Seconds",
     "Setting",
     "Settings",
+    "Uri",
     "as_environment",
     "load_settings",
+    "pick",
 ]

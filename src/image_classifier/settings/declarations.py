@@ -1,296 +1,289 @@
-"""Every setting once: its name, type, default and help.
+"""Every setting, declared once.
 
-A setting is the same word everywhere: `--max-accuracy-drop` on the command line,
-`IMAGE_CLASSIFIER_MAX_ACCURACY_DROP` in the environment, `max_accuracy_drop` among a workload's params.
-The first of these that is given wins, in that order; an empty value counts as not given, because an
-unset Tekton param arrives as an empty string.
+From the declaration follow its command line option and help, its environment variable, its workload param, its Tekton
+params and how the templates pass it on, whether it is part of a training's fingerprint, and docs/settings.md.
+`make generate` writes the files that are derived.
 """
 
 import math
-import re
-from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from functools import partial
 from pathlib import Path
-from typing import Any, NewType
+from typing import Any
 
 from image_classifier.errors import SettingError
-from image_classifier.settings.recipe import EXPECTED as EXPECTED_RECIPE
+from image_classifier.settings.kinds import KINDS, Bytes, Fraction, Kind, OptionalPath, Seconds, Uri
 from image_classifier.settings.recipe import Recipe
 
 ENVIRONMENT_PREFIX = "IMAGE_CLASSIFIER_"
 
-Seconds = NewType("Seconds", float)
-Bytes = NewType("Bytes", int)
 
-_SECONDS = {"": 1.0, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86_400.0}
-_BYTES = {"": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+class Group(StrEnum):
+    """Topics of settings, as the help and the documentation order them."""
+
+    REGISTRY = "Registry"
+    DATA = "Data"
+    TRAINING = "Training"
+    SEARCH = "Hyperparameter search"
+    EVALUATION = "Evaluation"
+    GATE = "Gate"
+    MODEL = "Model"
+    SERVING = "Serving"
+    DRIFT = "Drift detection"
+    RETRAINING = "Retraining"
+    SCORING = "Batch scoring"
+    SIGNING = "Signatures"
+    CHAIN = "Supply chain"
 
 
-def _setting(
-    default: Any,
-    help: str,
-    *,
-    low: float = -math.inf,
-    high: float = math.inf,
-    choices: tuple[str, ...] = (),
-    environment: tuple[str, ...] = (),
-) -> Any:
-    """Declare a setting. `environment` names further variables that are read after our own."""
-    metadata = {"help": help, "low": low, "high": high, "choices": choices, "environment": environment}
-    return field(default=default, metadata=metadata)
+def _setting(default: Any, help: str, **others: Any) -> Any:
+    """Declare a setting; `others` are further fields of `Setting`."""
+    return field(default=default, metadata={"help": help, **others})
+
+
+_registry = partial(_setting, group=Group.REGISTRY)
+_data = partial(_setting, group=Group.DATA, param=True)
+_training = partial(_setting, group=Group.TRAINING, param=True, trains=True)
+_search = partial(_setting, group=Group.SEARCH)
+_gate = partial(_setting, group=Group.GATE, param=True)
+_serving = partial(_setting, group=Group.SERVING, param=True)
+_drift = partial(_setting, group=Group.DRIFT, param=True)
+_retraining = partial(_setting, group=Group.RETRAINING)
+_scoring = partial(_setting, group=Group.SCORING)
+_signing = partial(_setting, group=Group.SIGNING)
+_chain = partial(_setting, group=Group.CHAIN)
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The values of all settings, checked."""
+    """The checked values of all settings."""
 
-    # Where things are
-    home: Path = _setting(
-        Path(".image-classifier"), "Folder of the cache, the local registry and work files."
-    )
-    name: str = _setting("image-classifier", "Name of the registered model.")
-    tracking_uri: str = _setting(
-        "",
-        "MLflow tracking server, e.g. http://mlflow:5000; empty: a sqlite file in the home folder.",
+    home: Path = _registry(Path(".image-classifier"), "Folder for the data cache, the local registry and work files.")
+    name: str = _registry("image-classifier", "Name of the registered model.", param=True)
+    tracking_uri: Uri = _registry(
+        Uri(""),
+        "MLflow tracking server, e.g. http://mlflow:5000; empty: a SQLite file in the home folder.",
         environment=("MLFLOW_TRACKING_URI",),
+        param=True,
     )
-    registry_timeout: Seconds = _setting(
-        Seconds(30.0), "Longest wait for an MLflow server that does not answer.", low=0.1
-    )
-    registry_wait: Seconds = _setting(
-        Seconds(0.0), "How long a step waits for an MLflow server that is down to come back.", low=0
+    registry_timeout: Seconds = _registry(Seconds(30.0), "Timeout for MLflow requests.", low=0.1, param=True)
+    registry_wait: Seconds = _registry(
+        Seconds(0.0),
+        "How long a step waits for an unavailable MLflow server to come back.",
+        low=0,
+        param=True,
+        task_default="3m",
     )
 
-    results: str = _setting(
-        "", "Folder where a step leaves its results, a file each, as Tekton wants them; empty: none are left."
-    )
-    source_revision: str = _setting("", "Revision of the source, for the record; empty: asked of git.")
-
-    # Data
-    data: str = _setting(
+    data: str = _data(
         "digits",
-        "Data set: digits, cifar10, fashion-mnist, or a folder, archive, parquet, IDX or s3://, gs://, "
-        "https:// address.",
+        "Data set: digits, cifar10, fashion-mnist, or a folder, archive, parquet or IDX file, or an s3://, gs:// "
+        "or https:// address.",
     )
-    image_size: int = _setting(
-        0, "Side in pixels that images are resized to; 0: what the data has, at most 64.", low=0, high=224
+    image_size: int = _data(
+        0,
+        "Side in pixels that images are resized to; 0: the size of the data, at most 64.",
+        low=0,
+        high=224,
+        trains=True,
     )
-    max_pixels: int = _setting(
-        50_000_000,
-        "Largest image that is decoded, in pixels; of WebP, which takes more memory, a quarter.",
-        low=1,
+    max_pixels: int = _data(
+        50_000_000, "Maximum number of pixels of an image; a quarter of it for WebP, which needs more memory.", low=1
     )
-    max_data: Bytes = _setting(
-        Bytes(50 * 2**30), "Most bytes that are fetched or unpacked for a data set.", low=1
+    max_data: Bytes = _data(Bytes(50 * 2**30), "Maximum size of a data set after unpacking.", low=1)
+    test_fraction: Fraction = _data(
+        Fraction(0.2),
+        "Fraction of the images held out for the test part if the data has none.",
+        low=0.01,
+        high=0.9,
+        trains=True,
     )
-    test_fraction: float = _setting(
-        0.2, "Share kept for the test where the data has no test part.", low=0.01, high=0.9
+    validation_fraction: Fraction = _data(
+        Fraction(0.1), "Fraction of the training part held out as validation split.", low=0.01, high=0.5, trains=True
     )
-    validation_fraction: float = _setting(
-        0.1, "Share of the training part used for every choice.", low=0.01, high=0.5
-    )
-    fetch_timeout: Seconds = _setting(Seconds(300.0), "Longest time to fetch a data set.", low=0.1)
+    fetch_timeout: Seconds = _data(Seconds(300.0), "Timeout for downloading a data set.", low=0.1)
 
-    # Training
-    budget: Seconds = _setting(Seconds(20.0), "Time to train, e.g. 20s, 3m, 1h; counted from the first step.")
-    seed: int = _setting(0, "Seed of the split, the weights and the augmentation.", low=0, high=2**31 - 1)
-    mirror: str = _setting(
+    budget: Seconds = _training(Seconds(20.0), "Training time, e.g. 20s, 3m, 1h, counted from the first step.", low=0)
+    seed: int = _training(
+        0, "Random seed for the validation split, the initial weights and the augmentation.", low=0, high=2**31 - 1
+    )
+    mirror: str = _training(
         "auto",
-        "Whether a mirrored image keeps its class; auto: not for glyphs and other grey images.",
+        "Horizontal-flip augmentation; auto: on for color images, off for grayscale and glyphs.",
         choices=("auto", "yes", "no"),
     )
-    precision: str = _setting(
+    precision: str = _training(
         "auto",
-        "What the model calculates with; auto: int8 where it is faster and as accurate on the validation split.",
+        "Numeric precision of the exported model; auto: int8 if it is faster and as accurate on the validation split.",
         choices=("auto", "float32", "int8"),
     )
-    recipe: Recipe = _setting(
-        Recipe(),
-        "Hyperparameters that differ from the default, as `tune` prints them, e.g. 'head_rate=0.4 width=2'.",
+    recipe: Recipe = _training(
+        Recipe(), "Hyperparameters that differ from the defaults, as `tune` prints them, e.g. 'head_rate=0.4 width=2'."
     )
-    device: str = _setting("cpu", "What trains: the CPUs, or a GPU by CUDA.", choices=("cpu", "cuda"))
-    training_processes: int = _setting(
-        1, "Processes that train one model together; in a cluster each has a pod of its own.", low=1, high=64
+    device: str = _training("cpu", "Device to train on.", choices=("cpu", "cuda"))
+    training_processes: int = _training(
+        1, "Number of processes that train one model together; in a cluster each runs in its own pod.", low=1, high=64
     )
-    retrain: str = _setting(
-        "",
-        "Any new text forces a new training run; one that ends with '(look again: …)' only where the data changed.",
+    retrain: str = _training(
+        "", "Any new text forces a new training; text that ends with '(look again: …)' trains only if the data changed."
     )
-
-    # Search for hyperparameters
-    tune_budget: Seconds = _setting(
-        Seconds(1800.0),
-        "Time of the whole search for a recipe, of which a third tries the best again on fresh seeds.",
-    )
-    tune_workers: int = _setting(
-        1,
-        "Trainings at a time in a search, which share the CPUs; `train` gives all of them to one.",
-        low=1,
-        high=64,
-    )
-    tune_storage: str = _setting(
-        "",
-        "Database of the search, e.g. postgresql://user@host/tuning, which several machines may share; "
-        "empty: a sqlite file in the home folder.",
+    source_revision: str = _setting(
+        "", "Revision of the source, recorded with the model; empty: taken from git.", group=Group.TRAINING
     )
 
-    # Evaluation
-    abstain_error: float = _setting(
-        0.01,
-        "Share of wrong answers for which the evaluation finds a threshold of confidence.",
+    tune_budget: Seconds = _search(
+        Seconds(1800.0), "Time for the whole search; its last third compares the best trials on fresh seeds.", low=0
+    )
+    tune_workers: int = _search(1, "Number of trials that run at the same time and share the CPUs.", low=1, high=64)
+    tune_storage: Uri = _search(
+        Uri(""),
+        "Database of the search, e.g. postgresql://user@host/tuning, which several machines can share; empty: a SQLite "
+        "file in the home folder.",
+    )
+
+    abstain_error: Fraction = _setting(
+        Fraction(0.01),
+        "Error rate for which the evaluation chooses a confidence threshold.",
+        group=Group.EVALUATION,
         low=0,
         high=1,
+        param=True,
     )
 
-    # Gate
-    min_accuracy: float = _setting(0.5, "Lowest test accuracy that is released.", low=0, high=1)
-    min_recall: float = _setting(0.0, "Lowest test recall of any class that is released.", low=0, high=1)
-    min_robustness: float = _setting(
-        0.0, "Lowest test accuracy under any of the tried corruptions that is released.", low=0, high=1
+    min_accuracy: Fraction = _gate(Fraction(0.5), "Minimum test accuracy.", low=0, high=1)
+    min_recall: Fraction = _gate(Fraction(0.0), "Minimum test recall of every class.", low=0, high=1)
+    min_robustness: Fraction = _gate(Fraction(0.0), "Minimum test accuracy under every corruption.", low=0, high=1)
+    max_calibration_error: Fraction = _gate(Fraction(0.15), "Maximum expected calibration error.", low=0, high=1)
+    max_latency: Seconds = _gate(Seconds(0.25), "Maximum p95 latency for one image.", low=0)
+    max_duplicates: Fraction = _gate(
+        Fraction(0.05), "Maximum fraction of test images that duplicate training images.", low=0, high=1
     )
-    max_calibration_error: float = _setting(0.15, "Highest expected calibration error.", low=0, high=1)
-    max_latency: Seconds = _setting(
-        Seconds(0.25), "Highest 95th percentile of the time for one image.", low=0
+    max_accuracy_drop: Fraction = _gate(
+        Fraction(0.005), "Maximum drop in accuracy compared with the champion.", low=0, high=1
     )
-    max_duplicates: float = _setting(
-        0.05,
-        "Highest share of test images that are duplicates, or nearly, of training images.",
-        low=0,
-        high=1,
+    max_recall_drop: Fraction = _gate(
+        Fraction(0.05), "Maximum drop in any class's recall compared with the champion.", low=0, high=1
     )
-    max_accuracy_drop: float = _setting(
-        0.005, "How far below the champion's accuracy a candidate may be.", low=0, high=1
+    max_robustness_drop: Fraction = _gate(
+        Fraction(0.05), "Maximum drop in accuracy under any corruption compared with the champion.", low=0, high=1
     )
-    max_recall_drop: float = _setting(
-        0.05, "How far below the champion's recall a candidate's may be in any class.", low=0, high=1
-    )
-    max_robustness_drop: float = _setting(
-        0.05,
-        "How far below the champion's accuracy a candidate's may be under any corruption.",
-        low=0,
-        high=1,
-    )
-    max_latency_ratio: float = _setting(
-        3.0, "How many times as long as the champion a candidate may take for one image.", low=0.1
-    )
+    max_latency_ratio: float = _gate(3.0, "Maximum latency as a multiple of the champion's.", low=0.1)
 
-    # Serving
     model: str = _setting(
-        "", "Model to use: a package folder, models:/NAME/VERSION or models:/NAME@ALIAS; empty: the champion."
-    )
-    host: str = _setting("127.0.0.1", "Address to listen on.")
-    port: int = _setting(8080, "Port to listen on.", low=0, high=65535, environment=("PORT",))
-    workers: int = _setting(1, "Server processes.", low=1, high=64)
-    threads: int = _setting(
-        0, "Requests that a server process works on at a time; 0: as many as it has CPUs.", low=0, high=256
-    )
-    queue: int = _setting(
-        32,
-        "Requests that wait for their turn; who comes then is told at once to come back later.",
-        low=0,
-        high=1024,
-    )
-    queue_timeout: Seconds = _setting(Seconds(5.0), "Longest wait of a request for its turn.", low=0)
-    max_upload: Bytes = _setting(Bytes(20 * 2**20), "Largest request body.", low=1)
-    top: int = _setting(5, "Classes listed in an answer.", low=1)
-    cors_origins: str = _setting(
         "",
-        "Web origins whose pages may ask, e.g. https://shop.example.org, with commas between; empty: none.",
-    )
-    token: str = _setting(
-        "",
-        "Bearer token that a request must carry to ask the model; empty: none. Better given by the environment.",
-    )
-    drain_timeout: Seconds = _setting(
-        Seconds(20.0), "Longest wait for requests in flight when stopping.", low=0
+        "Model to use: a package folder, models:/NAME/VERSION or models:/NAME@ALIAS; empty: the champion.",
+        group=Group.MODEL,
     )
 
-    # Drift
-    drift_window: int = _setting(
-        500, "Images that are compared with those the model was made with, each time.", low=50
+    host: str = _serving("127.0.0.1", "Address to listen on.", param=False)
+    port: int = _serving(8080, "Port to listen on.", low=0, high=65535, environment=("PORT",), param=False)
+    workers: int = _serving(1, "Number of server processes.", low=1, high=64)
+    threads: int = _serving(
+        0, "Number of requests that a server process handles at the same time; 0: one for each CPU.", low=0, high=256
     )
-    drift_false_alarms: float = _setting(
-        0.01,
-        "Share of windows that are called drift though nothing has changed.",
-        low=0.002,
-        high=0.2,
+    queue: int = _serving(
+        32, "Maximum number of queued requests; further ones get 503 with Retry-After.", low=0, high=1024
+    )
+    queue_timeout: Seconds = _serving(Seconds(5.0), "Maximum time a request waits in the queue.", low=0)
+    max_upload: Bytes = _serving(Bytes(20 * 2**20), "Maximum size of a request body.", low=1)
+    top: int = _serving(5, "Number of classes listed in an answer.", low=1)
+    cors_origins: str = _serving(
+        "", "Comma-separated web origins whose pages may call the API, e.g. https://shop.example.org; empty: none."
+    )
+    token: str = _serving(
+        "",
+        "Bearer token that requests must send; empty: no authentication. Set it in the environment, not as an option.",
+        param=False,
+    )
+    drain_timeout: Seconds = _serving(
+        Seconds(20.0), "Maximum time to finish requests in flight before stopping.", low=0
     )
 
-    # Retraining
-    retrain_every: Seconds = _setting(
-        Seconds(0.0), "Longest time until `retrain` trains again without drift, e.g. 30d; 0: never.", low=0
+    drift_window: int = _drift(
+        500, "Number of images in a window that is compared with the reference statistics.", low=50
     )
-    retrain_pause: Seconds = _setting(
+    drift_false_alarms: Fraction = _drift(
+        Fraction(0.01), "False-alarm rate: fraction of unchanged windows that are called drift.", low=0.002, high=0.2
+    )
+
+    retrain_every: Seconds = _retraining(
+        Seconds(0.0), "Maximum time between two trainings without drift, e.g. 30d; 0: unlimited.", low=0
+    )
+    retrain_pause: Seconds = _retraining(
         Seconds(86_400.0),
-        "Shortest time between two trainings that `retrain` starts; doubled after each that was refused.",
+        "Minimum time between two trainings that `retrain` starts; doubled after each refused model.",
         low=60,
     )
 
-    # Scoring
-    to: str = _setting(
-        "", "Where `score` writes its parquet files: a folder, or an s3:// or gs:// address of one."
+    to: str = _scoring("", "Destination of the scores as parquet files: a folder, or an s3:// or gs:// address of one.")
+    score_top: int = _scoring(
+        0, "Number of most probable classes kept for each image; 0: the probabilities of all classes.", low=0
     )
-    score_top: int = _setting(
+    score_processes: int = _scoring(
         0,
-        "Likeliest classes that `score` keeps of an image; 0: the probabilities of all, in the order of the classes.",
-        low=0,
-    )
-    score_processes: int = _setting(
-        0,
-        "Processes that score, each with a model of its own; 0: as many as CPUs, and one for little data.",
+        "Number of scoring processes, each with a copy of the model; 0: one for each CPU, or one for little data.",
         low=0,
         high=256,
     )
 
-    # Signatures
-    signing_key: str = _setting(
-        "",
-        "File with the private key, in PEM, that a registered model is signed with; empty: it is not signed.",
+    signing_key: OptionalPath = _signing(
+        OptionalPath(""), "Path of the private key (PEM) that signs registered models; empty: models are not signed."
     )
-    public_key: str = _setting(
+    public_key: str = _signing(
         "",
-        "Public keys in PEM, or a file of them, of which one must have signed a model that is accepted or served; "
-        "empty: no signature is asked for.",
+        "Public keys (PEM), or the path of a file of them; a model must be signed by one of them to be accepted or "
+        "served. Empty: no signature is required.",
+        param=True,
     )
 
-    # Supply chain
-    namespace: str = _setting("", "Kubernetes namespace of the workload; empty: that of the kubeconfig.")
-    source_url: str = _setting(
-        "", "Address of the source as a tarball, which is tested and trains; empty: the installed code."
+    namespace: str = _chain("", "Kubernetes namespace of the workload; empty: the namespace of the kubeconfig.")
+    source_url: Uri = _chain(Uri(""), "Address of the source as a tarball; empty: the installed code is used.")
+    sub_path: str = _chain("", "Folder of the project within the source; empty: its root.")
+    source: Path = _chain(Path("source"), "Folder that the source is unpacked into.")
+    steps_image: str = _chain(
+        "", "Image of the steps with its digest, recorded with the model; empty: not in an image."
     )
-    sub_path: str = _setting("", "Folder in the source that the project is in; empty: its root.")
-    source: Path = _setting(Path("source"), "Folder that the source is unpacked into.")
-    steps_image: str = _setting(
-        "", "Image that the steps run in, by its digest, for the record; empty: they run in none."
+    results: OptionalPath = _chain(
+        OptionalPath(""),
+        "Folder where a step writes its results, one file each, as Tekton reads them; empty: none are written.",
     )
-    image: str = _setting("", "Server image by its digest: what a server says it is, and accept asks for.")
-    url: str = _setting("", "Address of the candidate that accept tries.")
-    accept_timeout: Seconds = _setting(
-        Seconds(180.0),
-        "Longest wait for a candidate to answer with the model and image it should have.",
-        low=1,
+    image: str = _chain("", "Server image with its digest.")
+    url: Uri = _chain(Uri(""), "Address of the candidate that `accept` tries.")
+    accept_timeout: Seconds = _chain(
+        Seconds(180.0), "Timeout for a candidate to answer with the expected model and image.", low=1, param=True
     )
-    service: str = _setting("", "Inference service that watch looks at: the workload's name.")
-    watch_duration: Seconds = _setting(
+    service: str = _chain("", "Name of the InferenceService that `watch` observes, which is the workload's name.")
+    watch_duration: Seconds = _chain(
         Seconds(90.0),
-        "Longest watch of a new revision beside the one before; best a little longer than rollout_duration.",
+        "Maximum time to watch a new revision next to the previous one; a little longer than rollout_duration.",
         low=1,
         high=3600,
+        param=True,
     )
 
 
 @dataclass(frozen=True)
 class Setting:
-    """What is known of a setting beside its value."""
+    """The declaration of a setting."""
 
     name: str
     type: type
     default: Any
     help: str
-    low: float
-    high: float
-    choices: tuple[str, ...]
-    environment: tuple[str, ...]
+    group: Group
+    low: float = -math.inf
+    """Lowest value, for numbers."""
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    environment: tuple[str, ...] = ()
+    """Environment variables of other programs that are read after our own."""
+    trains: bool = False
+    """Whether it affects the trained model, and so is part of the fingerprint of a training."""
+    param: bool = False
+    """Whether a workload may set it as a param, which the templates pass on to the steps or the server."""
+    task_default: str = ""
+    """Default in a Tekton task if it differs: in a cluster servers restart."""
 
     @property
     def option(self) -> str:
@@ -298,139 +291,66 @@ class Setting:
 
     @property
     def variables(self) -> tuple[str, ...]:
-        """Environment variables that set it, the first that is not empty wins."""
+        """Environment variables that set it; the first that is not empty wins."""
         return (ENVIRONMENT_PREFIX + self.name.upper(), *self.environment)
 
+    @property
+    def metavar(self) -> str:
+        """What stands for the value in help texts: DURATION, or auto|yes|no."""
+        return "|".join(self.choices) or self._kind.metavar
+
+    @property
+    def shown_default(self) -> str:
+        """The default as a person would type it; "" if there is none."""
+        return self._kind.show(self.default)
+
+    @property
+    def _kind(self) -> Kind:
+        return KINDS[self.type]
+
     def parse(self, value: object, origin: str) -> Any:
-        """Turn text (or a JSON value of a workload param) into a checked value.
+        """Turn text, or a JSON value of a workload param, into a checked value.
 
         Raises SettingError, which names the setting, the value, its origin and what was expected.
         """
         try:
-            parsed = _PARSERS[self.type](value)
+            parsed = self._kind.parse(value)
         except (ValueError, TypeError, OverflowError):
-            raise SettingError(
-                f"{self.name} is {value!r} (from {origin}), but must be {_EXPECTED[self.type]}"
-            ) from None
+            raise self._error(value, origin, self._kind.expected) from None
         if self.choices and parsed not in self.choices:
-            raise SettingError(
-                f"{self.name} is {value!r} (from {origin}), but must be one of {', '.join(self.choices)}"
-            )
-        if self.type not in (str, Path, Recipe) and not self.low <= parsed <= self.high:
-            bounds = (
-                f"from {self.low:g} to {self.high:g}"
-                if math.isfinite(self.high)
-                else f"at least {self.low:g}"
-            )
-            raise SettingError(f"{self.name} is {value!r} (from {origin}), but must be {bounds}")
+            raise self._error(value, origin, f"one of {', '.join(self.choices)}")
+        if isinstance(parsed, int | float) and not self.low <= parsed <= self.high:
+            bounds = f"between {self.low:g} and {self.high:g}" if math.isfinite(self.high) else f"at least {self.low:g}"
+            raise self._error(value, origin, bounds)
         return parsed
 
+    def _error(self, value: object, origin: str, expected: str) -> SettingError:
+        return SettingError(f"{self.name} is {value!r} (from {origin}), but must be {expected}")
 
-def _parse_quantity(value: object, units: Mapping[str, float]) -> float:
-    match = re.fullmatch(r"\s*([0-9.]+(?:e[0-9]+)?)\s*([a-z]*)\s*", str(value).lower())
-    if match is None or match[2] not in units:
-        raise ValueError(value)
-    return float(match[1]) * units[match[2]]
-
-
-def _parse_int(value: object) -> int:
-    if isinstance(value, bool):
-        raise TypeError(value)
-    return int(str(value).replace("_", ""))
-
-
-def _parse_float(value: object) -> float:
-    number = float(str(value))
-    if not math.isfinite(number):
-        raise ValueError(value)
-    return number
-
-
-_PARSERS: dict[Any, Callable[[object], Any]] = {
-    str: str,
-    Path: lambda value: Path(str(value)).expanduser(),
-    int: _parse_int,
-    float: _parse_float,
-    Recipe: Recipe.parse,
-    Seconds: lambda value: Seconds(_parse_quantity(value, _SECONDS)),
-    Bytes: lambda value: Bytes(int(_parse_quantity(value, _BYTES))),
-}
-_EXPECTED: dict[Any, str] = {
-    int: "a whole number",
-    float: "a number",
-    Recipe: EXPECTED_RECIPE,
-    Seconds: "a time such as 90s, 3m or 1h",
-    Bytes: "a size such as 20MiB",
-}
 
 SETTINGS: dict[str, Setting] = {
     item.name: Setting(item.name, item.type, item.default, **item.metadata)  # type: ignore[arg-type]
     for item in fields(Settings)
 }
 
-
 CHAIN_PARAMS: dict[str, str] = {
-    "trainer_image": "Image of the steps, by its digest; in place of one that the chain builds.",
-    "server_image": "Image of the server, by its digest; in place of one that the chain builds.",
-    "dockerfile": "Dockerfile that the chain builds the images from, in the cluster; in place of kpack.",
-    "registry": "Where built images go, as REGISTRY/FOLDER.",
-    "builder_image": "Image with buildah, for builds in the cluster.",
-    "insecure_registry": "Whether the registries of source and images speak plain HTTP, true or false.",
+    "trainer_image": "Image of the steps with its digest, instead of one that the chain builds.",
+    "server_image": "Image of the server with its digest, instead of one that the chain builds.",
+    "dockerfile": "Dockerfile from which the chain builds the images in the cluster, instead of using kpack.",
+    "registry": "Where built images are pushed, as REGISTRY/FOLDER.",
+    "builder_image": "Image with buildah for builds in the cluster.",
+    "insecure_registry": "Whether the registries of source and images use plain HTTP: true or false.",
     "clusterBuilder": "kpack's builder.",
-    "serviceAccount": "Service account of kpack's builds.",
-    "source_credentials_secret": "Secret with which the source is fetched.",
-    "model_version": "Number of the version to serve, to pin it or to roll back; without it, the champion.",
-    "training_timeout": "Longest time of the whole train step.",
+    "serviceAccount": "Service account for kpack's builds.",
+    "source_credentials_secret": "Secret with the credentials for fetching the source.",
+    "model_version": "Number of the version to serve, for pinning or rolling back; empty: the champion.",
+    "training_timeout": "Timeout for the whole train step.",
     "training_resources": "CPU and memory of the train step: a map with requests and limits.",
-    "min_scale": "Fewest servers; 0: none when nothing is asked.",
-    "max_scale": "Most servers.",
-    "scale_window": "Time without requests before servers are taken away.",
-    "rollout_duration": "Time over which requests move to a new version; back to an older one they move at once.",
-    "annotations": "Annotations of the inference service: a map.",
+    "min_scale": "Minimum number of servers; 0: scale to zero without requests.",
+    "max_scale": "Maximum number of servers.",
+    "scale_window": "Time without requests after which servers are removed.",
+    "rollout_duration": "Time over which requests move to a new version; a rollback moves them at once.",
+    "annotations": "Annotations of the InferenceService: a map.",
     "api_descriptor": "Description, system and owner of the API in the catalog: a map.",
 }
-"""The workload params that only the supply chain reads, with their help; every other one is a setting."""
-
-
-def load_settings(
-    options: Mapping[str, object],
-    environment: Mapping[str, str],
-    params: Mapping[str, object] | None = None,
-) -> Settings:
-    """The settings from command line options, environment and workload params, in that order.
-
-    Raises SettingError for a value that cannot be used and for an option or param that is no setting.
-    """
-    params = {name: value for name, value in (params or {}).items() if name not in CHAIN_PARAMS}
-    _refuse_unknown(options, "option")
-    _refuse_unknown(params, "workload param")
-    values = {}
-    for setting in SETTINGS.values():
-        for value, origin in _given(setting, options, environment, params):
-            if value is not None and value != "":
-                values[setting.name] = setting.parse(value, origin)
-                break
-    return Settings(**values)
-
-
-def as_environment(settings: Settings, names: Iterable[str]) -> dict[str, str]:
-    """The variables that give those settings to another process; as options everyone on the machine may read them."""
-    return {SETTINGS[name].variables[0]: str(getattr(settings, name)) for name in names}
-
-
-def _given(
-    setting: Setting,
-    options: Mapping[str, object],
-    environment: Mapping[str, str],
-    params: Mapping[str, object],
-) -> Iterable[tuple[object, str]]:
-    yield options.get(setting.name), setting.option
-    for variable in setting.variables:
-        yield environment.get(variable), f"environment variable {variable}"
-    yield params.get(setting.name), "a workload param"
-
-
-def _refuse_unknown(names: Iterable[str], what: str) -> None:
-    unknown = sorted(set(names) - set(SETTINGS))
-    if unknown:
-        raise SettingError(f"there is no {what} {unknown[0]!r}; there are: {', '.join(sorted(SETTINGS))}")
+"""Workload params that only the supply chain reads, with their help; every other param is a setting."""

@@ -1,40 +1,39 @@
-"""What training may be varied in beside its budget; `tune` searches for the best values."""
+"""Hyperparameters of a training, which `tune` searches."""
 
 import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 
-def _part(default: float, low: float, high: float) -> Any:
+def _hyperparameter(default: float, low: float, high: float) -> Any:
     return field(default=default, metadata={"low": low, "high": high})
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Hyperparameters of a training. The defaults were found on CIFAR-10's validation split.
+    """Hyperparameters of a training. The defaults were tuned on CIFAR-10's validation split.
 
-    As text it is `name=value` pairs with spaces between them, and only what differs from the default is named; the
-    empty text is the default.
+    As text: space-separated `name=value` pairs of the values that differ from the defaults.
     """
 
-    width: float = _part(0.0, 0.0, 8.0)
-    """Factor of the channels of each layer; 0: the widest for which the budget is long enough on this machine."""
-    batch_size: int = _part(0, 0, 4096)
-    """Images of a step; 0: by the number of images."""
-    label_smoothing: float = _part(0.1, 0.0, 0.5)
-    convolution_rate: float = _part(0.08, 1e-4, 2.0)
-    """Learning rate of the convolutions at the start, of Muon."""
-    bias_rate: float = _part(0.02, 1e-5, 1.0)
-    """Learning rate of the biases at the start, of SGD."""
-    head_rate: float = _part(0.3, 1e-4, 10.0)
-    """Learning rate of the last layer at the start, of SGD."""
-    shift: float = _part(1 / 16, 0.0, 0.5)
-    """Most that an image is shifted, as a share of its side."""
+    width: float = _hyperparameter(0.0, 0.0, 8.0)
+    """Width multiplier of every layer; 0: the widest network that the budget allows on this machine."""
+    batch_size: int = _hyperparameter(0, 0, 4096)
+    """Images in a batch; 0: chosen from the number of training images."""
+    label_smoothing: float = _hyperparameter(0.1, 0.0, 0.5)
+    convolution_rate: float = _hyperparameter(0.08, 1e-4, 2.0)
+    """Initial learning rate of the convolutions (Muon)."""
+    bias_rate: float = _hyperparameter(0.02, 1e-5, 1.0)
+    """Initial learning rate of the biases (SGD)."""
+    head_rate: float = _hyperparameter(0.3, 1e-4, 10.0)
+    """Initial learning rate of the last layer (SGD)."""
+    shift: float = _hyperparameter(1 / 16, 0.0, 0.5)
+    """Maximum random shift of an image, as a fraction of its side."""
 
     @classmethod
     def parse(cls, text: object) -> "Recipe":
-        """The recipe that a text tells of; raises ValueError for one that tells of none."""
-        known = {part.name: part for part in fields(cls)}
+        """Parse the text form; raises ValueError for an unknown name, a repeated one, or a value out of range."""
+        known = {item.name: item for item in fields(cls)}
         values: dict[str, float] = {}
         for pair in str(text).split():
             name, equals, given = pair.partition("=")
@@ -47,15 +46,15 @@ class Recipe:
         return cls(**values)  # type: ignore[arg-type]
 
     def __str__(self) -> str:
-        changed = {part.name: getattr(self, part.name) for part in fields(self)}
+        changed = {item.name: getattr(self, item.name) for item in fields(self)}
         return " ".join(f"{name}={value:.6g}" for name, value in changed.items() if value != DEFAULTS[name])
 
 
-DEFAULTS: dict[str, float] = {part.name: part.default for part in fields(Recipe)}  # type: ignore[misc]
+DEFAULTS: dict[str, float] = {item.name: item.default for item in fields(Recipe)}  # type: ignore[misc]
 RANGES: dict[str, tuple[float, float]] = {
-    part.name: (part.metadata["low"], part.metadata["high"]) for part in fields(Recipe)
+    item.name: (item.metadata["low"], item.metadata["high"]) for item in fields(Recipe)
 }
-"""Lowest and highest value of each part."""
-EXPECTED = "name=value pairs with spaces between, of " + ", ".join(
+"""Lowest and highest value of each hyperparameter."""
+EXPECTED = "space-separated name=value pairs of " + ", ".join(
     f"{name} ({low:g} to {high:g})" for name, (low, high) in RANGES.items()
 )

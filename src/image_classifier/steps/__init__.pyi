@@ -1,4 +1,23 @@
-from .local_server import ask as ask
-from .local_server import free_port as free_port
-from .registry_access import fetch_model as fetch_model
-from .results import leave_failure as leave_failure
+from . import (
+    accept as accept,
+    data as data,
+    drift as drift,
+    evaluate as evaluate,
+    fetch as fetch,
+    gate as gate,
+    history as history,
+    predict as predict,
+    promote as promote,
+    register as register,
+    retrain as retrain,
+    rollback as rollback,
+    run as run,
+    score as score,
+    serve as serve,
+    source as source,
+    train as train,
+    tune as tune,
+    watch as watch,
+    why as why,
+)
+from .results import write_failure as write_failure

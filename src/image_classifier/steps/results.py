@@ -1,32 +1,28 @@
-"""What a step leaves for the supply chain: a file a result, as Tekton reads them."""
+"""The results of a step, as Tekton reads them: one file for each result."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-from image_classifier.settings import ENVIRONMENT_PREFIX, Settings
+from image_classifier.settings import ENVIRONMENT_PREFIX
 from image_classifier.text import clip
 
-MOST_CHARACTERS = 300
-"""Of a reason: Tekton carries all results of a task in 4,096 bytes."""
+MAX_REASON_CHARACTERS = 300  # Tekton limits all results of a task to 4,096 bytes together
 
 
-def leave_results(settings: Settings, results: Mapping[str, str]) -> None:
-    """Write each result to a file of its name, without a newline, where a folder for them is set."""
-    if settings.results:
-        for name, value in results.items():
-            (Path(settings.results) / name).write_text(value, encoding="utf-8")
+def write_results(folder: str, results: Mapping[str, str]) -> None:
+    """Write each result, without a newline, to the file of its name in `folder`; "" writes none.
 
-
-def leave_failure(environment: Mapping[str, str], reason: str) -> None:
-    """Leave why a step failed among its results, so that it is said where the step's outcome is shown.
-
-    It reads the environment itself, as the failure may be that of a setting.
+    A reason is cut to MAX_REASON_CHARACTERS.
     """
-    if folder := environment.get(f"{ENVIRONMENT_PREFIX}RESULTS"):
-        for name, value in {"verdict": "failed", "reason": clipped(reason)}.items():
-            (Path(folder) / name).write_text(value, encoding="utf-8")
+    if folder:
+        for name, value in results.items():
+            text = clip(value, MAX_REASON_CHARACTERS) if name == "reason" else value
+            (Path(folder) / name).write_text(text, encoding="utf-8")
 
 
-def clipped(text: str) -> str:
-    """As much of a reason as a result may hold."""
-    return clip(text, MOST_CHARACTERS)
+def write_failure(environment: Mapping[str, str], reason: str) -> None:
+    """Write why a step failed as its results, so that the reason is shown with the outcome of the step.
+
+    Reads the folder from the environment, as a wrong setting may be the failure.
+    """
+    write_results(environment.get(f"{ENVIRONMENT_PREFIX}RESULTS", ""), {"verdict": "failed", "reason": reason})

@@ -1,6 +1,6 @@
-"""Training within a time budget: network, optimizer, augmentation, several processes, export to ONNX.
+"""Training within a time budget: network, optimizer, augmentation, data-parallel processes, export to ONNX.
 
-Takes a data set and a plan, and gives a trained classifier and the package exported from it.
+Takes a data set and a plan; returns a trained classifier, and writes it as a package. Knows no registry and no cluster.
 """
 
 import lazy_loader

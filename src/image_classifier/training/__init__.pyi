@@ -1,10 +1,9 @@
-from .distributed import Group as Group
-from .distributed import joined as joined
+from .distributed import Group as Group, join_group as join_group, local_processes as local_processes
 from .export import export_package as export_package
-from .fit import REPORTS as REPORTS
-from .fit import Epoch as Epoch
-from .fit import Plan as Plan
-from .fit import assist as assist
-from .fit import device_named as device_named
-from .fit import fit as fit
-from .local_processes import helping_processes as helping_processes
+from .learning_curve import (
+    REPORT_POINTS as REPORT_POINTS,
+    ReportPoint as ReportPoint,
+    plot_learning_curve as plot_learning_curve,
+)
+from .loop import fit as fit, fit_worker as fit_worker
+from .plan import Plan as Plan, require_device as require_device

@@ -1,6 +1,9 @@
-"""Several processes that train one network: those that torchrun started, or the pods of an indexed Job."""
+"""Data-parallel training in several processes, started by torchrun, by `local_processes` or as pods of a Job."""
 
-from collections.abc import Iterator, Mapping
+import os
+import socket
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -13,39 +16,39 @@ from torch.nn.parallel import DistributedDataParallel
 
 from image_classifier.errors import TrainingError
 
-_JOIN_SECONDS = 600.0
-"""So long the processes wait for each other: one may still prepare the data."""
+_END_TIMEOUT_SECONDS = 30.0
+_COLLECTIVE_TIMEOUT_SECONDS = 600.0  # one process may still be preparing the data
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True)
 class Group:
-    """The processes of one training, and the place of this one among them.
+    """The processes of one training, and this one's rank.
 
-    All of them call the same methods in the same order, each of which waits until the others have come as far. The
-    first decides whatever may differ between machines, and writes whatever is written.
+    All of them call the same collective methods in the same order; each call waits for the others. The first process
+    decides whatever may differ between machines, and writes all output.
     """
 
     rank: int
     size: int
     local_size: int
-    """How many of them share this machine."""
+    """Number of processes on this machine."""
 
     @property
     def is_first(self) -> bool:
         return self.rank == 0
 
-    def of_first(self, value: T) -> T:
-        """The value that the first process gives; those of the others are ignored."""
+    def broadcast(self, value: T) -> T:
+        """Return the first process's value in every process. Collective."""
         if self.size == 1:
             return value
         values = [value]
         torch.distributed.broadcast_object_list(values)
         return values[0]
 
-    def number_of_first(self, value: float) -> float:
-        """As of_first; fast enough for each step."""
+    def broadcast_number(self, value: float) -> float:
+        """The same as `broadcast`, fast enough for every step."""
         if self.size == 1:
             return value
         number = torch.tensor(value, dtype=torch.float64)
@@ -53,51 +56,54 @@ class Group:
         return number.item()
 
     def threads(self, cpus: int) -> int:
-        """How many threads each process has, of the CPUs of this machine."""
+        """Number of threads for each process on a machine with this number of CPUs."""
         return max(1, cpus // self.local_size)
 
-    def share(self, batch: Tensor) -> Tensor:
-        """This process's part of a batch that is a multiple of the size."""
+    def shard(self, batch: Tensor) -> Tensor:
+        """This process's part of a batch whose length is a multiple of the group's size."""
         return batch[self.rank :: self.size]
 
-    def averaging(self, network: nn.Module) -> nn.Module:
-        """The network with the same weights in all processes, whose gradients are the mean of theirs."""
+    def data_parallel(self, network: nn.Module) -> nn.Module:
+        """Wrap the network: equal weights in all processes, gradients averaged over them. Collective."""
         return network if self.size == 1 else DistributedDataParallel(network)
 
 
-ALONE = Group(rank=0, size=1, local_size=1)
+SINGLE_PROCESS = Group(rank=0, size=1, local_size=1)
 
 
 @contextmanager
-def joined(environment: Mapping[str, str]) -> Iterator[Group]:
-    """The group that the environment names, as torchrun does (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); else ALONE.
+def join_group(environment: Mapping[str, str]) -> Iterator[Group]:
+    """Join the group in torchrun's variables (RANK, WORLD_SIZE, MASTER_ADDR, MASTER_PORT); without, SINGLE_PROCESS.
 
-    Pods of an indexed Job have their place in it instead of a RANK; the first process is not one of them. Raises
-    TrainingError where the others do not come, or one of them ends before its time.
+    Pods of an indexed Job have JOB_COMPLETION_INDEX instead of a RANK; the first process is not one of them. Raises
+    TrainingError if the others do not connect in time, or if one of them ends early.
     """
     if int(environment.get("WORLD_SIZE", "1")) == 1:
-        yield ALONE
+        yield SINGLE_PROCESS
         return
     rank = environment.get("RANK") or str(int(environment["JOB_COMPLETION_INDEX"]) + 1)
     group = Group(int(rank), int(environment["WORLD_SIZE"]), int(environment.get("LOCAL_WORLD_SIZE", "1")))
-    others = f"the {group.size} processes of this training at {environment['MASTER_ADDR']}"
+    address = environment["MASTER_ADDR"]
     try:
         torch.distributed.init_process_group(
             "gloo",
-            init_method=f"tcp://{environment['MASTER_ADDR']}:{environment['MASTER_PORT']}",
+            init_method=f"tcp://{address}:{environment['MASTER_PORT']}",
             rank=group.rank,
             world_size=group.size,
-            timeout=timedelta(seconds=_JOIN_SECONDS),
+            timeout=timedelta(seconds=_COLLECTIVE_TIMEOUT_SECONDS),
         )
     except (RuntimeError, ValueError) as error:  # torch.distributed's own errors are RuntimeErrors
-        raise TrainingError(f"{others} did not come together: {_first_line(error)}") from error
+        raise TrainingError(
+            f"the {group.size} training processes did not connect at {address}: {_first_line(error)}"
+        ) from error
     try:
         yield group
     except RuntimeError as error:
         if "gloo" not in str(error).lower() and "peer" not in str(error).lower():
             raise
         raise TrainingError(
-            f"one of {others} has ended, and its log tells why; here: {_first_line(error)}"
+            f"another of the {group.size} training processes at {address} ended early; see its log for the reason "
+            f"(error in this process: {_first_line(error)})"
         ) from error
     finally:
         torch.distributed.destroy_process_group()
@@ -105,3 +111,37 @@ def joined(environment: Mapping[str, str]) -> Iterator[Group]:
 
 def _first_line(error: Exception) -> str:
     return str(error).strip().partition("\n")[0]
+
+
+@contextmanager
+def local_processes(command: Sequence[str], settings: Mapping[str, str], *, processes: int) -> Iterator[dict[str, str]]:
+    """Run `command` on this machine as every process of a group except the first.
+
+    `settings` are environment variables for them. Yields the environment variables with which the first process joins
+    the group. When the block ends, the processes get 30 s to end; after an exception they are killed at once.
+    """
+    shared = {
+        "WORLD_SIZE": str(processes),
+        "LOCAL_WORLD_SIZE": str(processes),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(_free_port()),
+    }
+    started: list[subprocess.Popen[bytes]] = []
+    try:
+        for rank in range(1, processes):
+            environment = {**os.environ, **settings, **shared, "RANK": str(rank)}
+            started.append(subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL))
+        yield {**shared, "RANK": "0"}
+        for process in started:
+            process.wait(_END_TIMEOUT_SECONDS)
+    finally:
+        for process in started:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,9 +1,10 @@
-"""From a trained classifier to a model package: ONNX graph, golden images, reference statistics."""
+"""Export of a trained classifier as a model package: ONNX graph, golden images, reference statistics."""
 
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,69 +24,66 @@ from image_classifier.package import (
     Model,
     Package,
     Probabilities,
-    reference_statistics,
+    compute_reference,
     write_package,
 )
 from image_classifier.training.network import Classifier
-from image_classifier.training.quantization import CALIBRATION_IMAGES, choose
+from image_classifier.training.plan import Indices
+from image_classifier.training.quantization import CALIBRATION_IMAGES, choose_precision
 
-EXPORT_TOLERANCE = 1e-4
-GOLDEN_IMAGES = 8
-REFERENCE_IMAGES = 10_000
-"""Of the training part, validation split and all, so many at most tell what images look like."""
-_BATCH = 256
+_TOLERANCE = 1e-4
+_GOLDEN_IMAGES = 8
+_REFERENCE_IMAGES = 10_000
+_BATCH_IMAGES = 256
 
 
 def export_package(
     folder: Path,
     classifier: Classifier,
     dataset: Dataset,
-    validation: npt.NDArray[np.int64],
+    validation: Indices,
     provenance: Mapping[str, Any],
     *,
     precision: str = "auto",
     threads: int,
 ) -> Package:
-    """Write the package of `classifier` to `folder`, whole or not at all, and load it once.
+    """Write the package of `classifier` to `folder` atomically, and load it once.
 
-    `validation` holds indices into `dataset.train`; the others may calibrate 8-bit integers. `precision` is float32,
-    int8, or auto for the better one (quantization.py); what was measured goes into the provenance.
-    Raises PackageError, and writes nothing, where ONNX Runtime's probabilities differ from PyTorch's by more than 1e-4
-    on any validation image.
+    `validation` holds indices into `dataset.train`; int8 is calibrated on other images. `precision` is float32, int8 or
+    auto (`choose_precision`), with the measurements in the provenance. Raises PackageError, and writes nothing, if a
+    probability of ONNX Runtime differs from PyTorch's by more than 1e-4 on the validation split.
     """
     images = dataset.train.images[validation]
     labels = dataset.train.labels[validation]
     model = export_graph(classifier, dataset.classes, dataset.image_size)
     probabilities = Graph(model, threads).probabilities(images)
-    _check_answers(probabilities, _torch_probabilities(classifier, images))
-    kept = choose(precision, model, probabilities, _calibration_images(dataset, validation), images, labels)
-    chosen = _spread_over_classes(labels, GOLDEN_IMAGES)
-    golden_labels = [dataset.classes[label] for label in labels[chosen]]
+    _compare(probabilities, _torch_probabilities(classifier, images))
+    calibration = _calibration_images(dataset, validation)
+    choice = choose_precision(precision, model, probabilities, calibration, images, labels)
+    golden = _spread_over_classes(labels, _GOLDEN_IMAGES)
+    golden_labels = [dataset.classes[label] for label in labels[golden]]
     with folder_written_atomically(folder) as draft:
         package = write_package(
             draft,
-            model=kept.model,
+            model=choice.model,
             classes=dataset.classes,
             image_size=dataset.image_size,
             provenance={
                 **provenance,
-                "validation_accuracy": kept.record[kept.record["chosen"]]["validation_accuracy"],
-                "precision": kept.record,
+                "validation_accuracy": choice.record[choice.record["chosen"]]["validation_accuracy"],
+                "precision": choice.record,
             },
-            golden=(images[chosen], golden_labels, kept.probabilities[chosen]),
-            reference=reference_statistics(*_reference_images(dataset), kept.probabilities),
+            golden=(images[golden], golden_labels, choice.probabilities[golden]),
+            reference=compute_reference(*_reference_images(dataset), choice.probabilities),
         )
         Model.load(package, threads)
     return Package.read(folder)
 
 
 def export_graph(classifier: Classifier, classes: tuple[str, ...], image_size: int) -> bytes:
-    """The serialised ONNX graph, with any number of images in a batch; its metadata hold the classes."""
+    """Serialize the classifier as an ONNX graph for batches of any size, with the classes in its metadata."""
     example = torch.zeros(2, image_size, image_size, 3, dtype=torch.uint8)
-    with warnings.catch_warnings():
-        # The exporter warns of its own use of PyTorch's private parts.
-        warnings.simplefilter("ignore")
-        logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with _quiet_exporter():
         program = torch.onnx.export(
             classifier.eval(),
             (example,),
@@ -97,27 +95,41 @@ def export_graph(classifier: Classifier, classes: tuple[str, ...], image_size: i
         )
     if program is None:
         raise PackageError("PyTorch exported no ONNX graph")
-    graph = program.model_proto
-    onnx.helper.set_model_props(graph, {"classes": "\n".join(classes), "image_size": str(image_size)})
-    for node in graph.graph.node:
-        # Notes of the exporter that name files of the machine that trained.
+    model = program.model_proto
+    onnx.helper.set_model_props(model, {"classes": "\n".join(classes), "image_size": str(image_size)})
+    for node in model.graph.node:
+        # Stack traces of the exporter, with paths of this machine.
         del node.metadata_props[:]
-    _put_relu_before_pool(graph.graph)
-    onnx.checker.check_model(graph)
-    content: bytes = graph.SerializeToString()
+    _move_relu_before_pool(model.graph)
+    onnx.checker.check_model(model)
+    content: bytes = model.SerializeToString()
     return content
 
 
-def _put_relu_before_pool(graph: onnx.GraphProto) -> None:
-    """Exchange each max-pool and the ReLU after it, which commute: ONNX Runtime then does ReLU with the convolution.
+@contextmanager
+def _quiet_exporter() -> Iterator[None]:
+    """Hide the exporter's warnings about its own deprecated calls and about packages that it does not need."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
 
-    In 8 bits it also leaves twice as many steps for what a ReLU lets through.
+
+def _move_relu_before_pool(graph: onnx.GraphProto) -> None:
+    """Exchange each max-pool with the ReLU after it, which commute, so that ONNX Runtime fuses convolution and ReLU.
+
+    The input of the max-pool is then never negative, which gives its int8 values twice the resolution.
     """
-    made_by = {name: node for node in graph.node for name in node.output}
-    uses = Counter(name for node in graph.node for name in node.input)
+    producers = {name: node for node in graph.node for name in node.output}
+    consumers = Counter(name for node in graph.node for name in node.input)
     for relu in graph.node:
-        pool = made_by.get(relu.input[0]) if relu.op_type == "Relu" else None
-        if pool is None or pool.op_type != "MaxPool" or uses[relu.input[0]] != 1:
+        pool = producers.get(relu.input[0]) if relu.op_type == "Relu" else None
+        if pool is None or pool.op_type != "MaxPool" or consumers[relu.input[0]] != 1:
             continue
         pool.op_type, relu.op_type = "Relu", "MaxPool"
         relu.attribute.extend(pool.attribute)
@@ -126,44 +138,43 @@ def _put_relu_before_pool(graph: onnx.GraphProto) -> None:
             graph.value_info.remove(shape)
 
 
-def _calibration_images(dataset: Dataset, validation: npt.NDArray[np.int64]) -> Images:
-    """Images of the training part that are not in the validation split, spread over all of it."""
+def _calibration_images(dataset: Dataset, validation: Indices) -> Images:
     others = np.setdiff1d(np.arange(len(dataset.train.labels)), validation)
-    places = np.linspace(0, len(others) - 1, min(len(others), CALIBRATION_IMAGES)).astype(np.int64)
-    return np.asarray(dataset.train.images[others[places]])
+    return np.asarray(dataset.train.images[others[_spread(len(others), CALIBRATION_IMAGES)]])
 
 
 def _reference_images(dataset: Dataset) -> tuple[Images, npt.NDArray[np.int32] | None]:
-    """Images spread over the training part, in which they lie class by class, and their sizes as stored."""
-    count = len(dataset.train.labels)
-    rows = np.linspace(0, count - 1, min(count, REFERENCE_IMAGES)).astype(np.int64)
+    """Images spread over the training part, which is in order of the classes, and their originals."""
+    rows = _spread(len(dataset.train.labels), _REFERENCE_IMAGES)
     originals = dataset.train.originals
     return np.asarray(dataset.train.images[rows]), None if originals is None else originals[rows]
 
 
+def _spread(length: int, count: int) -> Indices:
+    return np.linspace(0, length - 1, min(length, count)).astype(np.int64)
+
+
 def _torch_probabilities(classifier: Classifier, images: Images) -> Probabilities:
+    starts = range(0, len(images), _BATCH_IMAGES)
     with torch.inference_mode():
-        parts = [
-            classifier(torch.from_numpy(images[start : start + _BATCH].copy())).numpy()
-            for start in range(0, len(images), _BATCH)
-        ]
-    return np.concatenate(parts)
+        batches = [classifier(torch.tensor(images[start : start + _BATCH_IMAGES])).numpy() for start in starts]
+    return np.concatenate(batches)
 
 
-def _check_answers(answers: Probabilities, expected: Probabilities) -> None:
-    difference = np.abs(answers - expected).max(axis=1)
+def _compare(probabilities: Probabilities, expected: Probabilities) -> None:
+    difference = np.abs(probabilities - expected).max(axis=1)
     # Not "> tolerance", which NaN would pass.
-    wrong = int((~(difference <= EXPORT_TOLERANCE)).sum())
+    wrong = int((~(difference <= _TOLERANCE)).sum())
     if wrong:
         raise PackageError(
-            f"the exported model answers otherwise than the trained one on {wrong} of {len(expected)} "
-            f"validation images (largest difference {difference.max():.2g}, allowed {EXPORT_TOLERANCE:g}); "
-            "nothing was written"
+            f"the exported model's probabilities differ from the trained one's on {wrong:,} of {len(expected):,} "
+            f"validation images (largest difference {difference.max():.2g}, tolerance {_TOLERANCE:g}); "
+            "no package was written"
         )
 
 
-def _spread_over_classes(labels: npt.NDArray[np.int64], count: int) -> npt.NDArray[np.int64]:
-    """Indices of up to `count` images, as many different classes as there are."""
+def _spread_over_classes(labels: npt.NDArray[np.int64], count: int) -> Indices:
+    """Indices of up to `count` images, of as many classes as possible."""
     rank_in_class = np.zeros(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         members = np.flatnonzero(labels == label)

@@ -1,14 +1,13 @@
-"""An exported graph with 8-bit integers, and whether it is worth having.
+"""Quantization of an exported graph to int8, and the choice between int8 and float32.
 
-Static quantisation by ONNX Runtime in its QDQ form: the input of each convolution becomes unsigned numbers of 8 bits,
-with a scale that is found on calibration images, and its weights signed ones of 7 bits, with a scale for each output
-channel. All else stays in 32-bit floats.
+Static quantization by ONNX Runtime in QDQ format: the inputs of convolutions become unsigned 8-bit numbers, whose scale
+is measured on calibration images; their weights become signed 7-bit numbers, with a scale for each output channel.
 
-The weights have 7 bits so that the answers are the same on every x86-64. Where a processor has no VNNI instructions,
-ONNX Runtime adds two products of 8 bits in a signed number of 16, which two of 255·127 overflow: those answers are
-others than on the machine that trained, by hundredths. Two of 255·64 do not, all sums are exact, and so is what follows
-up to the last convolution. (ONNX Runtime has a session option for that, session.x64quantprecision; but then 1.32 loads
-no graph in which two convolutions share their weights, and any other server of the graph would have to know.)
+Weights have 7 bits so that every x86-64 processor returns the same probabilities. Without VNNI instructions ONNX
+Runtime adds two 8-bit products in a signed 16-bit number. Two products of 255·127 overflow it, and the probabilities
+differ by about 0.01 from the training machine's. Two products of 255·64 do not, so all sums are exact up to the last
+convolution. (ONNX Runtime has the session option session.x64quantprecision for this; but with it, version 1.32 cannot
+load a graph in which two convolutions share their weights, and every other server of the graph would have to set it.)
 https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 """
 
@@ -28,77 +27,77 @@ from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 from image_classifier.package import INPUT, Graph, Images, Probabilities
 
 CALIBRATION_IMAGES = 512
-MOST_ACCURACY_LOST = 0.002
-LEAST_SPEED_UP = 1.1
-_CALIBRATION_BATCH = 32
+
+_MAX_ACCURACY_LOSS = 0.002
+_MIN_SPEED_UP = 1.1
+_CALIBRATION_BATCH_IMAGES = 32
 _TIMED_ROUNDS = 200
-_TIMED_SECONDS = 4.0
+_MAX_TIMED_SECONDS = 4.0
 
 
-class Chosen(NamedTuple):
-    """The graph that is kept."""
+class PrecisionChoice(NamedTuple):
+    """The chosen graph."""
 
     model: bytes
     probabilities: Probabilities
-    """Its answers to the validation images, float32 [V, K]."""
+    """Its probabilities for the validation images, float32 [V, K]."""
     record: Mapping[str, Any]
-    """What was measured of each graph, which one was chosen and why; for the package's provenance."""
+    """The measurements of each graph, the chosen one and the reason; for the provenance of the package."""
 
 
 class _Candidate:
-    """A graph, loaded on one thread, and its answers to the validation images."""
+    """A graph, loaded on one thread, and its probabilities for the validation images."""
 
     def __init__(self, model: bytes, images: Images, probabilities: Probabilities | None = None) -> None:
         self.model, self.graph = model, Graph(model, threads=1)
         self.probabilities = self.graph.probabilities(images) if probabilities is None else probabilities
 
 
-def choose(
+def choose_precision(
     precision: str,
     model: bytes,
     probabilities: Probabilities,
     calibration: Images,
     images: Images,
     labels: npt.NDArray[np.int64],
-) -> Chosen:
-    """Choose between a graph with float32, which gives `probabilities` to the validation `images`, and with int8.
+) -> PrecisionChoice:
+    """Choose between the float32 graph `model` and its int8 version.
 
-    `precision` is one of them, or "auto": int8 is kept if it loses at most 0.2 points of accuracy on the validation
-    images, uint8 [V, S, S, 3] with `labels` [V], and answers one image at least 1.1 times as fast on this machine.
+    `precision` is "float32", "int8" or "auto": int8 if it loses at most 0.2 points of accuracy on the validation
+    `images`, uint8 [V, S, S, 3] with `labels` [V], and predicts a single image at least 1.1 times as fast on this
+    machine. `probabilities`, float32 [V, K], are those of `model`.
     """
     candidates = {"float32": _Candidate(model, images, probabilities)}
     if precision != "float32":
-        candidates["int8"] = _Candidate(quantized(model, calibration), images)
-    accuracy = {
-        name: float((each.probabilities.argmax(axis=1) == labels).mean()) for name, each in candidates.items()
-    }
-    taken = _timed([each.graph for each in candidates.values()], images[:1])
-    seconds = dict(zip(candidates, taken, strict=True))
-    chosen, reason = _judged(precision, accuracy, seconds)
-    measured = {
+        candidates["int8"] = _Candidate(quantize_int8(model, calibration), images)
+    accuracy = {name: float((each.probabilities.argmax(axis=1) == labels).mean()) for name, each in candidates.items()}
+    latencies = _median_latencies([candidate.graph for candidate in candidates.values()], images[:1])
+    seconds = dict(zip(candidates, latencies, strict=True))
+    chosen, reason = _decide(precision, accuracy, seconds)
+    measurements = {
         name: {
             "validation_accuracy": accuracy[name],
             "milliseconds": round(seconds[name] * 1e3, 6),
-            "bytes": len(each.model),
+            "bytes": len(candidate.model),
         }
-        for name, each in candidates.items()
+        for name, candidate in candidates.items()
     }
-    kept = candidates[chosen]
-    return Chosen(kept.model, kept.probabilities, {"chosen": chosen, **measured, "reason": reason})
+    winner = candidates[chosen]
+    return PrecisionChoice(winner.model, winner.probabilities, {"chosen": chosen, **measurements, "reason": reason})
 
 
-def quantized(model: bytes, calibration: Images) -> bytes:
-    """The graph with 8-bit convolutions; `calibration` is images uint8 [C, S, S, 3], a few hundred."""
+def quantize_int8(model: bytes, calibration: Images) -> bytes:
+    """Quantize the convolutions of a graph; `calibration` is a few hundred images, uint8 [C, S, S, 3]."""
     graph = onnx.load_from_string(model)
     properties = {item.key: item.value for item in graph.metadata_props}
-    # Else it advises by a warning to fold constants first; the exporter has.
+    # Without it ONNX Runtime warns that constants should be folded first, which the exporter has done.
     add_pre_process_metadata(graph)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "int8.onnx"
         quantize_static(
             graph,
             file,
-            _Batches(calibration),
+            _CalibrationBatches(calibration),
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=["Conv", "MaxPool"],
             per_channel=True,
@@ -106,55 +105,48 @@ def quantized(model: bytes, calibration: Images) -> bytes:
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
         )
-        smaller = onnx.load(file)
-    onnx.helper.set_model_props(smaller, properties)
-    onnx.checker.check_model(smaller)
-    content: bytes = smaller.SerializeToString()
+        quantized = onnx.load(file)
+    onnx.helper.set_model_props(quantized, properties)
+    onnx.checker.check_model(quantized)
+    content: bytes = quantized.SerializeToString()
     return content
 
 
-class _Batches(CalibrationDataReader):  # type: ignore[misc]
-    """Gives ONNX Runtime the calibration images."""
-
+class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, images: Images) -> None:
-        self._batches: Iterator[Images] = iter(
-            [
-                images[start : start + _CALIBRATION_BATCH]
-                for start in range(0, len(images), _CALIBRATION_BATCH)
-            ]
-        )
+        starts = range(0, len(images), _CALIBRATION_BATCH_IMAGES)
+        self._batches: Iterator[Images] = (images[start : start + _CALIBRATION_BATCH_IMAGES] for start in starts)
 
     def get_next(self) -> dict[str, Images] | None:
         batch = next(self._batches, None)
         return None if batch is None else {INPUT: batch}
 
 
-def _timed(graphs: Sequence[Graph], image: Images) -> list[float]:
-    """Median seconds of each graph for one image on one thread, asked in turn: what disturbs one disturbs all."""
+def _median_latencies(graphs: Sequence[Graph], image: Images) -> list[float]:
+    """Median seconds of each graph for one image on one thread, interleaved, so that other load slows all of them."""
     seconds: list[list[float]] = [[] for _ in graphs]
-    end = perf_counter() + _TIMED_SECONDS
+    end = perf_counter() + _MAX_TIMED_SECONDS
     for count in range(_TIMED_ROUNDS):
-        for graph, taken in zip(graphs, seconds, strict=True):
+        for graph, latencies in zip(graphs, seconds, strict=True):
             started = perf_counter()
             graph.probabilities(image)
-            taken.append(perf_counter() - started)
+            latencies.append(perf_counter() - started)
         if count and perf_counter() > end:
             break
-    return [median(taken) for taken in seconds]
+    return [median(latencies) for latencies in seconds]
 
 
-def _judged(precision: str, accuracy: Mapping[str, float], seconds: Mapping[str, float]) -> tuple[str, str]:
-    """Which one is kept, and why, in one sentence."""
+def _decide(precision: str, accuracy: Mapping[str, float], seconds: Mapping[str, float]) -> tuple[str, str]:
+    """The chosen precision, and the reason as a sentence."""
     if precision != "auto":
-        return precision, f"{precision} was asked for."
+        return precision, f"{precision} was requested."
     lost = accuracy["float32"] - accuracy["int8"]
     speed_up = seconds["float32"] / seconds["int8"]
-    measured = f"int8 answers one image {speed_up:.2f} times as fast here"
-    if not lost <= MOST_ACCURACY_LOST:
-        return "float32", (
-            f"int8 loses {100 * lost:.2f} points of validation accuracy, more than {100 * MOST_ACCURACY_LOST:g}."
-        )
-    if not speed_up >= LEAST_SPEED_UP:
-        return "float32", f"{measured}, and must be {LEAST_SPEED_UP:g} times as fast to be kept."
-    gained = "loses" if lost > 0 else "gains"
-    return "int8", f"{measured} and {gained} {100 * abs(lost):.2f} points of validation accuracy."
+    if not lost <= _MAX_ACCURACY_LOSS:
+        limit = f"{100 * _MAX_ACCURACY_LOSS:g}"
+        return "float32", f"int8 loses {100 * lost:.2f} points of validation accuracy; the limit is {limit}."
+    measured = f"int8 predicts one image {speed_up:.2f} times as fast on the training machine"
+    if not speed_up >= _MIN_SPEED_UP:
+        return "float32", f"{measured}; the minimum is {_MIN_SPEED_UP:g} times."
+    verb = "loses" if lost > 0 else "gains"
+    return "int8", f"{measured} and {verb} {100 * abs(lost):.2f} points of validation accuracy."

@@ -1,4 +1,4 @@
-"""The server, with one fault. It is well as a candidate, as a fault would be that only real requests bring out."""
+"""The server with one injected fault. As a candidate it is healthy, like a fault that only real requests reveal."""
 
 import os
 import random
@@ -16,19 +16,19 @@ def fail(self: Any, *arguments: Any) -> str:
     """Fail 5 % of the requests."""
     if random.random() < 0.05:
         raise RuntimeError("planted")
-    return str(answer(self, *arguments))
+    return str(respond(self, *arguments))
 
 
 def slow(self: Any, *arguments: Any) -> str:
     """Take three times as long."""
     started = time.perf_counter()
-    text = str(answer(self, *arguments))
+    text = str(respond(self, *arguments))
     time.sleep(2 * (time.perf_counter() - started))
     return text
 
 
 def one_class(self: Any, images: Any) -> Any:
-    """Answer the last class to every image; the tests' own one is of the first."""
+    """Predict the last class for every image; the tests' image is of the first."""
     started = time.perf_counter()
     probabilities = self._model.probabilities(images) * 0
     probabilities[:, -1] = 1
@@ -36,12 +36,12 @@ def one_class(self: Any, images: Any) -> Any:
     return probabilities
 
 
-answer = inference.Predictions.answer
+respond = inference.PredictHandler.respond
 if FAULT and not IS_CANDIDATE:
     owner, name, replacement = {
-        "errors": (inference.Predictions, "answer", fail),
-        "slow": (inference.Predictions, "answer", slow),
-        "one-class": (inference.Turn, "ask", one_class),
+        "errors": (inference.PredictHandler, "respond", fail),
+        "slow": (inference.PredictHandler, "respond", slow),
+        "one-class": (inference.Slot, "predict", one_class),
     }[FAULT]
     setattr(owner, name, replacement)
 main()

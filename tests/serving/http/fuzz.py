@@ -1,8 +1,8 @@
-"""Mutated requests over all routes: no crash, no 5xx but the 503 that is meant, memory that stays flat.
+"""Fuzzer: mutated requests to all routes must cause no crash, no 5xx except 503, and no memory growth.
 
     python -m tests.serving.http.fuzz PACKAGE --count 100000
 
-asks a server that it starts; test_fuzz.py asks fewer.
+starts a server and sends requests to it; test_fuzz.py sends fewer.
 """
 
 import argparse
@@ -24,24 +24,11 @@ from PIL import Image
 from tests.serving.server_process import Server, running
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
-_TOKENS = (
-    b"0",
-    b"-1",
-    b"null",
-    b"1e999",
-    b"NaN",
-    b"[]",
-    b"{}",
-    b'""',
-    b"true",
-    b"\xff\xfe",
-    b"\0",
-    b"9" * 30,
-)
+_TOKENS = (b"0", b"-1", b"null", b"1e999", b"NaN", b"[]", b"{}", b'""', b"true", b"\xff\xfe", b"\0", b"9" * 30)
 
 
 class Case(NamedTuple):
-    """A request: what a client might send, by accident or on purpose."""
+    """A request that a client might send, by accident or on purpose."""
 
     method: str
     path: str
@@ -50,7 +37,7 @@ class Case(NamedTuple):
 
 
 class Fuzzer:
-    """An endless source of requests, the same for the same seed."""
+    """An endless, reproducible sequence of requests."""
 
     def __init__(self, name: str, size: int, seed: int) -> None:
         self._random = random.Random(seed)
@@ -71,11 +58,9 @@ class Fuzzer:
             case = self._random.choice(makers)()
             headers = dict(case.headers)
             if self._random.random() < 0.1:
-                headers[self._random.choice(("X-Request-Id", "traceparent", "Content-Type", "Origin"))] = (
-                    "".join(
-                        chr(self._random.randrange(32, 255)) for _ in range(self._random.randrange(60))
-                    ).strip()
-                )
+                headers[self._random.choice(("X-Request-Id", "traceparent", "Content-Type", "Origin"))] = "".join(
+                    chr(self._random.randrange(32, 255)) for _ in range(self._random.randrange(60))
+                ).strip()
             yield case._replace(headers=headers)
 
     def _image(self) -> bytes:
@@ -107,8 +92,7 @@ class Fuzzer:
 
     def _form(self) -> Case:
         parts = b"".join(
-            b'--b\r\nContent-Disposition: form-data; name="a"; filename="%d.png"\r\n\r\n%s\r\n'
-            % (n, self._image())
+            b'--b\r\nContent-Disposition: form-data; name="a"; filename="%d.png"\r\n\r\n%s\r\n' % (n, self._image())
             for n in range(self._random.randrange(1, 4))
         )
         body = parts + b"--b--\r\n"
@@ -116,9 +100,7 @@ class Fuzzer:
         return Case("POST", "/predict", {"Content-Type": "multipart/form-data; boundary=b"}, body)
 
     def _v1(self) -> Case:
-        instances = [
-            {"b64": base64.b64encode(self._image()).decode()} for _ in range(self._random.randrange(3))
-        ]
+        instances = [{"b64": base64.b64encode(self._image()).decode()} for _ in range(self._random.randrange(3))]
         return self._json(f"/v1/models/{self._name}:predict", {"instances": instances})
 
     def _v2(self) -> Case:
@@ -126,9 +108,7 @@ class Fuzzer:
         pixels = {"name": "image", "datatype": "UINT8", "shape": shape, "data": list(self._tensor)}
         encoded = base64.b64encode(self._image()).decode()
         images = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [encoded]}
-        return self._json(
-            f"/v2/models/{self._name}/infer", {"inputs": [self._random.choice((pixels, images))]}
-        )
+        return self._json(f"/v2/models/{self._name}/infer", {"inputs": [self._random.choice((pixels, images))]})
 
     def _json(self, path: str, content: object) -> Case:
         body = json.dumps(content).encode()
@@ -152,26 +132,15 @@ class Fuzzer:
 
     def _other(self) -> Case:
         method = self._random.choice(("GET", "POST", "PUT", "DELETE", "OPTIONS", "HEAD", "PATCH"))
-        known = (
-            "/",
-            "/docs",
-            "/metrics",
-            "/v2",
-            "/v1/models",
-            "/examples/0.png",
-            "/static/page.js",
-            "/readyz",
-        )
+        known = ("/", "/docs", "/metrics", "/v2", "/v1/models", "/examples/0.png", "/static/page.js", "/readyz")
         path = self._random.choice(known)
         if self._random.random() < 0.5:
-            path = "/" + "".join(
-                self._random.choice("abc/%.:0-9_~{}\\") for _ in range(self._random.randrange(40))
-            )
+            path = "/" + "".join(self._random.choice("abc/%.:0-9_~{}\\") for _ in range(self._random.randrange(40)))
         return Case(method, path, {}, b"" if self._random.random() < 0.5 else self._image())
 
 
 def proportional_memory(process: int) -> int:
-    """Bytes of memory of a process and its children, what is shared divided among those who share it (PSS)."""
+    """Proportional set size (PSS) of a process and its children, in bytes."""
     total = 0
     for found in (process, *_children(process)):
         for line in Path(f"/proc/{found}/smaps_rollup").read_text().splitlines():
@@ -187,10 +156,11 @@ def _children(process: int) -> list[int]:
     return found
 
 
-def ask_all(server: Server, fuzzer: Fuzzer, count: int, every: int) -> tuple[Counter[int], list[int]]:
-    """Ask `count` times; how often each status came, and the memory after each `every` requests.
+def send_requests(server: Server, fuzzer: Fuzzer, count: int, interval: int) -> tuple[Counter[int], list[int]]:
+    """Send `count` requests; returns the number of each status, and the memory after every `interval` requests.
 
-    Raises AssertionError with the request for a 5xx that is not 503, and for an answer that breaks off.
+    A closed connection counts as status 0. Raises AssertionError with the request for a 5xx that is not 503, and for a
+    truncated response.
     """
     statuses: Counter[int] = Counter()
     memory = []
@@ -199,18 +169,18 @@ def ask_all(server: Server, fuzzer: Fuzzer, count: int, every: int) -> tuple[Cou
         headers = {name: value for name, value in case.headers.items() if value.isprintable()}
         try:
             connection.request(case.method, case.path, case.body, headers)
-            answer = connection.getresponse()
-            answer.read()
+            response = connection.getresponse()
+            response.read()
         except http.client.HTTPException as error:
             raise AssertionError(f"{error!r} to request {number}: {case}") from error
         except OSError:
-            # A request that is refused before it was read ends its connection.
+            # A request that is rejected before it was read ends its connection.
             connection.close()
             statuses[0] += 1
             continue
-        assert answer.status < 500 or answer.status == 503, f"{answer.status} to request {number}: {case}"
-        statuses[answer.status] += 1
-        if number % every == 0:
+        assert response.status < 500 or response.status == 503, f"{response.status} to request {number}: {case}"
+        statuses[response.status] += 1
+        if number % interval == 0:
             memory.append(proportional_memory(server.process.pid))
     connection.close()
     assert server.process.poll() is None
@@ -219,9 +189,7 @@ def ask_all(server: Server, fuzzer: Fuzzer, count: int, every: int) -> tuple[Cou
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", type=Path)
     parser.add_argument("--count", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
@@ -231,9 +199,8 @@ def main() -> None:
         tempfile.TemporaryDirectory() as folder,
         running(arguments.package, Path(folder) / "log", "--max-upload", "1MB") as server,
     ):
-        name = server.ask("GET", "/v1/models").json["models"][0]
-        fuzzer = Fuzzer(name, size, arguments.seed)
-        statuses, memory = ask_all(server, fuzzer, arguments.count, max(1, arguments.count // 20))
+        fuzzer = Fuzzer(server.model_name(), size, arguments.seed)
+        statuses, memory = send_requests(server, fuzzer, arguments.count, max(1, arguments.count // 20))
         print(f"seed {arguments.seed}, {arguments.count:,} requests: {dict(sorted(statuses.items()))}")
         print("PSS in MiB:", *(round(size / 2**20) for size in memory))
 

@@ -1,101 +1,98 @@
-"""Who gets a turn, who waits, who is turned away."""
+"""Admission control: slots, the queue, and the memory budget."""
 
 import threading
 
 import pytest
 
-from image_classifier.serving.http.admission import Admission, MemoryMeter
+from image_classifier.serving.http.admission import Admission, MemoryBudget
 from image_classifier.serving.http.error_responses import RequestError
 
 
 class Holder:
-    """A request that keeps its turn until it is told to end."""
+    """A request in a thread that holds its slot until `end`."""
 
     def __init__(self, admission):
-        self.begun, self.over = threading.Event(), threading.Event()
+        self.started, self.ended = threading.Event(), threading.Event()
         self.thread = threading.Thread(target=self._hold, args=(admission,))
         self.thread.start()
 
     def _hold(self, admission):
-        with admission.turn():
-            self.begun.set()
-            self.over.wait(20)
+        with admission.slot():
+            self.started.set()
+            self.ended.wait(20)
 
     def end(self):
-        self.over.set()
+        self.ended.set()
         self.thread.join()
 
 
-class Counted:
-    """An admission, and how many it last said were inside."""
-
-    def __init__(self, places, queue, patience):
-        self.inside = 0
-        self.admission = Admission(places=places, queue=queue, patience=patience, report=self.count)
-        self.turn = self.admission.turn
-
-    def count(self, inside):
-        self.inside = inside
+def make_admission(slots, queue, timeout):
+    """An admission, and the list of the numbers of requests in flight that it reports."""
+    reported = [0]
+    return Admission(slots=slots, queue=queue, timeout=timeout, on_change=reported.append), reported
 
 
-def test_one_more_than_places_and_queue_is_refused_at_once():
-    admission = Counted(places=1, queue=1, patience=20)
-    working = Holder(admission)
-    assert working.begun.wait(5)
-    waiting = Holder(admission)
-    while admission.inside < 2:
+def wait_until(reported, count):
+    while reported[-1] < count:
         pass
-    with pytest.raises(RequestError, match="2 requests are before this one") as refused, admission.turn():
+
+
+def test_a_request_is_rejected_at_once_if_slots_and_queue_are_full():
+    admission, reported = make_admission(slots=1, queue=1, timeout=20)
+    running = Holder(admission)
+    assert running.started.wait(5)
+    queued = Holder(admission)
+    wait_until(reported, 2)
+    with pytest.raises(RequestError, match="2 requests are running or queued") as error, admission.slot():
         pass
-    assert refused.value.status == 503
-    assert not waiting.begun.is_set()
-    working.end()
-    assert waiting.begun.wait(5)
-    waiting.end()
-    assert admission.inside == 0
+    assert error.value.status == 503
+    assert not queued.started.is_set()
+    running.end()
+    assert queued.started.wait(5)
+    queued.end()
+    assert reported[-1] == admission.in_flight == 0
 
 
-def test_who_waits_too_long_is_told_and_leaves_the_queue():
-    admission = Counted(places=1, queue=1, patience=0.05)
-    working = Holder(admission)
-    assert working.begun.wait(5)
-    with pytest.raises(RequestError, match=r"within 0\.05 s"), admission.turn():
+def test_a_request_that_waited_for_the_timeout_is_rejected_and_leaves_the_queue():
+    admission, reported = make_admission(slots=1, queue=1, timeout=0.05)
+    running = Holder(admission)
+    assert running.started.wait(5)
+    with pytest.raises(RequestError, match=r"waited 0\.05 s"), admission.slot():
         pass
-    assert admission.inside == 1
-    working.end()
+    assert reported[-1] == 1
+    running.end()
 
 
-def test_a_free_place_goes_to_who_has_waited_and_not_to_who_comes_now():
+def test_slots_are_granted_first_come_first_served():
     for _ in range(20):
-        admission = Counted(places=1, queue=2, patience=0.2)
-        working = Holder(admission)
-        assert working.begun.wait(5)
-        waiting = Holder(admission)
-        while admission.inside < 2:
-            pass
-        working.end()
+        admission, reported = make_admission(slots=1, queue=2, timeout=20)
+        running = Holder(admission)
+        assert running.started.wait(5)
+        queued = Holder(admission)
+        wait_until(reported, 2)
+        running.end()
         newcomer = Holder(admission)
-        assert waiting.begun.wait(5)
-        assert not newcomer.begun.is_set()
-        waiting.end()
-        assert newcomer.begun.wait(5)
+        assert queued.started.wait(5)
+        assert not newcomer.started.is_set()
+        queued.end()
+        assert newcomer.started.wait(5)
         newcomer.end()
 
 
-def test_a_turn_that_fails_is_given_back():
-    admission = Counted(places=1, queue=0, patience=1)
+def test_a_request_that_fails_releases_its_slot():
+    admission, reported = make_admission(slots=1, queue=0, timeout=1)
     for _ in range(3):
-        with pytest.raises(ValueError, match="broken"), admission.turn():
+        with pytest.raises(ValueError, match="broken"), admission.slot():
             raise ValueError("broken")
-    assert admission.inside == 0
+    assert reported[-1] == 0
 
 
-def test_bodies_together_may_hold_so_much():
-    meter = MemoryMeter(10)
-    meter.take(6)
-    with pytest.raises(RequestError, match="large requests") as refused:
-        meter.take(5)
-    assert refused.value.status == 503
-    meter.give_back(6)
-    meter.take(10)
-    assert meter.held == 10
+def test_the_memory_budget_limits_all_bodies_together():
+    budget = MemoryBudget(10)
+    budget.acquire(6)
+    with pytest.raises(RequestError, match="large requests") as error:
+        budget.acquire(5)
+    assert error.value.status == 503
+    budget.release(6)
+    budget.acquire(10)
+    assert budget.used == 10

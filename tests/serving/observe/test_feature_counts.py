@@ -1,37 +1,37 @@
-"""Counts that several processes and threads make together."""
+"""Counts that processes and threads share."""
 
 import os
 import signal
 import threading
 import time
 
-from image_classifier.serving.observe.feature_counts import Observations
+from image_classifier.serving.observe.feature_counts import SharedCounts
 
 
 def test_a_window_is_full_with_its_images_and_the_next_begins_at_once():
-    observations = Observations(3, window=4)
-    for place in (0, 1, 2, 2, 0):
-        observations.add(1, [place])
-    seen = observations.seen()
-    assert (seen.images, seen.windows, seen.in_window, seen.last_images) == (5, 1, 1, 4)
-    assert seen.last.tolist() == [1, 1, 2]
-    assert seen.counts.tolist() == [2, 1, 2]
+    shared = SharedCounts(3, window=4)
+    for index in (0, 1, 2, 2, 0):
+        shared.add(1, [index])
+    counts = shared.snapshot()
+    assert (counts.images, counts.windows, counts.in_window, counts.last_images) == (5, 1, 1, 4)
+    assert counts.last.tolist() == [1, 1, 2]
+    assert counts.counts.tolist() == [2, 1, 2]
 
 
-def test_a_window_takes_the_whole_of_a_request():
-    observations = Observations(1, window=4)
-    observations.add(6, [0] * 6)
-    assert observations.seen().last_images == 6
-    assert observations.windows == 1
+def test_all_images_of_a_request_belong_to_one_window():
+    shared = SharedCounts(1, window=4)
+    shared.add(6, [0] * 6)
+    assert shared.snapshot().last_images == 6
+    assert shared.windows == 1
 
 
 def test_no_count_of_several_processes_and_threads_is_lost():
-    observations = Observations(2, window=100)
+    shared = SharedCounts(2, window=100)
 
     def count():
         def add():
             for _ in range(250):
-                observations.add(1, [0, 1])
+                shared.add(1, [0, 1])
 
         threads = [threading.Thread(target=add) for _ in range(2)]
         for thread in threads:
@@ -47,24 +47,28 @@ def test_no_count_of_several_processes_and_threads_is_lost():
         children.append(child)
     for child in children:
         os.waitpid(child, 0)
-    seen = observations.seen()
-    assert seen.counts.tolist() == [1500, 1500]
-    assert (seen.images, seen.windows, seen.last.tolist()) == (1500, 15, [100, 100])
+    counts = shared.snapshot()
+    assert counts.counts.tolist() == [1500, 1500]
+    assert (counts.images, counts.windows, counts.last.tolist()) == (1500, 15, [100, 100])
 
 
-def test_a_worker_that_is_killed_while_it_counts_does_not_stop_the_others():
-    observations = Observations(1, window=10)
+def test_a_worker_that_is_killed_while_it_counts_does_not_block_the_others():
+    shared = SharedCounts(1, window=10)
+    reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        with observations._alone:
+        with shared._lock:
+            os.write(writer, b"locked")
             time.sleep(60)
         os._exit(0)
-    time.sleep(0.2)
+    assert os.read(reader, 6) == b"locked"
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    observations.add(1, [0])
-    assert observations.seen().images == 1
+    shared.add(1, [0])
+    assert shared.snapshot().images == 1
+    os.close(reader)
+    os.close(writer)
 
 
-def test_each_start_has_a_name_of_its_own():
-    assert Observations(1, 10).instance != Observations(1, 10).instance
+def test_each_start_has_a_unique_instance():
+    assert SharedCounts(1, 10).instance != SharedCounts(1, 10).instance

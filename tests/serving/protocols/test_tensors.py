@@ -1,17 +1,15 @@
-"""Requests of the Open Inference Protocol, read and written."""
+"""Requests and responses of the Open Inference Protocol."""
 
-import base64
 import contextlib
 import json
 import re
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from image_classifier.serving.http.error_responses import RequestError
-from image_classifier.serving.protocols.tensors import parse_request, pixels, write_response
+from image_classifier.serving.protocols.tensors import parse_pixels, parse_request, write_response
 
 PIXELS = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3)
 
@@ -26,107 +24,115 @@ def body(*inputs, **members):
 
 @pytest.mark.parametrize("data", [list(range(12)), PIXELS.tolist(), [float(n) for n in range(12)]])
 def test_numbers_may_be_flat_or_nested(data):
-    (found,) = parse_request(body(tensor(data=data)), None).inputs
-    assert np.array_equal(found.values, PIXELS)
-    assert found.values.dtype == np.uint8
+    (parsed,) = parse_request(body(tensor(data=data)), None).inputs
+    assert np.array_equal(parsed.values, PIXELS)
+    assert parsed.values.dtype == np.uint8
 
 
 def test_bytes_in_json_are_base64():
-    (found,) = parse_request(body(tensor(datatype="BYTES", shape=[2], data=["YWI=", ""])), None).inputs
-    assert found.values == [b"ab", b""]
+    (parsed,) = parse_request(body(tensor(datatype="BYTES", shape=[2], data=["YWI=", ""])), None).inputs
+    assert parsed.values == [b"ab", b""]
 
 
 def test_binary_contents_follow_the_json_in_order():
     first = {"name": "a", "datatype": "UINT8", "shape": [3], "parameters": {"binary_data_size": 3}}
     second = {"name": "b", "datatype": "BYTES", "shape": [2], "parameters": {"binary_data_size": 10}}
     head = body(first, second)
-    found = parse_request(head + b"\x01\x02\x03" + b"\x02\0\0\0xy\0\0\0\0", str(len(head)))
-    assert found.inputs[0].values.tolist() == [1, 2, 3]
-    assert found.inputs[1].values == [b"xy", b""]
+    parsed = parse_request(head + b"\x01\x02\x03" + b"\x02\0\0\0xy\0\0\0\0", str(len(head)))
+    assert parsed.inputs[0].values.tolist() == [1, 2, 3]
+    assert parsed.inputs[1].values == [b"xy", b""]
 
 
-REFUSED = [
-    (b"", None, "no JSON"),
-    (b"[" * 100_000, None, "no JSON"),
-    (b"[]", None, "must be a JSON object"),
-    (b"{}", None, "inputs is null"),
-    (body(7), None, "must be a list of objects"),
-    (body(tensor(name=7)), None, "has the name 7"),
-    (body(tensor(datatype="FP32")), None, 'tensor image has datatype "FP32"'),
-    (body(tensor(shape=[1, 2, 2])), None, "needs 4 numbers, but has 12"),
-    (body(tensor(shape=[-1, 12])), None, "tensor image has shape [-1, 12]"),
-    (body(tensor(shape=[True])), None, "has shape [true]"),
-    (body(tensor(shape=[2**40])), None, "has shape"),
-    (body(tensor(shape=[2**30, 2**30])), None, "needs 1,152,921,504,606,846,976 numbers"),
-    (body(tensor(shape=[])), None, "has shape []"),
+INVALID = [
+    (b"", None, "not valid JSON"),
+    (b"[" * 100_000, None, "not valid JSON"),
+    (b"[]", None, "must be a JSON object, not []"),
+    (b"{}", None, "inputs must be a list of objects, not null"),
+    (body(7), None, "inputs must be a list of objects, not [7]"),
+    (body(tensor(name=7)), None, "the name of an input must be a string, not 7"),
+    (body(tensor(datatype="FP32")), None, "tensor image: datatype must be UINT8 (pixels) or BYTES"),
+    (body(tensor(shape=[1, 2, 2])), None, "shape [1, 2, 2] requires 4 numbers, but data has 12"),
+    (body(tensor(shape=[-1, 12])), None, "non-negative integers, not [-1, 12]"),
+    (body(tensor(shape=[True])), None, "non-negative integers, not [true]"),
+    (body(tensor(shape=[2**40])), None, "non-negative integers, not [1099511627776]"),
+    (body(tensor(shape=[2**30, 2**30])), None, "requires 1,152,921,504,606,846,976 numbers"),
+    (body(tensor(shape=[])), None, "a list of 1 to 8 non-negative integers, not []"),
     (body(tensor(data=[[1, 2], [3]])), None, "unequal lengths"),
-    (body(tensor(data=["a"] * 12)), None, "not all numbers"),
-    (body(tensor(data=[None] * 12)), None, "not all numbers"),
-    (body(tensor(data=[float("nan")] * 12)), None, "whole numbers from 0 to 255"),
-    (body(tensor(data=[float("inf")] * 12)), None, "whole numbers from 0 to 255"),
-    (body(tensor(data=[1.5] * 12)), None, "whole numbers from 0 to 255"),
-    (body(tensor(data=[256] * 12)), None, "whole numbers from 0 to 255"),
-    (body(tensor(data=[-1] * 12)), None, "whole numbers from 0 to 255"),
-    (body(tensor(data=[2**70] * 12)), None, "not all numbers"),
-    (body(tensor(data=[[0] * 6] * 2)), None, "nested as [2, 6]"),
-    (body(tensor(data="abc")), None, "not all numbers"),
-    (body(tensor(datatype="BYTES", shape=[1], data=["#"])), None, "element 0 of tensor image is no base64"),
-    (body(tensor(datatype="BYTES", shape=[1], data=[7])), None, "must be a text in base64"),
-    (body(tensor(datatype="BYTES", shape=[2], data=["YQ=="])), None, "needs 2 elements, but has 1"),
-    (body(tensor(datatype="BYTES", shape=[1], data={})), None, "must be a list"),
-    (body(tensor(parameters=[])), None, "must be an object"),
-    (body(tensor(), id=7), None, "id is 7"),
-    (body(tensor(), outputs=[{"name": 1}]), None, "an output has the name 1"),
-    (body(tensor(), outputs=[{"name": "a", "parameters": {"binary_data": 1}}]), None, "binary_data is 1"),
-    (body(tensor(), outputs=[{"name": "a", "parameters": {"classification": 2}}]), None, "ask for label"),
-    (body(tensor(), parameters={"binary_data_output": "yes"}), None, 'binary_data_output is "yes"'),
+    (body(tensor(data=["a"] * 12)), None, "data must be numbers"),
+    (body(tensor(data=[None] * 12)), None, "data must be numbers"),
+    (body(tensor(data=[float("nan")] * 12)), None, "integers from 0 to 255"),
+    (body(tensor(data=[float("inf")] * 12)), None, "integers from 0 to 255"),
+    (body(tensor(data=[1.5] * 12)), None, "integers from 0 to 255"),
+    (body(tensor(data=[256] * 12)), None, "integers from 0 to 255"),
+    (body(tensor(data=[-1] * 12)), None, "integers from 0 to 255"),
+    (body(tensor(data=[2**70] * 12)), None, "data must be numbers"),
+    (body(tensor(data=[[0] * 6] * 2)), None, "data has shape [2, 6], but shape is [1, 2, 2, 3]"),
+    (body(tensor(data="abc")), None, "data must be numbers"),
+    (body(tensor(datatype="BYTES", shape=[1], data=["#"])), None, 'element 0 of tensor image is not valid base64: "#"'),
+    (body(tensor(datatype="BYTES", shape=[1], data=[7])), None, "must be a base64 string, not 7"),
+    (body(tensor(datatype="BYTES", shape=[2], data=["YQ=="])), None, "requires 2 elements, but it has 1"),
+    (body(tensor(datatype="BYTES", shape=[1], data={})), None, "must be a list of base64 strings, not {}"),
+    (body(tensor(parameters=[])), None, "parameters must be an object, not []"),
+    (body(tensor(), id=7), None, "id must be a string, not 7"),
+    (body(tensor(), outputs=[{"name": 1}]), None, "the name of an output must be a string, not 1"),
+    (
+        body(tensor(), outputs=[{"name": "a", "parameters": {"binary_data": 1}}]),
+        None,
+        "binary_data must be true or false, not 1",
+    ),
+    (body(tensor(), outputs=[{"name": "a", "parameters": {"classification": 2}}]), None, "request the output label"),
+    (
+        body(tensor(), parameters={"binary_data_output": "yes"}),
+        None,
+        'binary_data_output must be true or false, not "yes"',
+    ),
     (body(tensor(parameters={"binary_data_size": 12})), None, "both data and binary_data_size"),
     (b"{}", "x", "must be a number of bytes"),
     (b"{}", "-1", "must be a number of bytes"),
     (b"{}", "9" * 13, "must be a number of bytes"),
-    (b"{}", "3", "is 3, but the body has 2 bytes"),
-    (body(tensor()) + b"rest", str(len(body(tensor()))), "4 bytes follow the last tensor"),
+    (b"{}", "3", "is 3, but the body has only 2 bytes"),
+    (body(tensor()) + b"rest", str(len(body(tensor()))), "4 bytes after the last tensor"),
 ]
 
 
-@pytest.mark.parametrize(("content", "length", "words"), REFUSED, ids=[row[2] for row in REFUSED])
-def test_what_is_wrong_is_named(content, length, words):
-    with pytest.raises(RequestError, match=re.escape(words)) as refused:
+@pytest.mark.parametrize(("content", "length", "expected"), INVALID, ids=[row[2] for row in INVALID])
+def test_the_error_names_what_is_invalid(content, length, expected):
+    with pytest.raises(RequestError, match=re.escape(expected)) as error:
         parse_request(content, length)
-    assert refused.value.status == 400
+    assert error.value.status == 400
 
 
 @pytest.mark.parametrize(
-    ("size", "content", "shape", "datatype", "words"),
+    ("size", "content", "shape", "datatype", "expected"),
     [
-        (13, b"x" * 12, [12], "UINT8", "should have 13 bytes, but only 12 are left"),
-        (11, b"x" * 11, [12], "UINT8", "needs 12 bytes, but has 11"),
-        (-1, b"", [0], "UINT8", "binary_data_size of tensor image is -1"),
-        (8, b"\x09\0\0\0abcd", [1], "BYTES", "element 0 of tensor image should have 9 bytes"),
-        (2, b"\x01\0", [1], "BYTES", "should have 1 bytes, but the tensor ends"),
-        (8, b"\0" * 8, [1], "BYTES", "needs 1 elements, but has 2"),
+        (13, b"x" * 12, [12], "UINT8", "binary_data_size is 13, but only 12 bytes are left"),
+        (11, b"x" * 11, [12], "UINT8", "requires 12 bytes, but binary_data_size is 11"),
+        (-1, b"", [0], "UINT8", "tensor image: binary_data_size must be a number of bytes, not -1"),
+        (8, b"\x09\0\0\0abcd", [1], "BYTES", "tensor image: element 0 of 9 bytes exceeds the end"),
+        (2, b"\x01\0", [1], "BYTES", "element 0 of 1 bytes exceeds the end of the tensor"),
+        (8, b"\0" * 8, [1], "BYTES", "requires 1 elements, but it has 2"),
     ],
 )
-def test_lengths_that_lie_are_named(size, content, shape, datatype, words):
+def test_the_error_names_a_wrong_length(size, content, shape, datatype, expected):
     entry = {"name": "image", "datatype": datatype, "shape": shape, "parameters": {"binary_data_size": size}}
     head = body(entry)
-    with pytest.raises(RequestError, match=re.escape(words)):
+    with pytest.raises(RequestError, match=re.escape(expected)):
         parse_request(head + content, str(len(head)))
 
 
-def test_binary_data_need_the_length_of_the_json():
+def test_binary_data_requires_the_length_of_the_json():
     entry = {"name": "image", "datatype": "UINT8", "shape": [0], "parameters": {"binary_data_size": 0}}
     with pytest.raises(RequestError, match="no header Inference-Header-Content-Length"):
         parse_request(body(entry), None)
 
 
 @given(content=st.binary(max_size=200), length=st.none() | st.integers(0, 250).map(str))
-def test_any_bytes_are_read_or_refused(content, length):
+def test_arbitrary_bytes_are_parsed_or_rejected(content, length):
     with contextlib.suppress(RequestError):
         parse_request(content, length)
 
 
-def test_outputs_are_written_as_they_are_wanted():
+def test_outputs_are_written_in_json_or_binary():
     probabilities = np.array([[0.25, 0.75]], dtype=np.float32)
     content, length = write_response(
         {"model_name": "m"}, [("p", probabilities, False), ("label", ["ä".encode()], False)]
@@ -142,17 +148,11 @@ def test_outputs_are_written_as_they_are_wanted():
     assert content[length:] == probabilities.tobytes() + b"\x02\0\0\0ab"
 
 
-def test_pixels_name_what_they_are_of():
-    with pytest.raises(RequestError, match="instance 3 of shape"):
-        pixels([1], (2, 2, 3), "instance 3")
+def test_an_error_of_pixels_names_the_instance():
+    with pytest.raises(RequestError, match="instance 3: shape"):
+        parse_pixels([1], (2, 2, 3), "instance 3")
 
 
-def test_a_large_list_is_refused_without_a_crash():
+def test_a_large_list_is_rejected():
     with pytest.raises(RequestError, match="has 1,000,000"):
         parse_request(body(tensor(data=[0] * 1_000_000)), None)
-
-
-def test_base64_stands_for_the_same_image_as_its_bytes():
-    encoded = base64.b64encode(PIXELS.tobytes()).decode()
-    (found,) = parse_request(body(tensor(datatype="BYTES", shape=[1], data=[encoded])), None).inputs
-    assert found.values == [PIXELS.tobytes()]

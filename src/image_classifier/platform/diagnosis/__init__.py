@@ -1,1 +1,1 @@
-"""`why`: collect what the cluster says of a workload, recognize the cause, and say what to do."""
+"""The diagnosis behind `why`: collect symptoms from the cluster, recognize the cause, and say what to do."""

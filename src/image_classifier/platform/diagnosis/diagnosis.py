@@ -1,203 +1,89 @@
-"""From the evidence to an answer: the first real cause in the order of the chain, and what serves meanwhile."""
+"""Judge the evidence about a workload: its outcome, and the first real cause in the order of the supply chain."""
 
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from datetime import datetime
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
-from image_classifier.platform.diagnosis.causes import Found, recognise
-from image_classifier.platform.diagnosis.evidence import CONDITION, LOG, Evidence, Resource, Sign, State
-from image_classifier.platform.workload import PIN
-from image_classifier.text import clip
+from image_classifier.platform.diagnosis.causes import RecognizedCause, recognize_cause
+from image_classifier.platform.diagnosis.evidence import Evidence, Origin, Resource, ResourceState, Symptom
+from image_classifier.platform.workload import PIN_PARAM
 
-UNKNOWN = "unknown"
-"""The name of the cause that no entry of the list tells."""
-_SHOWN_SIGNS, _SHOWN_LINES, _SHOWN_CHARACTERS = 4, 16, 600
+UNKNOWN = "unknown"  # name of the cause if no entry of the list matches
 
 
-class Health(StrEnum):
-    """The answer in a word."""
+class Outcome(StrEnum):
+    """State of a workload. The values are those of the JSON output."""
 
-    WELL = "well"
-    """Everything is done, and the newest accepted version, or the pinned one, serves."""
-    UNDER_WAY = "under way"
-    """Something still runs, and nothing speaks against it."""
-    TROUBLE = "trouble"
+    HEALTHY = "well"  # everything is done, and the newest accepted version, or the pinned one, is live
+    IN_PROGRESS = "under way"  # a resource is running, and there is no problem
+    FAILING = "trouble"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """Why a workload is as it is."""
+    """The state of a workload, and the reason for it."""
 
-    outcome: Health
+    outcome: Outcome
     evidence: Evidence
-    cause: Found | None
-    """Of TROUBLE."""
-    resource: Resource | None
-    """Where the trouble is, or what runs; None: the workload as a whole."""
+    cause: RecognizedCause | None = None  # None unless FAILING
+    resource: Resource | None = None  # the resource that fails or runs; None: the workload as a whole
 
     @property
-    def signs(self) -> tuple[Sign, ...]:
-        """What shows the cause: the sign that told it, then what else speaks against the same resource."""
+    def healthy(self) -> bool:
+        return self.outcome is not Outcome.FAILING
+
+    @property
+    def symptoms(self) -> tuple[Symptom, ...]:
+        """The symptom of the cause, then the other symptoms of the same resource."""
         if self.cause is None:
             return ()
-        others = self.resource.signs if self.resource else self.evidence.signs
-        return (self.cause.sign, *(sign for sign in others if sign != self.cause.sign))
+        others = self.resource.symptoms if self.resource else self.evidence.symptoms
+        return (self.cause.symptom, *(symptom for symptom in others if symptom != self.cause.symptom))
 
     @property
-    def pinned(self) -> str:
-        """The version that the workload pins, or ""."""
-        return str(self.evidence.params.get(PIN, ""))
+    def pinned_version(self) -> str:
+        """The model version that the workload pins, or ""."""
+        return str(self.evidence.params.get(PIN_PARAM, ""))
 
 
 def diagnose(evidence: Evidence) -> Diagnosis:
-    """The first cause in the order of the chain.
+    """Find the first cause in the order of the supply chain.
 
-    A resource that runs is in trouble only where a cause is known: much looks odd for a moment. One that failed is,
-    in any case. What waits for an earlier resource is never looked at, and what mends itself is told last.
+    A running resource has a problem only if its cause is known, as many symptoms are transient; a failed one always
+    has. Resources that wait for an earlier one are skipped. A temporary cause is reported only if there is no other.
     """
-
-    def found(signs: tuple[Sign, ...], resource: str) -> Found | None:
-        return recognise(signs, workload=evidence.workload, namespace=evidence.namespace, resource=resource)
-
-    if evidence.signs:
-        whole = found(evidence.signs, "") or _unknown(evidence.signs, "the workload")
-        return Diagnosis(Health.TROUBLE, evidence, whole, None)
-    passing: Diagnosis | None = None
-    for resource in evidence.resources:
-        if resource.state in (State.WELL, State.WAITING):
-            continue
-        cause = found(resource.signs, resource.name)
-        if cause is None and resource.state is State.FAILED:
-            cause = _unknown(resource.signs, resource.name)
-        if cause is None:
-            continue
-        trouble = Diagnosis(Health.TROUBLE, evidence, cause, resource)
-        if not cause.passing:
-            return trouble
-        passing = passing or trouble
-    if passing:
-        return passing
-    unfinished = [resource for resource in evidence.resources if resource.state is not State.WELL]
-    if unfinished or not evidence.seen or not evidence.resources:
-        return Diagnosis(Health.UNDER_WAY, evidence, None, unfinished[0] if unfinished else None)
-    return Diagnosis(Health.WELL, evidence, None, None)
+    if evidence.symptoms:
+        cause = _recognize(evidence, evidence.symptoms, "") or _unknown(evidence.symptoms, "the workload")
+        return Diagnosis(Outcome.FAILING, evidence, cause)
+    problems = [(each, found) for each in evidence.resources if (found := _cause_of(evidence, each))]
+    if problems:
+        resource, cause = min(problems, key=lambda problem: problem[1].is_temporary)
+        return Diagnosis(Outcome.FAILING, evidence, cause, resource)
+    unfinished = [each for each in evidence.resources if each.state is not ResourceState.READY]
+    if unfinished or not evidence.is_current or not evidence.resources:
+        return Diagnosis(Outcome.IN_PROGRESS, evidence, resource=unfinished[0] if unfinished else None)
+    return Diagnosis(Outcome.HEALTHY, evidence)
 
 
-def _unknown(signs: tuple[Sign, ...], where: str) -> Found:
-    """What can be said where nothing is known: the rawest of the signs, in its own words."""
-    silence = Sign(CONDITION, where, "", "the cluster says nothing of it")
-    rawest = next(sign for sign in (*signs, silence) if sign.where != LOG and sign.message)
-    return Found(
+def _cause_of(evidence: Evidence, resource: Resource) -> RecognizedCause | None:
+    if resource.state in (ResourceState.READY, ResourceState.WAITING):
+        return None
+    cause = _recognize(evidence, resource.symptoms, resource.name)
+    if cause is None and resource.state is ResourceState.FAILED:
+        return _unknown(resource.symptoms, resource.name)
+    return cause
+
+
+def _recognize(evidence: Evidence, symptoms: tuple[Symptom, ...], resource: str) -> RecognizedCause | None:
+    return recognize_cause(symptoms, workload=evidence.workload, namespace=evidence.namespace, resource=resource)
+
+
+def _unknown(symptoms: tuple[Symptom, ...], where: str) -> RecognizedCause:
+    """A cause for symptoms that no entry of the list matches: quotes the first one with a message."""
+    nothing = Symptom(Origin.CONDITION, where, "", "the cluster reports no reason")
+    first = next(each for each in (*symptoms, nothing) if each.origin is not Origin.LOG and each.message)
+    return RecognizedCause(
         UNKNOWN,
-        f"{where} is in trouble that this command does not know: {rawest.reason} {rawest.message}".rstrip(),
-        "what the cluster says stands below; when you found it, add the cause to platform/causes.py",
-        rawest,
+        f"{where} has a problem that is not in the list of causes: {first.reason} {first.message}".rstrip(),
+        "read the evidence below; once you know the cause, add it to platform/diagnosis/causes.py",
+        first,
     )
-
-
-def to_json(diagnosis: Diagnosis) -> dict[str, Any]:
-    """The diagnosis for machines: {workload, outcome, cause, resources, serving …}."""
-    evidence, cause, resource = diagnosis.evidence, diagnosis.cause, diagnosis.resource
-    return {
-        "workload": evidence.workload,
-        "namespace": evidence.namespace,
-        "outcome": str(diagnosis.outcome),
-        "seen": evidence.seen,
-        "resource": resource.name if resource else None,
-        "cause": cause
-        and {
-            "name": cause.name,
-            "means": cause.means,
-            "do": cause.do,
-            "signs": [asdict(sign) for sign in diagnosis.signs],
-        },
-        "resources": [
-            {"name": each.name, "state": str(each.state), "object": each.stamped, "since": _stamp(each.since)}
-            for each in evidence.resources
-        ],
-        "serving": evidence.serving
-        and {
-            "url": evidence.serving.url,
-            "shares": [{**asdict(share), "since": _stamp(share.since)} for share in evidence.serving.shares],
-        },
-        "passed": evidence.passed or None,
-        "pinned": diagnosis.pinned or None,
-        "unread": list(evidence.unread),
-    }
-
-
-def in_words(diagnosis: Diagnosis) -> Iterator[str]:
-    """The diagnosis as lines for people."""
-    evidence, cause, resource = diagnosis.evidence, diagnosis.cause, diagnosis.resource
-    if cause is not None:
-        where = f"{resource.name} ({resource.stamped})" if resource and resource.stamped else ""
-        yield f"{evidence.workload}: {cause.means}"
-        yield f"  cause       {cause.name}" + (f", in {where or resource.name}" if resource else "")
-        if resource and resource.retried:
-            yield "              a first try failed so; another one runs"
-        if not evidence.seen:
-            yield "              so it was before the last change, which the chain has not looked at yet"
-        yield f"  what to do  {cause.do}"
-        yield "  shown by"
-        yield from _shown(diagnosis.signs)
-    elif diagnosis.outcome is Health.UNDER_WAY:
-        yield f"{evidence.workload}: {_under_way(diagnosis)}; nothing speaks against it"
-    else:
-        yield f"{evidence.workload}: all is well"
-    if evidence.resources:
-        yield "  chain       " + ", ".join(f"{each.name} {each.state}" for each in evidence.resources)
-    yield from _serving(diagnosis)
-    for line in evidence.unread:
-        yield f"  not read    {line}"
-
-
-def _under_way(diagnosis: Diagnosis) -> str:
-    resource = diagnosis.resource
-    if resource is None:
-        return "the chain has not looked at its last change yet"
-    since = f" since {_stamp(resource.since)}" if resource.since else ""
-    return f"{resource.name} is {resource.state}{since}"
-
-
-def _shown(signs: tuple[Sign, ...]) -> Iterator[str]:
-    told: set[str] = set()
-    for sign in signs:
-        lines = [line for line in sign.message.splitlines() if line.strip()][-_SHOWN_LINES:]
-        repeats = any(sign.message in other for other in told)
-        if not lines or repeats or (sign.where == CONDITION and any(other in sign.message for other in told)):
-            continue
-        if len(told) == _SHOWN_SIGNS:
-            break
-        told.add(sign.message)
-        reason = f" {sign.reason}" if sign.reason else ""
-        yield f"    {sign.of}, {sign.where}{reason}:"
-        yield from (f"      {clip(line, _SHOWN_CHARACTERS)}" for line in lines)
-
-
-def _serving(diagnosis: Diagnosis) -> Iterator[str]:
-    """What answers, and why it is still that."""
-    serving = diagnosis.evidence.serving
-    if serving is None or not serving.shares:
-        yield "  serves      nothing yet"
-        return
-    for share in serving.shares:
-        part = "" if share.percent == 100 else f", {share.percent} % of the requests"
-        since = f" since {_stamp(share.since)}" if share.since else ""
-        yield f"  serves      {share.model}{since}{part}, at {serving.url}"
-    if diagnosis.pinned:
-        yield (
-            f"  pinned      the param {PIN} asks for version {diagnosis.pinned}; without it the newest accepted one "
-            f"serves: tanzu apps workload apply {diagnosis.evidence.workload} "
-            f"-n {diagnosis.evidence.namespace} --param {PIN}-"
-        )
-    passed, served = diagnosis.evidence.passed, {share.model.rpartition("/")[2] for share in serving.shares}
-    if diagnosis.outcome is not Health.WELL and passed and served != {passed}:
-        yield f"  next        version {passed} passed the gate; it serves once it was tried, and requests move to it"
-    elif diagnosis.outcome is Health.TROUBLE:
-        yield "              and goes on serving until the trouble is mended"
-
-
-def _stamp(time: datetime | None) -> str | None:
-    return f"{time:%Y-%m-%d %H:%M:%S} UTC" if time else None

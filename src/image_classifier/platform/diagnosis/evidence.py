@@ -1,88 +1,110 @@
-"""What the cluster says about a workload, in the order of its chain: gathered by `walk`, judged by `diagnosis`."""
+"""Data model of a diagnosis: what the cluster reports about a workload, in the order of its supply chain."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-CONDITION, CONTAINER, EVENT, RESULT, LOG = "condition", "container", "event", "result", "log"
-"""Where a sign stands: in an object's conditions, a container's state, an event, a step's result, a step's log."""
+from image_classifier.platform.object_status import conditions_of, object_name, results_of
+from image_classifier.registry import Decision
+
+FAILED = "failed"  # verdict in the results of a step that ended with an error
 
 
-class State(StrEnum):
-    """How a resource of the chain is."""
+class Origin(StrEnum):
+    """Where a symptom was found."""
 
-    WELL = "well"
+    CONDITION = "condition"
+    CONTAINER = "container"  # a container's state
+    EVENT = "event"
+    RESULT = "result"  # the results of a step
+    LOG = "log"
+
+
+@dataclass(frozen=True)
+class Symptom:
+    """A report of the cluster that something is wrong."""
+
+    origin: Origin
+    reported_by: str  # the object, such as "TaskRun flowers-train-8h5xd"
+    reason: str  # one word: a condition's reason, or the verdict of a step; "" for a log
+    message: str
+
+
+class ResourceState(StrEnum):
+    """State of a resource of the supply chain. The values are those of the JSON output."""
+
+    READY = "well"
     RUNNING = "running"
-    WAITING = "waiting"
-    """For an earlier resource. Cartographer calls that TemplateStampFailure; it is none."""
+    WAITING = "waiting"  # for an earlier resource, which Cartographer reports as TemplateStampFailure
     FAILED = "failed"
 
 
 @dataclass(frozen=True)
-class Sign:
-    """Something that the cluster says and that is not as it should be."""
-
-    where: str
-    """CONDITION, CONTAINER, EVENT, RESULT or LOG."""
-    of: str
-    """The object that says it, such as "TaskRun flowers-train-8h5xd"."""
-    reason: str
-    """The word for machines: of a condition its reason, of a result the verdict, of a log nothing."""
-    message: str
-
-
-@dataclass(frozen=True)
 class Resource:
-    """A resource of the supply chain, and what speaks against it, the nearest to the cause first."""
+    """A resource of the supply chain."""
 
     name: str
-    state: State
-    stamped: str
-    """What the chain made for it, such as "TaskRun flowers-train-8h5xd"; "" for nothing."""
-    since: datetime | None
-    """Of the state."""
-    signs: tuple[Sign, ...] = ()
-    retried: bool = False
-    """Whether a first try failed and another one runs."""
+    state: ResourceState
+    stamped: str  # the object that the chain created for it, such as "TaskRun flowers-train-8h5xd"; "" for none
+    since: datetime | None  # when it entered this state
+    symptoms: tuple[Symptom, ...] = ()  # the closest to the cause first
+    is_retry: bool = False  # whether the first attempt failed and a retry is running
 
 
 @dataclass(frozen=True)
-class Share:
+class TrafficShare:
     """A revision that gets requests."""
 
     revision: str
-    model: str
-    """Address of the model, as models:/NAME/NUMBER."""
+    model: str  # URI of the model version, models:/NAME/NUMBER
     percent: int
-    since: datetime | None
-    """When it was ready first."""
+    since: datetime | None  # when it became ready
 
 
 @dataclass(frozen=True)
-class Serving:
-    """What answers at the workload's address."""
+class LiveService:
+    """The workload's inference service that gets requests."""
 
     url: str
-    shares: tuple[Share, ...]
+    shares: tuple[TrafficShare, ...]
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """All that was found of a workload."""
+    """Everything that was read about a workload."""
 
     workload: str
     namespace: str
     params: Mapping[str, Any]
-    seen: bool
-    """Whether Cartographer has looked at the workload as it is now."""
-    signs: tuple[Sign, ...]
-    """Against the workload itself, before any resource."""
+    is_current: bool  # whether Cartographer has processed the last change of the workload
+    symptoms: tuple[Symptom, ...]  # of the workload itself, if it has no resources yet
     resources: tuple[Resource, ...]
-    serving: Serving | None
-    """None where nothing ever served."""
-    passed: str
-    """Number of the newest version that passed the gate, or of the pinned one; "" before the first."""
-    unread: tuple[str, ...] = ()
-    """What this user was not allowed to read."""
+    live: LiveService | None  # None if nothing was ever live
+    accepted_version: str  # number of the newest version that the gate accepted, or of the pinned one; "" if none
+    denied: tuple[str, ...] = ()  # requests that the cluster denied this user
+
+
+def condition_symptoms(
+    item: Mapping[str, Any], *, reported_by: str = "", types: Iterable[str] = ()
+) -> Iterator[Symptom]:
+    """The conditions, of these or all types, that are not true and give a reason; each message once."""
+    types = tuple(types)
+    messages = set()
+    for condition in conditions_of(item):
+        message = condition.get("message", "")
+        if condition.get("status") == "True" or (types and condition["type"] not in types):
+            continue
+        if (message or condition.get("reason")) and message not in messages:
+            messages.add(message)
+            reporter = reported_by or object_name(item)
+            yield Symptom(Origin.CONDITION, reporter, condition.get("reason", ""), message)
+
+
+def result_symptoms(reported_by: str, status: Mapping[str, Any]) -> Iterator[Symptom]:
+    """The verdict of a TaskRun whose step failed or refused."""
+    results = results_of(status)
+    verdict = results.get("verdict", "")
+    if verdict in (FAILED, Decision.REFUSED):
+        yield Symptom(Origin.RESULT, reported_by, verdict, results.get("reason", ""))

@@ -1,1 +1,1 @@
-"""gunicorn, its worker, request bodies, limits, headers and access."""
+"""gunicorn and its worker, request bodies, limits, response headers, errors in JSON."""

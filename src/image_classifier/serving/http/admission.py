@@ -1,4 +1,4 @@
-"""Admission: who is answered now, who waits, and who is told at once to come back later."""
+"""Admission control: limits on requests at work, on queued requests, and on the memory of request bodies."""
 
 import threading
 from collections import deque
@@ -9,91 +9,98 @@ from image_classifier.serving.http.error_responses import unavailable
 
 
 class Admission:
-    """A bounded number of requests at work, a bounded number that wait for their turn, and no more."""
+    """A fixed number of slots for requests, and a bounded first-come, first-served queue for them."""
 
-    def __init__(self, *, places: int, queue: int, patience: float, report: Callable[[int], None]) -> None:
-        """`places` requests work at a time, `queue` more wait, each for at most `patience` seconds.
+    def __init__(self, *, slots: int, queue: int, timeout: float, on_change: Callable[[int], None]) -> None:
+        """`slots` requests run at a time, and up to `queue` more wait, each for at most `timeout` seconds.
 
-        `report` is told how many are inside, at work or waiting, whenever that changes.
+        `on_change` gets the number of requests in flight, running or queued, whenever it changes.
         """
-        self._free = places
-        self._most = places + queue
-        self._patience = patience
+        self._free = slots
+        self._limit = slots + queue
+        self._timeout = timeout
         self._lock = threading.Lock()
-        self._waiting: deque[threading.Event] = deque()
-        self._inside = 0
-        self._report = report
+        self._queue: deque[threading.Event] = deque()
+        self._in_flight = 0
+        self._on_change = on_change
 
     @property
-    def inside(self) -> int:
-        """Requests at work or waiting."""
-        return self._inside
+    def in_flight(self) -> int:
+        """Number of requests that run or wait."""
+        return self._in_flight
 
     @contextmanager
-    def turn(self) -> Iterator[None]:
-        """Wait for a place and hold it, who came first first; raises RequestError (503) where none is to be had."""
-        called = self._enter()
+    def slot(self) -> Iterator[None]:
+        """Wait for a slot and hold it; raises RequestError (503) if the queue is full or the timeout passes."""
+        granted = self._enter()
         try:
-            if called and not called.wait(self._patience) and not self._is_called_after_all(called):
-                raise unavailable("overloaded", f"no turn came within {self._patience:g} s; try again")
+            if granted and not granted.wait(self._timeout) and not self._was_granted(granted):
+                raise unavailable(
+                    "overloaded",
+                    f"the server is busy: the request waited {self._timeout:g} s in the queue; try again later",
+                )
             try:
                 yield
             finally:
-                self._pass_on()
+                self._release()
         finally:
             with self._lock:
-                self._inside -= 1
-                self._report(self._inside)
+                self._in_flight -= 1
+                self._on_change(self._in_flight)
 
     def _enter(self) -> threading.Event | None:
-        """Take a free place, or stand in the queue: the event is set when a place is one's own."""
+        """Take a free slot (None), or join the queue: the event is set when a slot is granted."""
         with self._lock:
-            if self._inside >= self._most:
-                raise unavailable("overloaded", f"{self._inside} requests are before this one; try again")
-            self._inside += 1
-            self._report(self._inside)
+            if self._in_flight >= self._limit:
+                raise unavailable(
+                    "overloaded",
+                    f"the server is busy: {self._in_flight} requests are running or queued; try again later",
+                )
+            self._in_flight += 1
+            self._on_change(self._in_flight)
             if self._free:
                 self._free -= 1
                 return None
-            called = threading.Event()
-            self._waiting.append(called)
-            return called
+            granted = threading.Event()
+            self._queue.append(granted)
+            return granted
 
-    def _is_called_after_all(self, called: threading.Event) -> bool:
-        """Leave the queue, unless the place was given just now."""
+    def _was_granted(self, granted: threading.Event) -> bool:
+        """Leave the queue, unless the slot was granted between the timeout and this call."""
         with self._lock:
-            if not called.is_set():
-                self._waiting.remove(called)
-            return called.is_set()
+            if not granted.is_set():
+                self._queue.remove(granted)
+            return granted.is_set()
 
-    def _pass_on(self) -> None:
-        # To who waits, not to whom is quickest: a semaphore lets a busy connection's next request overtake the queue.
+    def _release(self) -> None:
+        # First come, first served: with a semaphore, a busy connection's next request would overtake the queue.
         with self._lock:
-            if self._waiting:
-                self._waiting.popleft().set()
+            if self._queue:
+                self._queue.popleft().set()
             else:
                 self._free += 1
 
 
-class MemoryMeter:
-    """The bytes of all request bodies that are in memory: many large uploads at once must not end the process."""
+class MemoryBudget:
+    """Limit on the memory of all request bodies together, so that many large uploads do not end the process."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
         self._lock = threading.Lock()
-        self._held = 0
+        self._used = 0
 
     @property
-    def held(self) -> int:
-        return self._held
+    def used(self) -> int:
+        """Bytes of all bodies in memory."""
+        return self._used
 
-    def take(self, size: int) -> None:
-        """Raises RequestError (503) where that would be more than all bodies together may hold."""
+    def acquire(self, size: int) -> None:
+        """Reserve `size` bytes; raises RequestError (503) if that exceeds the limit."""
         with self._lock:
-            if self._held + size > self._most:
-                raise unavailable("overloaded", "too many large requests at once; try again")
-            self._held += size
+            if self._used + size > self._limit:
+                raise unavailable("overloaded", "too many large requests at the same time; try again later")
+            self._used += size
 
-    def give_back(self, size: int) -> None:
+    def release(self, size: int) -> None:
         with self._lock:
-            self._held -= size
+            self._used -= size

@@ -1,4 +1,4 @@
-"""A client's connection, with deadlines for slow senders."""
+"""A client's connection, with deadlines for slow clients."""
 
 import errno
 import socket
@@ -9,57 +9,51 @@ from gunicorn.http.parser import RequestParser
 from gunicorn.workers.gthread import TConn
 
 KEEP_ALIVE_SECONDS = 120
-"""Longer than a proxy in front keeps an idle connection, which it would otherwise reuse as we close it: Knative's
-queue-proxy keeps it for 90 s, as Go does by default, and nginx for 60."""
+"""Longer than a proxy in front keeps an idle connection, which it would otherwise reuse while the server closes it:
+Knative's queue-proxy keeps it for 90 s, as Go does by default, and nginx for 60 s."""
 REQUEST_SECONDS = 10.0
-LOWEST_RATE = 32 * 1024
-"""Bytes a second. A request may take REQUEST_SECONDS and as long as its bytes take at this rate."""
-ANSWER_SECONDS = 30.0
-_CHUNK = 2**16
-"""Bytes received at a time."""
+MIN_BYTES_PER_SECOND = 32 * 1024  # a request may take REQUEST_SECONDS plus the time that its bytes take at this rate
+SEND_SECONDS = 30.0  # timeout while a response is sent
+_RECEIVE_BYTES = 2**16
 _NEXT_REQUEST_SECONDS = 0.02
 _LINGER_SECONDS = 2.0
 _LINGER_GAP_SECONDS = 0.2
 
 
-class SlowSenderError(TimeoutError):
-    """A client does not send its request fast enough."""
+class SlowClientError(TimeoutError):
+    """A client sends its request too slowly."""
 
     def __init__(self) -> None:
         # gunicorn logs a traceback for any other errno.
         super().__init__(errno.ECONNRESET, "the client sends too slowly")
 
 
-class PacedSocket:
-    """The reading side of a connection; a whole request has one deadline, which bytes received extend."""
+class DeadlineSocket:
+    """The receiving side of a connection, with one deadline for a whole request that received bytes extend."""
 
     def __init__(
-        self,
-        connection: socket.socket,
-        *,
-        seconds: float = REQUEST_SECONDS,
-        lowest_rate: float = LOWEST_RATE,
+        self, connection: socket.socket, *, seconds: float = REQUEST_SECONDS, min_rate: float = MIN_BYTES_PER_SECOND
     ) -> None:
         self._connection = connection
-        self._seconds, self._lowest_rate = seconds, lowest_rate
+        self._seconds, self._min_rate = seconds, min_rate
         self._deadline = 0.0
 
     def begin_request(self) -> None:
         self._deadline = time.monotonic() + self._seconds
 
     def recv(self, size: int) -> bytes:
-        """Like a socket's; raises SlowSenderError when the deadline passes."""
+        """Like `socket.recv`; raises SlowClientError when the deadline passes."""
         left = self._deadline - time.monotonic()
         if left <= 0:
-            raise SlowSenderError
+            raise SlowClientError
         self._connection.settimeout(left)
         try:
             data = self._connection.recv(size)
         except TimeoutError:
-            raise SlowSenderError from None
+            raise SlowClientError from None
         finally:
-            self._connection.settimeout(ANSWER_SECONDS)
-        self._deadline += len(data) / self._lowest_rate
+            self._connection.settimeout(SEND_SECONDS)
+        self._deadline += len(data) / self._min_rate
         return data
 
 
@@ -71,52 +65,52 @@ class Connection(TConn):  # type: ignore[misc]
     def init(self) -> None:
         """Called at the start of each request."""
         if self.parser is None:
-            self._paced = PacedSocket(self.sock)
-            self.parser = RequestParser(self.cfg, self._paced, self.client)
-            self.parser.unreader.mxchunk = _CHUNK
+            self._receiver = DeadlineSocket(self.sock)
+            self.parser = RequestParser(self.cfg, self._receiver, self.client)
+            self.parser.unreader.mxchunk = _RECEIVE_BYTES
         super().init()
-        self._paced.begin_request()
+        self._receiver.begin_request()
 
     @property
-    def holds_bytes(self) -> bool:
+    def has_buffered_bytes(self) -> bool:
         """Whether bytes of the next request were received with those of the last one."""
         return bool(self.parser.unreader.buf.getbuffer().nbytes)
 
-    def arrived(self, most: int) -> bytes:
-        """What waits to be received, which stays there; "" where it is more than `most` bytes."""
+    def peek(self, limit: int) -> bytes:
+        """The bytes in the receive buffer, which stay there; b"" if there are more than `limit`."""
         try:
-            data = self.sock.recv(most + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except OSError:  # the client is gone, which a thread finds out
+            data = self.sock.recv(limit + 1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except OSError:  # the client is gone, which a thread will notice
             return b""
-        return data if len(data) <= most else b""
+        return data if len(data) <= limit else b""
 
-    def wakes_at(self, count: int) -> None:
-        """Let the poller tell of this connection only when so many bytes wait to be received, or its end."""
+    def set_low_water_mark(self, count: int) -> None:
+        """Make the poller report this connection only when `count` bytes are in the receive buffer, or its end."""
         self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, count)
 
-    def receives_soon(self) -> bool:
-        """Wait a moment for the next request: the way back through the poller takes longer than most answers."""
+    def wait_for_next_request(self) -> bool:
+        """Whether the next request begins within a moment: the poller takes longer than most responses."""
         try:
             self.sock.settimeout(_NEXT_REQUEST_SECONDS)
             return bool(self.sock.recv(1, socket.MSG_PEEK))
-        except OSError:  # nothing came, or the client is gone, which the poller finds out
+        except OSError:  # nothing arrived, or the client is gone, which the poller will notice
             return False
         finally:
-            self.sock.settimeout(ANSWER_SECONDS)
+            self.sock.settimeout(SEND_SECONDS)
 
     def set_timeout(self) -> None:
-        # Not gunicorn's setting, which a stop sets to 0: this client was told that it may go on.
+        # Not gunicorn's setting, which is set to 0 at shutdown: this client was promised keep-alive.
         self.timeout = time.monotonic() + KEEP_ALIVE_SECONDS
 
     def close(self, graceful: bool = False) -> None:  # noqa: ARG002
-        # Called in the loop that all connections share, where gunicorn would wait up to 2 s for the client.
+        # Called in the event loop, where gunicorn would wait up to 2 s for the client.
         super().close(graceful=False)
 
     def linger(self) -> None:
-        """Say that no more is sent, and read off what the client still sends.
+        """Close the sending side, then discard what the client still sends (lingering close).
 
-        To close on unread bytes would reset the connection, and the client would not see the answer: so it
-        learns that its upload is too large while it is still sending.
+        Closing a socket with unread bytes resets the connection, and a client that is still sending its too large
+        upload would not see the 413.
         """
         deadline = time.monotonic() + _LINGER_SECONDS
         try:
@@ -125,4 +119,4 @@ class Connection(TConn):  # type: ignore[misc]
             while time.monotonic() < deadline and self.sock.recv(2**16):
                 pass
         except OSError:
-            return  # The client is gone, or sends no more: there is nothing left to wait for.
+            return  # the client is gone, or sends nothing more

@@ -1,6 +1,6 @@
-"""Every refusal and failure has one shape: {"error": "why, in words", "code": "invalid_image", "status": 400}.
+"""Error responses: every error is JSON of one shape, {"error": "why", "code": "invalid_image", "status": 400}.
 
-The Open Inference Protocol asks for the member `error`, a text; the others are for programs.
+The Open Inference Protocol requires `error`, a text for people; `code` is for programs.
 """
 
 import json
@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 
 
 class RequestError(Exception):
-    """A request that cannot be answered; `code` is for programs, the text for people."""
+    """A request that cannot be answered; the text is for people, `code` for programs."""
 
     def __init__(self, status: HTTPStatus, code: str, message: str) -> None:
         super().__init__(message)
@@ -28,32 +28,28 @@ def error_body(status: int, code: str, message: str) -> str:
 
 
 def retry_headers(status: int) -> list[tuple[str, str]]:
-    """Headers that tell when to ask again, where that helps."""
+    """Retry-After for a status after which a client should retry."""
     return [("Retry-After", str(RETRY_SECONDS))] if status == HTTPStatus.SERVICE_UNAVAILABLE else []
 
 
 def error_code(status: int) -> str:
-    """The code of a status that has none of its own: 404 is not_found."""
+    """The default code of a status: `not_found` for 404."""
     return HTTPStatus(status).phrase.lower().replace(" ", "_").replace("-", "_")
 
 
 def too_large(size: int | None, limit: int) -> RequestError:
-    """`size` is None where the client did not say how much it was going to send."""
-    sent = "is" if size is None else f"has {size:,} bytes,"
-    return RequestError(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        "body_too_large",
-        f"the request {sent} larger than the limit of {limit:,} bytes; send fewer or smaller images",
-    )
+    """413 for a body of `size` bytes, None if the client did not state the length."""
+    body = "the request body" if size is None else f"the request body of {size:,} bytes"
+    return _body_too_large(f"{body} exceeds the limit of {limit:,} bytes; send fewer or smaller images")
 
 
 def too_many(what: str, limit: int) -> RequestError:
-    """A request that is not long and would take too much memory or time all the same."""
-    return RequestError(
-        HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
-        "body_too_large",
-        f"the request has more {what} than the limit of {limit:,}; send fewer or smaller images at a time",
-    )
+    """413 for a request that is short but would take too much memory or time."""
+    return _body_too_large(f"the request has more than {limit:,} {what}; send fewer or smaller images per request")
+
+
+def _body_too_large(message: str) -> RequestError:
+    return RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "body_too_large", message)
 
 
 def bad_request(code: str, message: str) -> RequestError:
@@ -61,7 +57,7 @@ def bad_request(code: str, message: str) -> RequestError:
 
 
 def invalid_request(message: str) -> RequestError:
-    """A body of one of the JSON protocols that is not as the protocol has it."""
+    """400 for a body that violates its JSON protocol."""
     return bad_request("invalid_request", message)
 
 
@@ -70,27 +66,27 @@ def not_found(message: str) -> RequestError:
 
 
 def unavailable(code: str, message: str) -> RequestError:
-    """The client may try again; the answer says when."""
+    """503 with Retry-After: the client may try again."""
     return RequestError(HTTPStatus.SERVICE_UNAVAILABLE, code, message)
 
 
 def too_slow() -> RequestError:
     return RequestError(
-        HTTPStatus.REQUEST_TIMEOUT, "request_too_slow", "the request body came too slowly; send it again"
+        HTTPStatus.REQUEST_TIMEOUT, "request_too_slow", "the request body arrived too slowly; send it again"
     )
 
 
-def refusal_of(error: Exception, asked: str, request_id: str) -> RequestError:
-    """What a client is told of an error; one that is no fault of the client's is logged."""
+def as_request_error(error: Exception, request: str, request_id: str) -> RequestError:
+    """The error that a client gets; logs one that is not the client's fault, with `request` ("POST /predict")."""
     if isinstance(error, RequestError):
         return error
     if isinstance(error, ImageTooLargeError):
         return RequestError(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "image_too_large", str(error))
     if isinstance(error, ImageError):
         return bad_request("invalid_image", str(error))
-    _log.error("request %s failed: %s", request_id, asked, exc_info=error)
+    _log.error("request %s failed: %s", request_id, request, exc_info=error)
     return RequestError(
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "internal_error",
-        f"the server failed; its log tells why under request id {request_id}",
+        f"internal server error; the server's log has the reason under request ID {request_id}",
     )

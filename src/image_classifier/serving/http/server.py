@@ -1,4 +1,4 @@
-"""The server process: gunicorn, run from here, with one package."""
+"""The server process: gunicorn, run as a library, with one package."""
 
 import errno
 import gc
@@ -19,107 +19,92 @@ from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
 from image_classifier.errors import PackageError, SettingError
-from image_classifier.package import Identity, Model, Package, load_runtime
-from image_classifier.process import available_cpus, give_back_large_blocks, lasting
-from image_classifier.serving.http.balance import Balance
+from image_classifier.package import Model, ModelIdentity, Package, load_runtime
+from image_classifier.process import available_cpus, permanent_imports, return_large_blocks
 from image_classifier.serving.http.connection import KEEP_ALIVE_SECONDS
-from image_classifier.serving.http.worker import Worker
-from image_classifier.serving.observe.log import Log, line
-from image_classifier.settings import Settings
+from image_classifier.serving.http.gunicorn_worker import ConnectionCounts, Worker
+from image_classifier.serving.observe.log import ServerLogger, logfmt
+from image_classifier.serving.server_options import ServerOptions
 
-if TYPE_CHECKING:  # these bring prometheus_client
+if TYPE_CHECKING:  # these import prometheus_client
     from image_classifier.serving.http.hot_path import Application, HotPath
     from image_classifier.serving.service import Service
 
-WORKER_TIMEOUT_SECONDS = 120
-"""A worker whose main loop, which only passes requests on to threads, stands still so long is replaced."""
+WORKER_TIMEOUT_SECONDS = 120  # a worker whose event loop hangs for so long is replaced
 BACKLOG = 1024
-SPARE_THREADS = 128
-"""Beside those for requests at work or in the queue: they refuse, answer probes and wait for slow senders."""
-UNREADY_SHARE, MOST_UNREADY_SECONDS = 0.1, 2.0
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (a file that is unlinked at once)
+SPARE_THREADS = 128  # besides one per slot and queue place: for refusals, probes and slow clients
+UNREADY_FRACTION, MAX_UNREADY_SECONDS = 0.1, 2.0  # of drain_timeout, connections are still accepted
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 (for a file that is unlinked at once)
 
 _log = logging.getLogger(__name__)
 
 
-def serve(settings: Settings, package: Package) -> None:
-    """Serve the package, which is read and verified, until SIGTERM or SIGINT.
+def serve_package(options: ServerOptions, package: Package) -> None:
+    """Serve a package that was read and verified, until SIGTERM or SIGINT.
 
-    Ends by SystemExit, with status 0 after a stop. Each worker loads the model after it was forked, for ONNX Runtime's
-    threads do not survive a fork, and replays the golden images before it takes its first connection; where that
-    fails the server ends with gunicorn's status 3 and the reason.
+    Ends with SystemExit, with status 0 after a signal. Each worker loads the model after the fork, which ONNX Runtime's
+    threads do not survive, and replays the golden images before it accepts connections; if that fails, the server logs
+    the reason and ends with gunicorn's status 3.
 
-    Raises PackageError for a version.json or a reference that cannot be used, and SettingError where it cannot listen
-    at the address.
+    Raises PackageError for a version.json or reference statistics that cannot be used, and SettingError if it cannot
+    listen on the address.
     """
-    give_back_large_blocks()
-    identity = Identity.read(package, settings.name)
-    listener = _listen(settings.host, settings.port)
+    return_large_blocks()
+    identity = ModelIdentity.read(package, options.name)
+    listener = _listen(options.host, options.port)
     address = _address(listener)
-    cpus = max(1, available_cpus() // settings.workers)
-    # More would only wait for each other: decoding and the model are all work and no waiting.
-    places = settings.threads or cpus
-    sharing = _shared_counts() if settings.workers > 1 else {}
-    with lasting():
-        # After the folder of the shared counts is known, which is when prometheus_client must be imported.
-        from image_classifier.serving.observe.drift_windows import Drift
+    cpus = max(1, available_cpus() // options.workers)
+    # Decoding and inference are CPU-bound, so more slots than CPUs would only compete.
+    slots = options.threads or cpus
+    sharing = _shared_metrics() if options.workers > 1 else {}
+    with permanent_imports():
+        # prometheus_client reads the folder of the shared metrics when it is imported.
+        from image_classifier.serving.observe.drift_monitor import DriftMonitor
         from image_classifier.serving.service import Service
 
         load_runtime()
-    drift = Drift(settings, package)
+    drift = DriftMonitor(package, window=options.drift_window, false_alarms=options.drift_false_alarms)
 
     def load(draining: threading.Event) -> Service:
         model = Model.load(package, cpus)
-        service = Service(settings, model, identity, places=places, draining=draining, drift=drift)
-        _log.info(
-            line(
-                event="ready",
-                address=address,
-                model=identity.name,
-                version=identity.version,
-                digest=identity.digest[:12],
-                threads=places,
-                inference_threads=cpus,
-            )
-        )
+        service = Service(options, model, identity, slots=slots, draining=draining, drift=drift)
+        about = {"model": identity.name, "version": identity.version, "digest": identity.digest[:12]}
+        _log.info(logfmt(event="ready", address=address, **about, threads=slots, inference_threads=cpus))
         return service
 
-    options = {
+    gunicorn_options = {
         "bind": f"fd://{listener.detach()}",
         "backlog": BACKLOG,
-        "workers": settings.workers,
+        "workers": options.workers,
         "worker_class": Worker,
-        "threads": places + settings.queue + SPARE_THREADS,
+        "threads": slots + options.queue + SPARE_THREADS,
         "timeout": WORKER_TIMEOUT_SECONDS,
         "keepalive": KEEP_ALIVE_SECONDS,
-        # What still runs by then is killed.
-        "graceful_timeout": math.ceil(settings.drain_timeout) + 1,
-        # A heartbeat on a disk that stalls would read as a dead worker.
+        # Workers that still run by then are killed.
+        "graceful_timeout": math.ceil(options.drain_timeout) + 1,
+        # On a disk that stalls, a missing heartbeat would read as a dead worker.
         "worker_tmp_dir": str(_SHARED_MEMORY) if _SHARED_MEMORY.is_dir() else None,
         "control_socket_disable": True,
-        "logger_class": Log,
+        "logger_class": ServerLogger,
         "accesslog": "-",
         "loglevel": "warning",
         "proc_name": "image-classifier",
         **sharing,
     }
-    _Application(options, load, settings.drain_timeout).run()
+    _Application(gunicorn_options, load, options.drain_timeout).run()
 
 
 class _Application(BaseApplication):  # type: ignore[misc]
-    """What gunicorn runs: its options, and how a worker gets the application."""
+    """What gunicorn runs: its options, and how a worker loads the WSGI application."""
 
     def __init__(
-        self,
-        options: Mapping[str, Any],
-        load: Callable[[threading.Event], "Service"],
-        drain_timeout: float,
+        self, options: Mapping[str, Any], load: Callable[[threading.Event], "Service"], drain_timeout: float
     ) -> None:
         self._options, self._load = options, load
         self.draining = threading.Event()
-        self.balance = Balance()
+        self.connection_counts = ConnectionCounts()
         self.hot_path: HotPath | None = None
-        self.unready_seconds = min(MOST_UNREADY_SECONDS, UNREADY_SHARE * drain_timeout)
+        self.unready_seconds = min(MAX_UNREADY_SECONDS, UNREADY_FRACTION * drain_timeout)
         super().__init__()
 
     def load_config(self) -> None:
@@ -127,55 +112,54 @@ class _Application(BaseApplication):  # type: ignore[misc]
             self.cfg.set(name, value)
 
     def load(self) -> "Application":
-        with lasting():
+        with permanent_imports():
             try:
                 service = self._load(self.draining)
             except PackageError as error:
                 click.echo(f"error: {error}", err=True)
-                # Any other status and gunicorn would start the worker again, for ever.
+                # After any other status gunicorn would restart the worker forever.
                 sys.exit(Arbiter.WORKER_BOOT_ERROR)
             if not service.has_hot_path:
                 return _flask_application(service)
-        from image_classifier.serving.http.late import (
-            LateApplication,  # not before the service, as in `serve`
-        )
+        # Not at the top: it imports prometheus_client.
+        from image_classifier.serving.http.hot_path import BackgroundApplication, HotPath
 
-        # Flask takes as long to load as all else of a worker. Meanwhile who asks for an image is answered, and a probe.
-        self.hot_path = service.hot_path(LateApplication(lambda: _loaded_late(service)))
+        # Importing Flask takes as long as the rest of a worker's start; the hot path answers meanwhile.
+        self.hot_path = HotPath(BackgroundApplication(lambda: _load_in_background(service)), service)
         return self.hot_path
 
 
-def _loaded_late(service: "Service") -> "Application":
+def _load_in_background(service: "Service") -> "Application":
     try:
         return _flask_application(service)
     except BaseException:
-        _log.exception("the application cannot be loaded")
+        _log.exception("cannot load the Flask application")
         os._exit(Arbiter.WORKER_BOOT_ERROR)
     finally:
         gc.freeze()
 
 
 def _flask_application(service: "Service") -> "Application":
-    from image_classifier.serving.web.app import application_of
+    from image_classifier.serving.web.app import build_app
 
-    return application_of(service).wsgi_app
+    return build_app(service).wsgi_app
 
 
-def _shared_counts() -> dict[str, Any]:
-    """Let the workers share their counts in a folder; gunicorn's hooks that keep it."""
+def _shared_metrics() -> dict[str, Any]:
+    """Make workers share their metrics in a folder; returns the gunicorn hooks that maintain it."""
     folder = tempfile.mkdtemp(prefix="image-classifier-")
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder
 
-    def forget_worker(arbiter: Arbiter, worker: Worker) -> None:
+    def remove_worker(arbiter: Arbiter, worker: Worker) -> None:
         from prometheus_client.multiprocess import mark_process_dead
 
-        arbiter.app.balance.forget(worker.age)
+        arbiter.app.connection_counts.remove(worker.age)
         mark_process_dead(worker.pid)  # type: ignore[no-untyped-call]
 
-    def forget_all(arbiter: Arbiter) -> None:  # noqa: ARG001
+    def remove_folder(arbiter: Arbiter) -> None:  # noqa: ARG001
         shutil.rmtree(folder, ignore_errors=True)
 
-    return {"child_exit": forget_worker, "on_exit": forget_all}
+    return {"child_exit": remove_worker, "on_exit": remove_folder}
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -184,11 +168,9 @@ def _listen(host: str, port: int) -> socket.socket:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
-            raise SettingError(
-                f"port {port} of {host} is taken by another program; give another --port"
-            ) from None
+            raise SettingError(f"port {port} on {host} is already in use; choose another --port") from None
         raise SettingError(
-            f"cannot listen on {host}, port {port}: {error.strerror}; give another --host or --port"
+            f"cannot listen on {host}, port {port}: {error.strerror}; choose another --host or --port"
         ) from None
 
 

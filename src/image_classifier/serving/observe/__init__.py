@@ -1,1 +1,1 @@
-"""What the server tells of itself: metrics, log and drift."""
+"""What the server reports about itself: metrics, logs, and drift of its inputs."""

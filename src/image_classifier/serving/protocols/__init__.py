@@ -1,1 +1,1 @@
-"""The routes of each protocol: `/predict`, `/explain`, KServe V1 and V2."""
+"""One module per protocol: `/predict`, `/explain`, KServe V1, the Open Inference Protocol (V2) and its tensors."""

@@ -1,39 +1,40 @@
 """`POST /predict`: images in, labels and probabilities out.
 
-The body is the bytes of one image, or a multipart form of one or many image files. The answer has one shape:
+The body is one raw image, or a multipart form of one or more image files. The response always has one shape:
 
     {"predictions": [{"file": null, "label": "cat", "probability": 0.97,
                       "top": [{"label": "cat", "probability": 0.97}, …]}],
      "model": {"name", "version", "digest", "source_revision", "data_digest"},
      "milliseconds": {"decode": 0.6, "infer": 0.4}, "request_id": "…"}
 
-`?top=3` asks for another number of classes than the setting `top`.
+`?top=3` overrides the number of classes in the setting `top`.
 """
 
 from flask import Blueprint, Response, g, request
 
 from image_classifier.serving.http.error_responses import bad_request
-from image_classifier.serving.http.hot_path import PATH
+from image_classifier.serving.http.hot_path import PREDICT_PATH
 from image_classifier.serving.http.uploads import read_uploads
-from image_classifier.serving.inference import Predictions
+from image_classifier.serving.service import Service
 
 
-def prediction_routes(predictions: Predictions, max_upload: int) -> Blueprint:
-    """The route that asks the model."""
+def predict_routes(service: Service) -> Blueprint:
+    """The route /predict."""
     routes = Blueprint("prediction", __name__)
 
-    @routes.post(PATH)
+    @routes.post(PREDICT_PATH)
     def predict() -> Response:
-        top = _asked_top(request.args.get("top"))
-        uploads = read_uploads(request, max_upload)
-        return Response(predictions.answer(uploads, top, g.name.id), mimetype="application/json")
+        top = _parse_top(request.args.get("top"))
+        uploads = read_uploads(request, service.options.max_upload)
+        text = service.predict.respond(uploads, top, g.ids.request_id)
+        return Response(text, mimetype="application/json")
 
     return routes
 
 
-def _asked_top(asked: str | None) -> int | None:
-    if asked is None:
+def _parse_top(text: str | None) -> int | None:
+    if text is None:
         return None
-    if not (asked.isascii() and asked.isdigit() and len(asked) < 10 and int(asked) > 0):
-        raise bad_request("invalid_parameter", f"top is {asked!r}, but must be a whole number from 1")
-    return int(asked)
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+        raise bad_request("invalid_parameter", f"top must be a positive integer, not {text!r}")
+    return int(text)

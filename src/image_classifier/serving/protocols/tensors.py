@@ -1,8 +1,8 @@
-"""Tensors of the Open Inference Protocol, as JSON and in its binary extension, to NumPy and back.
+"""Tensors of the Open Inference Protocol, in JSON and its binary extension, to NumPy and back.
 
-https://github.com/kserve/open-inference-protocol: a body is a JSON object; with the header
-Inference-Header-Content-Length it is that many bytes of JSON, followed by the contents of the tensors, in the order
-of the object, each as long as its parameter `binary_data_size` says.
+https://github.com/kserve/open-inference-protocol: a body is a JSON object. With the header
+Inference-Header-Content-Length, it is that many bytes of JSON, followed by the contents of the tensors in the order of
+the object, each as long as its parameter `binary_data_size`.
 """
 
 import base64
@@ -16,18 +16,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from image_classifier.serving.http.error_responses import invalid_request, too_many
+from image_classifier.serving.http.error_responses import RequestError, invalid_request, too_many
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
-_MOST_DIMENSIONS = 8
+_MAX_DIMENSIONS = 8
 _LENGTH_BYTES = 4
-_MOST = {
+_MAX_OCCURRENCES = {
     b",": (2**21, "values"),
     b"[": (2**19, "lists"),
     b"{": (2**16, "objects"),
     b'"': (2**18, "quotation marks"),
 }
-"""What is parsed may take 30 times the memory of its text, and no other thread runs meanwhile."""
+"""Limits on JSON, because parsed values can take 30 times the memory of their text, and parsing blocks all threads."""
 
 
 @dataclass(frozen=True)
@@ -42,40 +42,36 @@ class Tensor:
 
 @dataclass(frozen=True)
 class InferenceRequest:
-    """What a client asks: its inputs, and which outputs it wants in which form."""
+    """A parsed request: its inputs, and the outputs that it requests."""
 
     id: str | None
     inputs: tuple[Tensor, ...]
-    outputs: Mapping[str, bool]
-    """Names of wanted outputs, and whether each is wanted in binary; empty: all."""
-    binary_outputs: bool
-    """Whether outputs that are not named are wanted in binary."""
+    outputs: Mapping[str, bool]  # requested outputs by name, and whether each is requested in binary; empty: all
+    binary_outputs: bool  # whether outputs that are not named are returned in binary
 
 
 def parse_request(body: bytes, header_length: str | None) -> InferenceRequest:
-    """Read a request; raises RequestError (400), which names the tensor that is wrong."""
+    """Parse a request; raises RequestError (400), which names the tensor that is wrong."""
     content, rest = _split(body, header_length)
-    asked = parse_json(content)
-    request_id = asked.get("id")
+    parsed = parse_json(content)
+    request_id = parsed.get("id")
     if request_id is not None and not isinstance(request_id, str):
-        raise invalid_request(f"id is {_shown(request_id)}, but must be a text")
+        raise invalid_request(f"id must be a string, not {_clip(request_id)}")
     inputs = []
-    for entry in _objects(asked, "inputs", least=1):
+    for entry in _objects(parsed, "inputs", required=True):
         tensor, rest = _parse_tensor(entry, rest)
         inputs.append(tensor)
     if rest:
         raise invalid_request(
-            f"{len(rest):,} bytes follow the last tensor, which no tensor's binary_data_size accounts for"
+            f"{len(rest):,} bytes after the last tensor do not belong to any tensor; check binary_data_size"
         )
-    binary = _flag(_parameters(asked, "the request"), "binary_data_output", False)
+    binary = _flag(_parameters(parsed, "the request"), "binary_data_output", False)
     outputs = {}
-    for entry in _objects(asked, "outputs", least=0):
+    for entry in _objects(parsed, "outputs", required=False):
         name = _name(entry, "an output")
         parameters = _parameters(entry, f"output {name}")
         if "classification" in parameters:
-            raise invalid_request(
-                f"output {name} asks for classification, which this server does not have; ask for label"
-            )
+            raise invalid_request(f"output {name}: classification is not supported; request the output label instead")
         outputs[name] = _flag(parameters, "binary_data", binary)
     return InferenceRequest(request_id, tuple(inputs), outputs, binary)
 
@@ -83,10 +79,10 @@ def parse_request(body: bytes, header_length: str | None) -> InferenceRequest:
 def write_response(
     header: Mapping[str, Any], outputs: Sequence[tuple[str, NDArray[Any] | list[bytes], bool]]
 ) -> tuple[bytes, int | None]:
-    """The body of an answer, and the length of its JSON part where binary contents follow it.
+    """The body of a response, and the length of its JSON part if binary contents follow it.
 
-    An output is its name, a float32 array or a list of bytes (UTF-8 where it is wanted in JSON), and whether it is
-    wanted in binary.
+    An output is its name, a float32 array or a list of bytes (UTF-8 if it is returned in JSON), and whether it is
+    returned in binary.
     """
     entries, contents = [], []
     for name, values, binary in outputs:
@@ -97,7 +93,7 @@ def write_response(
             "shape": [len(values)] if is_bytes else list(values.shape),  # type: ignore[union-attr]
         }
         if binary:
-            content = _joined(values) if isinstance(values, list) else values.astype("<f4").tobytes()
+            content = _join(values) if isinstance(values, list) else values.astype("<f4").tobytes()
             entry["parameters"] = {"binary_data_size": len(content)}
             contents.append(content)
         else:
@@ -110,60 +106,57 @@ def write_response(
 
 
 def parse_json(content: bytes) -> dict[str, Any]:
-    """A JSON object; raises RequestError: 400, or 413 where it would take too much memory."""
-    for mark, (most, what) in _MOST.items():
-        if content.count(mark) > most:
-            raise too_many(what, most)
+    """Parse a JSON object; raises RequestError: 400, or 413 if it would take too much memory."""
+    for mark, (limit, what) in _MAX_OCCURRENCES.items():
+        if content.count(mark) > limit:
+            raise too_many(what, limit)
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise invalid_request(f"the body is no JSON: {error}") from None
+        raise invalid_request(f"the body is not valid JSON: {error}") from None
     if not isinstance(parsed, dict):
-        raise invalid_request(f"the body must be a JSON object, not {_shown(parsed)}")
+        raise invalid_request(f"the body must be a JSON object, not {_clip(parsed)}")
     return parsed
 
 
-def pixels(data: object, shape: tuple[int, ...], what: str) -> NDArray[np.uint8]:
+def parse_pixels(data: object, shape: tuple[int, ...], what: str) -> NDArray[np.uint8]:
     """Numbers from 0 to 255, flat or nested in lists, as uint8 of `shape`; raises RequestError (400)."""
-    wanted = math.prod(shape)
+    expected = math.prod(shape)
     try:
         numbers = np.asarray(data)
     except (ValueError, OverflowError):
-        raise invalid_request(f"the data of {what} are lists of unequal lengths") from None
+        raise invalid_request(f"{what}: the lists of data have unequal lengths") from None
     if numbers.dtype.kind not in "iuf":
-        raise invalid_request(f"the data of {what} are not all numbers from 0 to 255")
-    if numbers.size != wanted:
+        raise invalid_request(f"{what}: data must be numbers from 0 to 255")
+    if numbers.size != expected:
         raise invalid_request(
-            f"{what} of shape {list(shape)} needs {wanted:,} numbers, but has {numbers.size:,}"
+            f"{what}: shape {list(shape)} requires {expected:,} numbers, but data has {numbers.size:,}"
         )
     if numbers.ndim > 1 and numbers.shape != shape:
-        raise invalid_request(
-            f"the data of {what} are nested as {list(numbers.shape)}, but its shape is {list(shape)}"
-        )
+        raise invalid_request(f"{what}: data has shape {list(numbers.shape)}, but shape is {list(shape)}")
     if not ((numbers >= 0) & (numbers <= 255) & (numbers == np.floor(numbers))).all():
-        raise invalid_request(f"the data of {what} are not all whole numbers from 0 to 255")
+        raise invalid_request(f"{what}: data must be integers from 0 to 255")
     return numbers.astype(np.uint8).reshape(shape)
 
 
-def from_base64(text: object, what: str) -> bytes:
-    """Bytes that JSON carries as base64; raises RequestError (400)."""
+def decode_base64(text: object, what: str) -> bytes:
+    """Bytes from base64 in JSON; raises RequestError (400)."""
     if not isinstance(text, str):
-        raise invalid_request(f"{what} is {_shown(text)}, but must be a text in base64")
+        raise invalid_request(f"{what} must be a base64 string, not {_clip(text)}")
     try:
         return base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError):
-        raise invalid_request(f"{what} is no base64: {_shown(text)}") from None
+        raise invalid_request(f"{what} is not valid base64: {_clip(text)}") from None
 
 
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes | None]:
-    """The JSON part and, where there is the header, what follows it."""
     if header_length is None:
         return body, None
     if not (header_length.isascii() and header_length.isdigit()) or len(header_length) > 12:
-        raise invalid_request(f"{LENGTH_HEADER} is {_shown(header_length)}, but must be a number of bytes")
+        raise invalid_request(f"{LENGTH_HEADER} must be a number of bytes, not {_clip(header_length)}")
     length = int(header_length)
     if length > len(body):
-        raise invalid_request(f"{LENGTH_HEADER} is {length:,}, but the body has {len(body):,} bytes")
+        raise invalid_request(f"{LENGTH_HEADER} is {length:,}, but the body has only {len(body):,} bytes")
     return body[:length], body[length:]
 
 
@@ -173,14 +166,14 @@ def _parse_tensor(entry: dict[str, Any], rest: bytes | None) -> tuple[Tensor, by
     datatype, shape = entry.get("datatype"), _shape(entry.get("shape"), what)
     if datatype not in ("UINT8", "BYTES"):
         raise invalid_request(
-            f"{what} has datatype {_shown(datatype)}, but must be UINT8 (pixels) or BYTES (encoded images)"
+            f"{what}: datatype must be UINT8 (pixels) or BYTES (encoded images), not {_clip(datatype)}"
         )
     size = _parameters(entry, what).get("binary_data_size")
     if size is not None:
         content, rest = _binary(size, rest, what, "data" in entry)
         values = _from_binary(content, datatype, shape, what)
     elif datatype == "UINT8":
-        values = pixels(entry.get("data", []), shape, what)
+        values = parse_pixels(entry.get("data", []), shape, what)
     else:
         values = _elements(entry.get("data"), shape, what)
     return Tensor(name, datatype, shape, values), rest
@@ -189,35 +182,35 @@ def _parse_tensor(entry: dict[str, Any], rest: bytes | None) -> tuple[Tensor, by
 def _shape(shape: object, what: str) -> tuple[int, ...]:
     if (
         not isinstance(shape, list)
-        or not 0 < len(shape) <= _MOST_DIMENSIONS
+        or not 0 < len(shape) <= _MAX_DIMENSIONS
         or not all(type(length) is int and 0 <= length < 2**31 for length in shape)
     ):
-        raise invalid_request(f"{what} has shape {_shown(shape)}, but must have a list of numbers from 0")
+        raise invalid_request(
+            f"{what}: shape must be a list of 1 to {_MAX_DIMENSIONS} non-negative integers, not {_clip(shape)}"
+        )
     return tuple(shape)
 
 
-def _binary(size: object, rest: bytes | None, what: str, also_json: bool) -> tuple[bytes, bytes]:
+def _binary(size: object, rest: bytes | None, what: str, has_data: bool) -> tuple[bytes, bytes]:
     if type(size) is not int or size < 0:
-        raise invalid_request(f"binary_data_size of {what} is {_shown(size)}, but must be a number of bytes")
-    if also_json:
+        raise invalid_request(f"{what}: binary_data_size must be a number of bytes, not {_clip(size)}")
+    if has_data:
         raise invalid_request(f"{what} has both data and binary_data_size")
     if rest is None:
         raise invalid_request(f"{what} has binary_data_size, but the request has no header {LENGTH_HEADER}")
     if size > len(rest):
         raise invalid_request(
-            f"{what} should have {size:,} bytes, but only {len(rest):,} are left in the body"
+            f"{what}: binary_data_size is {size:,}, but only {len(rest):,} bytes are left in the body"
         )
     return rest[:size], rest[size:]
 
 
-def _from_binary(
-    content: bytes, datatype: str, shape: tuple[int, ...], what: str
-) -> NDArray[np.uint8] | list[bytes]:
-    wanted = math.prod(shape)
+def _from_binary(content: bytes, datatype: str, shape: tuple[int, ...], what: str) -> NDArray[np.uint8] | list[bytes]:
+    expected = math.prod(shape)
     if datatype == "UINT8":
-        if len(content) != wanted:
+        if len(content) != expected:
             raise invalid_request(
-                f"{what} of shape {list(shape)} needs {wanted:,} bytes, but has {len(content):,}"
+                f"{what}: shape {list(shape)} requires {expected:,} bytes, but binary_data_size is {len(content):,}"
             )
         return np.frombuffer(content, np.uint8).reshape(shape)
     elements: list[bytes] = []
@@ -226,64 +219,62 @@ def _from_binary(
         end = start + _LENGTH_BYTES
         length = int.from_bytes(content[start:end], "little")
         if end + length > len(content):
-            raise invalid_request(
-                f"element {len(elements)} of {what} should have {length:,} bytes, but the tensor ends"
-            )
+            raise invalid_request(f"{what}: element {len(elements)} of {length:,} bytes exceeds the end of the tensor")
         elements.append(content[end : end + length])
         start = end + length
-    if len(elements) != wanted:
-        raise invalid_request(
-            f"{what} of shape {list(shape)} needs {wanted:,} elements, but has {len(elements):,}"
-        )
+    if len(elements) != expected:
+        raise _wrong_element_count(len(elements), shape, what)
     return elements
 
 
 def _elements(data: object, shape: tuple[int, ...], what: str) -> list[bytes]:
     if not isinstance(data, list):
-        raise invalid_request(f"the data of {what} are {_shown(data)}, but must be a list of texts in base64")
+        raise invalid_request(f"{what}: data must be a list of base64 strings, not {_clip(data)}")
     if len(data) != math.prod(shape):
-        raise invalid_request(
-            f"{what} of shape {list(shape)} needs {math.prod(shape):,} elements, but has {len(data):,}"
-        )
-    return [from_base64(text, f"element {number} of {what}") for number, text in enumerate(data)]
+        raise _wrong_element_count(len(data), shape, what)
+    return [decode_base64(text, f"element {number} of {what}") for number, text in enumerate(data)]
 
 
-def _joined(elements: list[bytes]) -> bytes:
+def _wrong_element_count(count: int, shape: tuple[int, ...], what: str) -> RequestError:
+    return invalid_request(f"{what}: shape {list(shape)} requires {math.prod(shape):,} elements, but it has {count:,}")
+
+
+def _join(elements: list[bytes]) -> bytes:
     return b"".join(len(element).to_bytes(_LENGTH_BYTES, "little") + element for element in elements)
 
 
-def _objects(holder: Mapping[str, Any], name: str, least: int) -> list[dict[str, Any]]:
-    found = holder.get(name, [])
+def _objects(holder: Mapping[str, Any], name: str, *, required: bool) -> list[dict[str, Any]]:
+    entries = holder.get(name, [])
     if (
-        not isinstance(found, list)
-        or len(found) < least
-        or not all(isinstance(entry, dict) for entry in found)
+        not isinstance(entries, list)
+        or (required and not entries)
+        or not all(isinstance(entry, dict) for entry in entries)
     ):
-        raise invalid_request(f"{name} is {_shown(holder.get(name))}, but must be a list of objects")
-    return found
+        raise invalid_request(f"{name} must be a list of objects, not {_clip(holder.get(name))}")
+    return entries
 
 
 def _parameters(holder: Mapping[str, Any], what: str) -> dict[str, Any]:
-    found = holder.get("parameters", {})
-    if not isinstance(found, dict):
-        raise invalid_request(f"the parameters of {what} are {_shown(found)}, but must be an object")
-    return found
+    parameters = holder.get("parameters", {})
+    if not isinstance(parameters, dict):
+        raise invalid_request(f"{what}: parameters must be an object, not {_clip(parameters)}")
+    return parameters
 
 
 def _name(entry: Mapping[str, Any], what: str) -> str:
     name = entry.get("name")
     if not isinstance(name, str):
-        raise invalid_request(f"{what} has the name {_shown(name)}, but must have a text")
+        raise invalid_request(f"the name of {what} must be a string, not {_clip(name)}")
     return name
 
 
 def _flag(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise invalid_request(f"{name} is {_shown(value)}, but must be true or false")
+        raise invalid_request(f"{name} must be true or false, not {_clip(value)}")
     return value
 
 
-def _shown(value: object) -> str:
+def _clip(value: object) -> str:
     text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}…"
+    return text if len(text) <= 60 else f"{text[:57]}..."

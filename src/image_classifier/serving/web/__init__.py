@@ -1,1 +1,1 @@
-"""The Flask application, the page for people, and the OpenAPI document."""
+"""The Flask application, the web page, and the OpenAPI document."""

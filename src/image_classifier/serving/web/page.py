@@ -1,4 +1,4 @@
-"""The page for a person with an image, and the package's golden images as examples on it."""
+"""The web page for trying the model, with the package's golden images as examples."""
 
 from collections.abc import Mapping
 from pathlib import PurePosixPath
@@ -8,73 +8,70 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Response, render_template
 
 from image_classifier.monitoring import DriftVerdict
-from image_classifier.package import Identity, Package
 from image_classifier.serving.http.error_responses import not_found
-from image_classifier.serving.observe.drift_windows import Drift
-from image_classifier.settings import Settings
+from image_classifier.serving.service import Service
 
-_ACCEPTED = "image/jpeg,image/png,image/webp,image/bmp,image/gif,image/tiff"
-"""Naming the types makes a phone convert what it stores otherwise."""
-
-
+_FILE_TYPES = "image/jpeg,image/png,image/webp,image/bmp,image/gif,image/tiff"
+"""A list of types makes a phone convert photos that it stores in another format."""
 _VERDICTS = {
-    DriftVerdict.DRIFT: "They have changed",
-    DriftVerdict.NO_DRIFT: "They are like those it was made with",
+    DriftVerdict.DRIFT: "Detected",
+    DriftVerdict.NO_DRIFT: "Not detected",
     DriftVerdict.TOO_FEW_IMAGES: "Not enough images yet",
-    DriftVerdict.NO_REFERENCE: "Not known",
+    DriftVerdict.NO_REFERENCE: "Unknown",
 }
-"""What is said of the images that are asked about."""
+_PRECISIONS = {"int8": "8-bit integers", "float32": "32-bit floats"}
 
 
-def page_routes(settings: Settings, package: Package, identity: Identity, drift: Drift) -> Blueprint:
-    """The page at / and /examples/<number>.png."""
+def page_routes(service: Service) -> Blueprint:
+    """The page at / and the images /examples/<number>.png."""
     routes = Blueprint("page", __name__)
+    options, package = service.options, service.package
 
     @routes.get("/")
     def page() -> str:
         return render_template(
             "page.html",
-            identity=identity,
+            identity=service.identity,
             classes=package.classes,
             size=package.image_size,
             facts=_facts(package.provenance),
             accuracy=_accuracy(package.provenance),
             examples=[golden.label for golden in package.golden],
-            accepted=_ACCEPTED,
-            wants_token=bool(settings.token),
-            # Counts are nobody's business but of who has the token.
-            drift=None if settings.token else drift.judgement(),
+            file_types=_FILE_TYPES,
+            needs_token=bool(options.token),
+            # With a token, the drift report is protected too.
+            drift=None if options.token else service.drift.result(),
             verdicts=_VERDICTS,
-            false_alarms=settings.drift_false_alarms,
-            max_upload=settings.max_upload,
+            false_alarms=options.drift_false_alarms,
+            max_upload=options.max_upload,
         )
 
     @routes.get("/examples/<int:number>.png")
     def example(number: int) -> Response:
         if number >= len(package.golden):
-            raise not_found(f"there are {len(package.golden)} examples, from 0")
+            raise not_found(
+                f"example {number} does not exist; there are {len(package.golden)} examples, numbered from 0"
+            )
         return Response(package.golden[number].png, mimetype="image/png")
 
     return routes
 
 
 def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the model card tells beyond the identity, in the words of the page."""
     facts = []
     if source := provenance.get("data_source"):
-        # Not where it lay: an address may hold a secret, and a path is nobody's business.
-        facts.append(("Trained on", PurePosixPath(urlsplit(str(source)).path).name))
+        # The name alone: a URL may contain credentials, and a path is private.
+        facts.append(("Training data", PurePosixPath(urlsplit(str(source)).path).name))
     if created := provenance.get("created"):
         facts.append(("Trained", str(created)[:10]))
     if accuracy := _accuracy(provenance):
-        facts.append(("Accuracy", f"{accuracy} of validation images"))
+        facts.append(("Accuracy", f"{accuracy} on validation images"))
     if precision := provenance.get("precision"):
-        words = {"int8": "8-bit integers", "float32": "32-bit floats"}
-        facts.append(("Arithmetic", words.get(precision["chosen"], precision["chosen"])))
+        facts.append(("Precision", _PRECISIONS.get(precision["chosen"], precision["chosen"])))
     return facts
 
 
 def _accuracy(provenance: Mapping[str, Any]) -> str:
-    """The share of validation images that were right, as the page writes it; "" where it is not known."""
+    """Accuracy on the validation images as text; "" if unknown."""
     accuracy = provenance.get("validation_accuracy")
     return "" if accuracy is None else f"{100 * float(accuracy):.1f} %"

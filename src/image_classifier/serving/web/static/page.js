@@ -1,14 +1,14 @@
 "use strict";
 
-const AT_ONCE = 3;
-const ATTEMPTS = 5;
-const SMALL_SIDE = 128;
+const MAX_PARALLEL = 3;
+const MAX_ATTEMPTS = 5;
+const SMALL_IMAGE_SIDE = 128; // pixels; smaller images are shown without smoothing
 const maxUpload = Number(document.body.dataset.maxUpload);
 const results = document.getElementById("results");
 const status = document.getElementById("status");
 const pickers = [document.getElementById("file"), document.getElementById("camera")];
 const token = document.getElementById("token");
-const waiting = [];
+const queue = [];
 let running = 0;
 
 function percent(probability) {
@@ -16,50 +16,46 @@ function percent(probability) {
 }
 
 function size(bytes, round = Math.ceil) {
-  if (bytes < 1e3) {
-    return `${bytes} bytes`;
-  }
+  if (bytes < 1e3) return `${bytes} bytes`;
   return bytes < 1e6 ? `${round(bytes / 1e3)} kB` : `${(round(bytes / 1e5) / 10).toFixed(1)} MB`;
 }
 
-function ask(files) {
-  for (const file of files) {
-    waiting.push({ file, card: newCard(file) });
-  }
-  next();
+function enqueue(files) {
+  for (const file of files) queue.push({ file, card: newCard(file) });
+  startNext();
 }
 
-function next() {
-  while (running < AT_ONCE && waiting.length) {
-    const { file, card } = waiting.shift();
+function startNext() {
+  while (running < MAX_PARALLEL && queue.length) {
+    const { file, card } = queue.shift();
     running += 1;
     classify(file, card).finally(() => {
       running -= 1;
-      next();
+      startNext();
     });
   }
 }
 
 function newCard(file) {
-  const card = document.getElementById("answer").content.cloneNode(true).querySelector(".answer");
+  const card = document.getElementById("result").content.cloneNode(true).querySelector(".result");
   const photo = card.querySelector(".photo");
   photo.addEventListener("load", () => {
-    photo.classList.toggle("small", Math.max(photo.naturalWidth, photo.naturalHeight) <= SMALL_SIDE);
+    photo.classList.toggle("small", Math.max(photo.naturalWidth, photo.naturalHeight) <= SMALL_IMAGE_SIDE);
     URL.revokeObjectURL(photo.src);
   });
   photo.addEventListener("error", () => {
-    card.classList.add("unseen");
+    card.classList.add("no-preview");
     URL.revokeObjectURL(photo.src);
   });
   photo.alt = file.name;
   photo.src = URL.createObjectURL(file);
   card.querySelector(".file").textContent = `${file.name}, ${size(file.size)}`;
-  card.querySelector(".label").textContent = "Asking …";
+  card.querySelector(".label").textContent = "Classifying …";
   card.classList.add("waiting");
   const button = card.querySelector(".explain");
   button.addEventListener("click", () => explain(file, card, button));
-  card.querySelector(".program").addEventListener("click", () => {
-    showCommands(file);
+  card.querySelector(".code").addEventListener("click", () => {
+    showCode(file);
     document.getElementById("curl-title").focus();
   });
   results.prepend(card);
@@ -70,25 +66,25 @@ async function classify(file, card) {
   const started = performance.now();
   try {
     if (file.size > maxUpload) {
-      throw new Error(`the file has ${size(file.size)}, more than the limit of ${size(maxUpload, Math.floor)}`);
+      throw new Error(`the file is ${size(file.size)}; the limit is ${size(maxUpload, Math.floor)}`);
     }
-    const answer = await json(await post("predict", file, () => {
-      card.querySelector(".label").textContent = "The server is busy; asking again …";
+    const response = await json(await post("predict", file, () => {
+      card.querySelector(".label").textContent = "The server is busy; retrying …";
     }));
-    show(answer, card, performance.now() - started);
-    const [first] = answer.predictions;
+    show(response, card, performance.now() - started);
+    const [first] = response.predictions;
     status.textContent = `${file.name}: ${first.label}, ${percent(first.probability)}`;
-    showCommands(file);
+    showCode(file);
   } catch (error) {
     card.classList.add("failed");
-    card.querySelector(".label").textContent = "No answer";
+    card.querySelector(".label").textContent = "Not classified";
     card.querySelector(".error").textContent = sentence(error.message);
     status.textContent = `${file.name}: ${error.message}`;
   }
   card.classList.remove("waiting");
 }
 
-async function post(path, file, tellBusy, attempt = 1) {
+async function post(path, file, onBusy, attempt = 1) {
   let response;
   try {
     response = await fetch(path, {
@@ -100,32 +96,30 @@ async function post(path, file, tellBusy, attempt = 1) {
       body: file,
     });
   } catch {
-    throw new Error("the server cannot be reached; look whether it still runs, then try again");
+    throw new Error("cannot reach the server; check that it is running, then try again");
   }
-  if (response.ok) {
-    return response;
-  }
-  if (response.status === 503 && attempt < ATTEMPTS) {
-    // Each time twice as long: who is refused together must not come back together, for ever.
+  if (response.ok) return response;
+  if (response.status === 503 && attempt < MAX_ATTEMPTS) {
+    // Exponential backoff with jitter, so that rejected requests do not all return at the same time.
     const seconds = Number(response.headers.get("Retry-After") ?? 1) * 2 ** (attempt - 1);
-    tellBusy();
+    onBusy();
     await new Promise((resume) => setTimeout(resume, 1e3 * seconds * (0.5 + Math.random())));
-    return post(path, file, tellBusy, attempt + 1);
+    return post(path, file, onBusy, attempt + 1);
   }
-  let answer = {};
+  let body = {};
   try {
-    answer = await response.json();
+    body = await response.json();
   } catch {
-    // Not from this server, but from a proxy before it: the status is all there is to say.
+    // The response is from a proxy in front of the server.
   }
-  throw new Error(answer.error ?? `the server answered ${response.status}; try again`);
+  throw new Error(body.error ?? `the server returned status ${response.status}; try again`);
 }
 
 async function json(response) {
   try {
     return await response.json();
   } catch {
-    throw new Error("the server sent something that is not an answer; try again");
+    throw new Error("the response is not valid JSON; try again");
   }
 }
 
@@ -136,10 +130,10 @@ async function explain(file, card, button) {
     button.disabled = true;
     try {
       const response = await post("explain?format=png", file, () => {
-        button.textContent = "The server is busy; asking again …";
+        button.textContent = "The server is busy; retrying …";
       });
       heat.src = URL.createObjectURL(await response.blob());
-      heat.alt = "Yellow: the parts of the image that decided; violet: those that did not matter";
+      heat.alt = "Heat map: yellow areas influenced the prediction most, violet areas least";
     } catch (error) {
       button.textContent = sentence(error.message);
       return;
@@ -149,48 +143,41 @@ async function explain(file, card, button) {
   }
   heat.hidden = shown;
   card.classList.toggle("explained", !shown);
-  button.textContent = shown ? "Show what it looked at" : "Hide what it looked at";
+  button.textContent = shown ? "Show explanation" : "Hide explanation";
 }
 
-function show(answer, card, milliseconds) {
-  const [prediction] = answer.predictions;
+function show(response, card, milliseconds) {
+  const [prediction] = response.predictions;
   card.querySelector(".label").textContent = prediction.label;
   card.querySelector("tbody").replaceChildren(...prediction.top.map(row));
-  const inside = answer.milliseconds.decode + answer.milliseconds.infer;
+  const computing = response.milliseconds.decode + response.milliseconds.infer;
   card.querySelector(".timing").textContent =
-    `${milliseconds.toFixed(0)} ms in all, ${inside.toFixed(1)} ms of it in the model · version ${answer.model.version}`;
+    `${milliseconds.toFixed(0)} ms total, ${computing.toFixed(1)} ms decoding and inference · version ${response.model.version}`;
   card.classList.add("done");
 }
 
 function row({ label, probability }) {
-  const line = document.createElement("tr");
-  const name = document.createElement("th");
-  name.scope = "row";
-  name.textContent = label;
-  const cell = document.createElement("td");
-  const share = document.createElement("div");
-  share.className = "share";
-  const track = document.createElement("span");
-  track.className = "track";
-  const bar = document.createElement("span");
-  bar.className = "bar";
-  track.append(bar);
-  const text = document.createElement("span");
-  text.textContent = percent(probability);
-  share.append(track, text);
-  cell.append(share);
-  line.append(name, cell);
+  const bar = element("span", { className: "bar" });
+  const track = element("span", { className: "track" }, bar);
+  const text = element("span", { textContent: percent(probability) });
   requestAnimationFrame(() => requestAnimationFrame(() => {
     bar.style.width = `${100 * probability}%`;
   }));
-  return line;
+  const cell = element("td", {}, element("div", { className: "probability" }, track, text));
+  return element("tr", {}, element("th", { scope: "row", textContent: label }), cell);
+}
+
+function element(tag, properties, ...children) {
+  const created = Object.assign(document.createElement(tag), properties);
+  created.append(...children);
+  return created;
 }
 
 function sentence(text) {
   return text.charAt(0).toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 }
 
-function showCommands(file) {
+function showCode(file) {
   const name = file ? file.name : "photo.jpg";
   const quoted = /^[\w.-]+$/.test(name) ? name : `'${name.replaceAll("'", "'\\''")}'`;
   const address = new URL("predict", location.href);
@@ -219,7 +206,7 @@ async function copy(button) {
     await navigator.clipboard.writeText(code.textContent);
     button.textContent = "Copied";
   } catch {
-    // Without TLS a browser keeps the clipboard to itself; the text is selected.
+    // Without TLS, browsers give no access to the clipboard; the text is selected instead.
     button.textContent = "Selected; press Ctrl+C";
   }
   setTimeout(() => { button.textContent = "Copy"; }, 2000);
@@ -229,7 +216,7 @@ async function tryExample(button) {
   const path = button.dataset.example;
   const response = await fetch(path);
   const name = `${button.title.replaceAll(/[^\w.-]+/g, "-")}.png`;
-  ask([new File([await response.blob()], name, { type: "image/png" })]);
+  enqueue([new File([await response.blob()], name, { type: "image/png" })]);
 }
 
 function holdsFiles(event) {
@@ -238,44 +225,37 @@ function holdsFiles(event) {
 
 for (const picker of pickers) {
   picker.addEventListener("change", () => {
-    ask([...picker.files]);
+    enqueue([...picker.files]);
     picker.value = "";
   });
 }
 
 document.addEventListener("paste", (event) => {
   const files = [...(event.clipboardData?.files ?? [])];
-  if (files.length) {
-    event.preventDefault();
-    ask(files);
-  }
+  if (!files.length) return;
+  event.preventDefault();
+  enqueue(files);
 });
 
 document.addEventListener("dragover", (event) => {
-  if (holdsFiles(event)) {
-    event.preventDefault();
-    document.body.classList.add("dragging");
-  }
+  if (!holdsFiles(event)) return;
+  event.preventDefault();
+  document.body.classList.add("dragging");
 });
 
 document.addEventListener("dragleave", (event) => {
-  if (!event.relatedTarget) {
-    document.body.classList.remove("dragging");
-  }
+  if (!event.relatedTarget) document.body.classList.remove("dragging");
 });
 
 document.addEventListener("drop", (event) => {
   document.body.classList.remove("dragging");
-  if (holdsFiles(event)) {
-    event.preventDefault();
-    ask([...event.dataTransfer.files]);
-  }
+  if (!holdsFiles(event)) return;
+  event.preventDefault();
+  enqueue([...event.dataTransfer.files]);
 });
 
 for (const button of document.querySelectorAll("[data-example]")) {
   button.addEventListener("click", () => tryExample(button));
 }
-for (const button of document.querySelectorAll(".copy")) {
-  button.addEventListener("click", () => copy(button));
-}
-showCommands();
+for (const button of document.querySelectorAll(".copy")) button.addEventListener("click", () => copy(button));
+showCode();

@@ -1,0 +1,127 @@
+"""Checks of a data set's images: which are skipped, what makes the data unusable, and what is worth a warning."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from image_classifier.datasets.image_source import ImageSource
+from image_classifier.datasets.shard_decoding import DecodedImages
+from image_classifier.errors import DataError
+from image_classifier.text import counted, listed
+
+
+@dataclass
+class UsableRows:
+    """The images of a source that are kept, and the warnings so far."""
+
+    kept: NDArray[np.bool_]
+    """bool [N]"""
+    labels: NDArray[np.int64]
+    """int64 [N], indices into the classes; of kept images only."""
+    classes: tuple[str, ...]
+    warnings: list[str]
+
+
+def select_readable(source: ImageSource, decoded: DecodedImages, origin: str) -> UsableRows:
+    """Keep the images that have a label and can be decoded. Raises DataError if none remain or more than half fail."""
+    total, failed = len(source.labels), len(decoded.errors)
+    warnings = list(source.warnings)
+    if failed:
+        shown = listed([f"{source.names[row]} ({reason})" for row, reason in decoded.errors.items()])
+        if 2 * failed > total:
+            raise DataError(f"{origin}: {failed:,} of {total:,} images cannot be read: {shown}")
+        warnings.append(f"skipped {counted(failed, 'image')} that cannot be read: {shown}")
+    kept = source.labels >= 0
+    kept[list(decoded.errors)] = False
+    if not kept.any():
+        raise DataError(f"{origin}: no image has a usable label; {'; '.join(warnings) or 'it is empty'}")
+    return UsableRows(kept, source.labels.copy(), source.classes, warnings)
+
+
+def drop_untrained_classes(rows: UsableRows, in_test: NDArray[np.bool_], origin: str) -> None:
+    """Drop the classes without training images, and renumber the others. Raises DataError if fewer than two remain."""
+    count = len(rows.classes)
+    trained = np.bincount(rows.labels[rows.kept & ~in_test], minlength=count) > 0
+    tested = np.bincount(rows.labels[rows.kept & in_test], minlength=count)
+    empty = [name for name, some, tests in zip(rows.classes, trained, tested, strict=True) if not some | tests]
+    untrained = [name for name, some, n in zip(rows.classes, trained, tested, strict=True) if n and not some]
+    if empty:
+        rows.warnings.append(f"skipped {counted(len(empty), 'class')} without images: {listed(empty)}")
+    if untrained:
+        rows.warnings.append(
+            f"skipped {counted(len(untrained), 'class')} without training images, with "
+            f"{counted(sum(tested[~trained]), 'test image')}: {listed(untrained)}"
+        )
+    present = [name for name, some in zip(rows.classes, trained, strict=True) if some]
+    if len(present) < 2:
+        raise DataError(f"{origin} has images of only one class ({listed(present)}); at least two are required")
+    renumbered = np.where(trained, np.cumsum(trained) - 1, -1)
+    rows.labels[rows.kept] = renumbered[rows.labels[rows.kept]]
+    rows.kept &= rows.labels >= 0
+    rows.classes = tuple(present)
+
+
+def require_two_images_per_class(rows: UsableRows, origin: str) -> None:
+    """Raises DataError if a class has a single image, which cannot be in both parts."""
+    counts = np.bincount(rows.labels[rows.kept], minlength=len(rows.classes))
+    single = [name for name, n in zip(rows.classes, counts, strict=True) if n == 1]
+    if single:
+        raise DataError(
+            f"{origin}: {counted(len(single), 'class')} with a single image, but training and test need one each: "
+            f"{listed(single)}; add images, or remove the class"
+        )
+
+
+def untested_class_warnings(rows: UsableRows, in_test: NDArray[np.bool_], *, derived: bool) -> list[str]:
+    """`derived`: the test part was chosen from all images, because the data has none."""
+    tests = np.bincount(rows.labels[in_test], minlength=len(rows.classes))
+    untested = [name for name, n in zip(rows.classes, tests, strict=True) if not n]
+    if not untested:
+        return []
+    reason = "all their images are identical" if derived else "the test part has none"
+    return [f"{counted(len(untested), 'class')} without test images ({reason}): {listed(untested)}"]
+
+
+def duplicate_warnings(
+    rows: UsableRows, in_test: NDArray[np.bool_], hashes: NDArray[np.uint64], names: Sequence[str]
+) -> list[str]:
+    """About identical images in both parts, or in several classes. hashes: uint64 [N, 4], of the encoded images."""
+    kept = np.flatnonzero(rows.kept)
+    order = kept[np.lexsort((*hashes[kept].T[::-1],))]
+    same = (hashes[order[1:]] == hashes[order[:-1]]).all(axis=1)
+    if not same.any():
+        return []
+    group = np.concatenate([[0], np.cumsum(~same)])
+    warnings = []
+    tests = np.bincount(group, weights=in_test[order])
+    leaked = order[((tests > 0) & (tests < np.bincount(group)))[group] & in_test[order]]
+    if len(leaked):
+        shown = listed([names[row] for row in np.sort(leaked)])
+        images = counted(len(leaked), "test image")
+        warnings.append(f"{images} identical to training images, which inflates the accuracy: {shown}")
+    labels = rows.labels[order]
+    first = np.concatenate([[True], ~same])
+    differs = np.bincount(group, weights=labels != labels[first][group]) > 0
+    contradictory = order[differs[group]]
+    if len(contradictory):
+        shown = listed([names[row] for row in np.sort(contradictory)])
+        warnings.append(f"{counted(len(contradictory), 'image')} identical to images of another class: {shown}")
+    return warnings
+
+
+def resize_warnings(dimensions: NDArray[np.int32], size: int) -> list[str]:
+    """dimensions: int32 [N, 2], stored width and height; size: the side in pixels that the images were resized to."""
+    (min_width, min_height), (max_width, max_height) = dimensions.min(axis=0), dimensions.max(axis=0)
+    if (min_width, min_height, max_width, max_height) == (size,) * 4:
+        return []
+    oblong = int((dimensions[:, 0] != dimensions[:, 1]).sum())
+    cropped = f"; {counted(oblong, 'image')} not square, so only the center is used" if oblong else ""
+    images = counted(len(dimensions), "image")
+    if (min_width, min_height) == (max_width, max_height):
+        return [f"resized {images} from {min_width} x {min_height} to {size} x {size}{cropped}"]
+    return [
+        f"resized {images} of different sizes, {min_width} to {max_width} pixels wide and {min_height} to {max_height} "
+        f"high, to {size} x {size} (set image_size to change that){cropped}"
+    ]

@@ -1,0 +1,203 @@
+"""The step `train`: train within the budget and write the model package."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import image_classifier
+from image_classifier.datasets import DataRequest, Dataset, prepare
+from image_classifier.errors import PackageError, TrainingError
+from image_classifier.files import write_atomically
+from image_classifier.package import Package
+from image_classifier.process import available_cpus, limit_thread_spinning
+from image_classifier.registry import artifact_paths
+from image_classifier.settings import SETTINGS, Settings, as_environment, pick
+from image_classifier.steps.data import data
+from image_classifier.steps.fingerprint import fingerprint, source_revision, training_code_digest, training_settings
+from image_classifier.steps.model_access import open_registry
+from image_classifier.steps.work_folder import WorkFolder
+from image_classifier.text import Report
+
+if TYPE_CHECKING:
+    from image_classifier.registry import Registry, Run, Version
+    from image_classifier.training import Group, Plan
+
+SOURCE = Path(image_classifier.__file__).parent  # the code that trains
+
+
+@dataclass(frozen=True)
+class TrainingIdentity:
+    """What a training is of: the same identity gives the same model."""
+
+    fingerprint: str
+    code_digest: str
+    source_revision: str
+
+    @classmethod
+    def of(cls, settings: Settings, dataset: Dataset) -> "TrainingIdentity":
+        code = training_code_digest(SOURCE)
+        return cls(fingerprint(code, dataset.digest, settings), code, source_revision(settings.source_revision, SOURCE))
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return asdict(self)
+
+
+def train(settings: Settings, report: Report) -> Package | None:
+    """Train within the budget and write the package.
+
+    The same training code, data and parameters are not trained twice: their registered version is fetched. With
+    several processes the first one does everything except its share of the training; the others return None.
+    """
+    limit_thread_spinning()
+    from image_classifier.training import join_group
+
+    with _other_processes(settings) as environment, join_group({**os.environ, **environment}) as group:
+        if group.is_first:
+            return _train_first(settings, report, group)
+        _train_other(settings, group)
+        return None
+
+
+def _other_processes(settings: Settings) -> AbstractContextManager[Mapping[str, str]]:
+    """Start the other processes of the training; returns the environment variables that describe them."""
+    if settings.training_processes == 1 or "WORLD_SIZE" in os.environ:
+        return nullcontext({})
+    from image_classifier.platform import is_in_cluster, training_pods
+    from image_classifier.training import local_processes
+
+    if is_in_cluster():
+        return training_pods(os.environ, processes=settings.training_processes)
+    command = [sys.executable, "-m", "image_classifier.cli", "train"]
+    return local_processes(command, as_environment(settings, SETTINGS), processes=settings.training_processes)
+
+
+def _plan(settings: Settings, group: "Group") -> "Plan":
+    from image_classifier.training import Plan
+
+    return pick(settings, Plan, threads=group.threads(available_cpus()), group=group)
+
+
+def _train_other(settings: Settings, group: "Group") -> None:
+    """Take part in the training of the first process, which says whether there is anything to train."""
+    from image_classifier.training import fit_worker
+
+    # By now the first process has prepared the data, in a cache that may be shared.
+    digest = group.broadcast("")
+    dataset = prepare(pick(settings, DataRequest))
+    if dataset.digest != digest:
+        raise TrainingError(
+            f"process {group.rank} read other data than the first process: digest {dataset.digest[:12]}, not "
+            f"{digest[:12]}; give all processes the same --data"
+        )
+    is_trained_already = group.broadcast(False)
+    if not is_trained_already:
+        fit_worker(dataset, _plan(settings, group))
+
+
+def _train_first(settings: Settings, report: Report, group: "Group") -> Package:
+    from image_classifier.training import require_device
+
+    require_device(settings.device)
+    registry = open_registry(settings, report)
+    dataset = data(settings, report)
+    group.broadcast(dataset.digest)
+    identity, work = TrainingIdentity.of(settings, dataset), WorkFolder.of(settings)
+    version = registry.versions.find(identity.fingerprint)
+    package = None if version else _unregistered_package(work, identity)
+    group.broadcast(version is not None or package is not None)
+    if version is not None:
+        return _registered_package(registry, version, work, report)
+    if package is not None:
+        report("already trained: the package in the work folder has the same code, data and parameters")
+        return package
+    return _fit_and_export(settings, report, registry, dataset, identity, group)
+
+
+def _registered_package(registry: "Registry", version: "Version", work: WorkFolder, report: Report) -> Package:
+    registry.versions.download(version, work.package)
+    report(
+        f"already trained: version {version.number} of {version.name} has the same code, data and parameters; to train "
+        "again, give --retrain any new text"
+    )
+    return Package.read(work.package)
+
+
+def _unregistered_package(work: WorkFolder, identity: TrainingIdentity) -> Package | None:
+    """The package in the work folder, if it has this identity: a run was interrupted before `register`."""
+    try:
+        package = Package.read(work.package)
+    except PackageError:
+        return None
+    return package if package.provenance.get("fingerprint") == identity.fingerprint else None
+
+
+def _fit_and_export(
+    settings: Settings,
+    report: Report,
+    registry: "Registry",
+    dataset: Dataset,
+    identity: TrainingIdentity,
+    group: "Group",
+) -> Package:
+    from image_classifier.training import ReportPoint, export_package, fit, plot_learning_curve
+
+    work = WorkFolder.of(settings)
+    checkpoint = work.checkpoint / identity.fingerprint[:16]
+    parameters = training_settings(settings)
+    with registry.runs.start(
+        parameters={**parameters, "data": settings.data, "data_digest": dataset.digest},
+        tags=identity.tags,
+        dataset=dataset,
+        run_id=_interrupted_run(checkpoint),
+    ) as run:
+        write_atomically(checkpoint / "run_id", run.id.encode())
+
+        def on_report(point: ReportPoint) -> None:
+            run.log_metrics(point.metrics, step=point.number)
+
+        trained = fit(dataset, _plan(settings, group), checkpoint=checkpoint, on_report=on_report)
+        last = trained.history[-1]
+        run.log_parameters(trained.parameters)
+        run.log_metrics({"training_seconds": trained.seconds, "final_validation_accuracy": last.validation_accuracy})
+        run.log_figure(plot_learning_curve(trained.history), artifact_paths.LEARNING_CURVE)
+        package = export_package(
+            work.package,
+            trained.classifier,
+            dataset,
+            trained.validation,
+            _provenance(identity, run, dataset, {**parameters, **trained.parameters}),
+            precision=settings.precision,
+            threads=available_cpus(),
+        )
+    together = f" in {group.size} processes" if group.size > 1 else ""
+    report(
+        f"trained for {trained.seconds:.1f} s{together}: validation accuracy "
+        f"{100 * package.provenance['validation_accuracy']:.2f} %; the package is in {work.package}"
+    )
+    return package
+
+
+def _provenance(
+    identity: TrainingIdentity, run: "Run", dataset: Dataset, parameters: Mapping[str, object]
+) -> dict[str, Any]:
+    return {
+        **identity.tags,
+        "run_id": run.id,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "data_source": dataset.source,
+        "data_digest": dataset.digest,
+        "parameters": json.loads(json.dumps(parameters, default=str)),
+    }
+
+
+def _interrupted_run(checkpoint: Path) -> str | None:
+    """The run that an interrupted training with the same fingerprint had started."""
+    file = checkpoint / "run_id"
+    return file.read_text() if file.exists() else None

@@ -1,0 +1,57 @@
+import pytest
+
+from image_classifier.errors import DataError
+from tests.datasets.samples import cached_files, encoded, files, prepared, write
+
+
+@pytest.mark.parametrize(
+    ("contents", "message"),
+    [
+        (files("cat"), r"images of only one class \(cat\)"),
+        (files("cat") | {"dog/1.txt": b""}, "only one class"),
+        ({"cat/1.png": encoded(1), "dog/1.png": encoded(2)}, "each class has only one image"),
+        ({f"{name}/{n}.png": b"x" for name in ("a", "b") for n in range(4)}, "8 of 8 images cannot be read"),
+        (files() | {"eel/only.png": encoded(7)}, "1 class with a single image, but .* one each: eel"),
+        (files(prefix="test/"), "has test images, but no training images"),
+    ],
+)  # fmt: skip
+def test_data_that_cannot_be_trained_on_is_refused(tmp_path, contents, message):
+    folder = write(tmp_path / "pets", contents)
+    with pytest.raises(DataError, match=message) as caught:
+        prepared(folder, tmp_path)
+    assert "\n" not in str(caught.value)
+    assert str(folder) in str(caught.value)
+    assert cached_files(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("contents", "warning"),
+    [
+        (files() | {f"cat/bad{n}.jpg": b"text" for n in range(7)},
+         "skipped 7 images that cannot be read: cat/bad0"),
+        (files() | {"dog/cut.png": encoded(5)[:60]},
+         "skipped 1 image that cannot be read: dog/cut.png (the image"),
+        (files() | {"cat/large.png": encoded(8, side=30)},
+         "resized 21 images of different sizes, 12 to 30 pixels wide and 12 to 30 high, to 12 x 12"),
+        (files(side=100), "resized 20 images from 100 x 100 to 64 x 64"),
+        (files() | {"cat/copy.png": encoded(0), "dog/same.png": encoded(0)},
+         "3 images identical to images of another class: cat/000.png, cat/copy.png, dog/same.png"),
+        (files(prefix="train/") | files(prefix="test/", count=2),
+         "4 test images identical to training images, which inflates the accuracy: test/cat/000.png"),
+        (files(prefix="train/") | files("cat", 2, "test/", 50),
+         "1 class without test images (the test part has none): dog"),
+        (files() | {f"eel/{n}.png": encoded(70) for n in range(3)},
+         "1 class without test images (all their images are identical): eel"),
+        (files(prefix="train/") | files("cat dog eel", 2, "test/", 50),
+         "skipped 1 class without training images, with 2 test images: eel"),
+    ],
+)  # fmt: skip
+def test_a_warning_counts_and_names_the_problems(tmp_path, contents, warning):
+    warnings = prepared(write(tmp_path / "pets", contents), tmp_path).warnings
+    assert any(text.startswith(warning) for text in warnings), warnings
+
+
+def test_a_class_without_images_is_skipped_with_a_warning(tmp_path):
+    folder = write(tmp_path / "pets", files())
+    (folder / "eel").mkdir()
+    assert prepared(folder, tmp_path).warnings == ("skipped 1 class without images: eel",)

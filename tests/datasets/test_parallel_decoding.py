@@ -1,0 +1,29 @@
+import numpy as np
+import pytest
+
+from image_classifier.datasets import parallel_decoding
+from image_classifier.datasets.parallel_decoding import MAX_IN_PROCESS_BYTES
+from tests.datasets.samples import encoded, files, prepared, write
+
+
+@pytest.mark.slow
+def test_worker_processes_decode_the_same_as_one_process(tmp_path, monkeypatch):
+    content = {f"{'cat' if number % 2 else 'dog'}/{number}.png": encoded(number, side=64) for number in range(400)}
+    content["cat/broken.png"] = b"broken"
+    folder = write(tmp_path / "pets", content)
+    assert sum(map(len, content.values())) > MAX_IN_PROCESS_BYTES
+    monkeypatch.setattr("image_classifier.datasets.preparation.available_cpus", lambda: 2)
+    pooled = prepared(folder, tmp_path)
+    assert pooled.warnings[0].startswith("skipped 1 image that cannot be read: cat/broken.png")
+    monkeypatch.setattr(parallel_decoding, "MAX_IN_PROCESS_BYTES", 10**9)
+    single = prepared(folder, tmp_path / "single")
+    assert (pooled.digest, pooled.warnings) == (single.digest, single.warnings)
+    assert np.array_equal(pooled.train.images, single.train.images)
+
+
+@pytest.mark.parametrize(
+    ("sides", "size"), [((12, 12), 12), ((4, 4), 8), ((100, 100), 64), ((20, 30), 25), ((64, 64), 64)]
+)
+def test_the_image_size_is_that_of_the_images_within_bounds(tmp_path, sides, size):
+    contents = files("cat", side=sides[0]) | files("dog", seed=50, side=sides[1])
+    assert prepared(write(tmp_path / "pets", contents), tmp_path).image_size == size
