@@ -1,5 +1,6 @@
-"""Environments of peers, each with its own packages in .venv-peers."""
+"""Virtual environments for the servers and trainers that we compare with, in .venv-peers."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,11 +11,11 @@ ENVIRONMENTS = ROOT / ".venv-peers"
 
 
 class PeerError(Exception):
-    """A peer cannot be measured; the text is why."""
+    """A peer cannot be measured; the text says why."""
 
 
 def make_environment(name: str) -> Path:
-    """The Python of a peer, with what peers/requirements names for it."""
+    """Path of the Python interpreter of a peer, with the packages of peers/requirements/NAME.txt installed."""
     folder = ENVIRONMENTS / name
     python = folder / "bin" / "python"
     install = [str(python), "-m", "pip", "install", "--quiet"]
@@ -30,3 +31,9 @@ def make_environment(name: str) -> Path:
                 raise PeerError(f"{' '.join(command)}: {done.stderr[-2000:]}")
         (folder / ".made").touch()
     return python
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on, for now."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

@@ -1,14 +1,13 @@
-"""`image-classifier score` against a bare loop over the same parquet files, in turn in the same run.
+"""Throughput of `image-classifier score`, compared with a bare loop over the same parquet files.
 
     python bench/score.py FOLDER_WITH_PARQUET_FILES PACKAGE [--repeats 3] [--times 1] [--ray]
 
-The bare loop: as many processes, forked beforehand and with their sessions loaded, so that their start costs it
-nothing; each takes row groups in turn, decodes the images, and asks the model about 256 at a time. It keeps no answer,
-checks nothing, and catches nothing. It decodes once by Pillow alone (`Image.open(...).convert("RGB")`: the images must
-have the model's size) and once by our decoder. Ours is the whole command, from its start to its summary. `--times`
-scores the files so many times over; `--ray` lets Ray Data do the same, too. Prints the rates, ours to each other one,
-and the peak memory of ours (all its processes). Where others use the machine, the rates say little, and the seconds of
-CPU for an image still tell.
+The bare loop uses one process per CPU, forked and with a loaded session beforehand, so that its start is not counted.
+Each process takes row groups in turn, decodes the images and runs the model on batches of 256; it keeps no results and
+checks nothing. It runs once with a bare Pillow decoder (`Image.open(...).convert("RGB")`; the images must have the
+model's size) and once with ours. Ours is the whole command, from its start to its summary. `--times` repeats the input
+files; `--ray` adds Ray Data. All run alternately. Prints the rates, the ratios, and the peak memory of all processes of
+ours. On a shared machine the rates mean little, but the CPU time per image is still meaningful.
 """
 
 import argparse
@@ -34,7 +33,8 @@ from PIL import Image
 from data import PeakMemory
 from environments import PEERS, make_environment
 from image_classifier.images.decoder import decode
-from image_classifier.package.package import Graph, Package
+from image_classifier.package.model import Graph
+from image_classifier.package.package import Package
 from image_classifier.process import available_cpus
 from image_classifier.settings import Settings
 
@@ -42,28 +42,28 @@ BATCH = 256
 Decoder = Callable[[bytes, int], NDArray[np.uint8]]
 
 
-def by_pillow(data: bytes, _: int) -> NDArray[np.uint8]:
+def decode_with_pillow(data: bytes, _: int) -> NDArray[np.uint8]:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-def by_ours(data: bytes, size: int) -> NDArray[np.uint8]:
+def decode_with_ours(data: bytes, size: int) -> NDArray[np.uint8]:
     return decode(data, size, Settings.max_pixels)
 
 
-DECODERS: dict[str, Decoder] = {"Pillow": by_pillow, "our decoder": by_ours}
+DECODERS: dict[str, Decoder] = {"Pillow": decode_with_pillow, "our decoder": decode_with_ours}
 
 
 @cache
-def loaded(package: Path) -> tuple[Graph, int]:
-    """The session of this process, and the side of the images that it takes."""
-    read = Package.read(package)
-    return Graph(read.model_file, threads=1), read.image_size
+def load_session(package: Path) -> tuple[Graph, int]:
+    """The session of this process, and the model's image size."""
+    opened = Package.read(package)
+    return Graph(opened.model_file, threads=1), opened.image_size
 
 
 def score_bare(task: tuple[Path, int, str, Path]) -> int:
-    """Score a row group; how many images it has."""
+    """Score a row group; returns its number of images."""
     path, group, decoder, package = task
-    graph, size = loaded(package)
+    graph, size = load_session(package)
     images = pq.ParquetFile(path).read_row_group(group, columns=["image"]).column("image").to_pylist()
     for start in range(0, len(images), BATCH):
         batch = [DECODERS[decoder](image["bytes"], size) for image in images[start : start + BATCH]]
@@ -71,97 +71,98 @@ def score_bare(task: tuple[Path, int, str, Path]) -> int:
     return len(images)
 
 
-class Spent(NamedTuple):
-    """What a way of scoring took."""
+class Times(NamedTuple):
+    """The time of one run."""
 
     seconds: float
-    """From its start to its end."""
+    """Wall-clock time."""
     cpu: float
-    """Seconds of CPU, in all its processes."""
+    """CPU time in seconds, of all processes."""
 
 
 @contextmanager
-def spent() -> Iterator[list[Spent]]:
-    """Puts what the processes that the block starts and waits for took into the list."""
-    found: list[Spent] = []
-    before, began = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
-    yield found
-    seconds, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-    found.append(Spent(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
+def measure_children() -> Iterator[list[Times]]:
+    """Append the times of the processes that the block starts and waits for to the yielded list."""
+    times: list[Times] = []
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    yield times
+    seconds, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    times.append(Times(seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime))
 
 
-def of_bare(folder: Path, package: Path, decoder: str) -> Spent:
+def time_bare(folder: Path, package: Path, decoder: str) -> Times:
     tasks = [
         (file, group, decoder, package)
         for file in sorted(folder.iterdir())
         for group in range(pq.read_metadata(file).num_row_groups)
     ]
-    # Each process takes some of these and loads its session.
-    first = tasks[: 4 * available_cpus()]
-    with spent() as found, multiprocessing.get_context("fork").Pool(available_cpus()) as pool:
-        warm = sum(pool.map(score_bare, first, chunksize=1))
-        began = time.perf_counter()
+    # Each process takes some of these tasks and loads its session.
+    warm_up = tasks[: 4 * available_cpus()]
+    with measure_children() as times, multiprocessing.get_context("fork").Pool(available_cpus()) as pool:
+        warm = sum(pool.map(score_bare, warm_up, chunksize=1))
+        started = time.perf_counter()
         count = sum(pool.imap_unordered(score_bare, tasks))
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - started
         pool.close()
         pool.join()
-    return Spent(seconds, found[0].cpu * count / (count + warm))
+    return Times(seconds, times[0].cpu * count / (count + warm))
 
 
-def of_command(command: Sequence[str | Path]) -> Spent:
-    with spent() as found:
+def time_command(command: Sequence[str | Path]) -> Times:
+    with measure_children() as times:
         subprocess.run(command, check=True, stdout=sys.stderr)
-    return found[0]
+    return times[0]
 
 
-def of_ours(folder: Path, package: Path) -> tuple[Spent, PeakMemory]:
+def time_ours(folder: Path, package: Path) -> tuple[Times, PeakMemory]:
     with tempfile.TemporaryDirectory() as home, PeakMemory() as memory:
         score = (sys.executable, "-m", "image_classifier.cli", "score", folder, "--model", package)
-        return of_command((*score, "--to", f"{home}/scores", "--home", home)), memory
+        return time_command((*score, "--to", f"{home}/scores", "--home", home)), memory
 
 
-def of_ray(folder: Path, package: Path) -> Spent:
+def time_ray(folder: Path, package: Path) -> Times:
     python = make_environment("ray")
     with tempfile.TemporaryDirectory() as home:
         score = (python, PEERS / "ray_score.py", folder, package)
-        return of_command((*score, f"{home}/scores", str(available_cpus())))
+        return time_command((*score, f"{home}/scores", str(available_cpus())))
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Batch scoring against a bare loop.")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("package", type=Path)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--times", type=int, default=1)
     parser.add_argument("--ray", action="store_true")
-    given = parser.parse_args()
-    all_spent: dict[str, list[Spent]] = {}
+    arguments = parser.parse_args()
+    all_times: dict[str, list[Times]] = {}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for number in range(given.times):
-            for file in given.data.glob("*.parquet"):
+        for number in range(arguments.times):
+            for file in arguments.data.glob("*.parquet"):
                 (folder / f"{file.stem}-{number}.parquet").symlink_to(file.absolute())
         count = sum(pq.read_metadata(file).num_rows for file in folder.iterdir())
-        for _ in range(given.repeats):
-            ours, memory = of_ours(folder, given.package)
-            now = {"ours": ours, **{name: of_bare(folder, given.package, name) for name in DECODERS}}
-            if given.ray:
-                now["Ray Data"] = of_ray(folder, given.package)
-            for name, took in now.items():
-                all_spent.setdefault(name, []).append(took)
-            told = ", ".join(
-                f"{name} {count / took.seconds:,.0f}/s and {1e3 * took.cpu / count:.3f} ms of CPU an image"
-                for name, took in now.items()
+        for _ in range(arguments.repeats):
+            ours, memory = time_ours(folder, arguments.package)
+            run = {"ours": ours, **{name: time_bare(folder, arguments.package, name) for name in DECODERS}}
+            if arguments.ray:
+                run["Ray Data"] = time_ray(folder, arguments.package)
+            for name, times in run.items():
+                all_times.setdefault(name, []).append(times)
+            rates = ", ".join(
+                f"{name} {count / times.seconds:,.0f} images/s ({1e3 * times.cpu / count:.3f} ms of CPU time per image)"
+                for name, times in run.items()
             )
-            print(f"{count:,} images on {available_cpus()} cores: {told}")
+            print(f"{count:,} images on {available_cpus()} CPUs: {rates}")
             print(
-                f"ours: {memory.all / 2**20:,.0f} MiB ({memory.private / 2**20:,.0f} MiB private)", flush=True
+                f"peak memory of ours: {memory.all / 2**20:,.0f} MiB ({memory.private / 2**20:,.0f} MiB private)",
+                flush=True,
             )
-    seconds, cpu = (statistics.median(column) for column in zip(*all_spent["ours"], strict=True))
-    for name, column in all_spent.items():
-        rate = statistics.median(took.seconds for took in column) / seconds
-        by_cpu = statistics.median(took.cpu for took in column) / cpu
-        print(f"ours to {name}: {rate:.3f} of the rate, {by_cpu:.3f} of the images by seconds of CPU")
+    seconds, cpu = (statistics.median(column) for column in zip(*all_times.pop("ours"), strict=True))
+    for name, column in all_times.items():
+        rate = statistics.median(times.seconds for times in column) / seconds
+        by_cpu = statistics.median(times.cpu for times in column) / cpu
+        print(f"ours relative to {name}: {rate:.3f} of the throughput, {by_cpu:.3f} of the images per CPU second")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,10 @@
-"""Requests a second and latency of our server and of those a user might pick instead, side by side.
+"""Throughput and latency of this server and of alternatives, side by side.
 
     python bench/serving.py path/to/package --seconds 5
 
-All have two workers, the same model and the same images, on loopback, with one load generator (wrk). The raw limit
-is the same decoder and model in two processes with no HTTP at all. It makes an environment for each peer in
-.venv-peers; a peer that cannot be made or started is reported, and left out. Run it on a machine that does nothing
-else.
+All servers have two workers and get the same model and images over loopback from one load generator (wrk). The raw
+limit is the same decoder and model in two processes without HTTP. Each alternative gets a virtual environment in
+.venv-peers; one that cannot be installed or started is reported and skipped. Run it on an otherwise idle machine.
 """
 
 import argparse
@@ -32,11 +31,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from environments import PEERS, PeerError, make_environment
+from environments import PEERS, PeerError, free_port, make_environment
 from image_classifier.images.decoder import decode
-from image_classifier.package.package import Model, Package
+from image_classifier.package.model import Model
+from image_classifier.package.package import Package
 from image_classifier.registry.model_upload import write_mlflow_model
-from image_classifier.steps.local_server import free_port
 
 WORKERS = 2
 MAX_PIXELS = 50_000_000
@@ -45,7 +44,7 @@ START_SECONDS = 120
 
 @dataclass(frozen=True)
 class Request:
-    """What is posted where."""
+    """A POST request."""
 
     path: str
     body: bytes
@@ -54,7 +53,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Measured:
-    """Answers a second, the 99th percentile of the latency in ms, and answers that were not 200."""
+    """Responses per second, p99 latency in ms, and the number of responses other than 200."""
 
     rate: float
     p99: float
@@ -62,7 +61,7 @@ class Measured:
 
 
 def photograph(width: int, height: int, seed: int) -> bytes:
-    """A JPEG of that size with structure on every scale, as photos have: sums of noise of several sizes."""
+    """A JPEG with structure at every scale, like a photo: a sum of noise of several cell sizes."""
     random = np.random.default_rng(seed)
     total = np.zeros((height, width, 3), dtype=np.float32)
     for cells in (4, 16, 64, 256):
@@ -83,31 +82,31 @@ def images() -> dict[str, bytes]:
 
 @dataclass(frozen=True)
 class Peer:
-    """A server: its environment, its command with {port} and {model}, and how it is asked."""
+    """A server: its environment, its command with {port} and {model}, and its request for an image."""
 
     environment: str
     command: str
-    ask: Callable[[bytes, int], Request] = lambda image, _: Request("/predict", image, "image/jpeg")
+    make_request: Callable[[bytes, int], Request] = lambda image, _: Request("/predict", image, "image/jpeg")
 
 
-def ask_v1(image: bytes, size: int) -> Request:  # noqa: ARG001
+def v1_request(image: bytes, size: int) -> Request:  # noqa: ARG001
     body = {"instances": [{"b64": base64.b64encode(image).decode()}]}
     return Request("/v1/models/peer:predict", json.dumps(body).encode(), "application/json")
 
 
-def ask_v2(image: bytes, size: int) -> Request:  # noqa: ARG001
+def v2_request(image: bytes, size: int) -> Request:  # noqa: ARG001
     tensor = {"name": "image", "shape": [1], "datatype": "BYTES", "data": [base64.b64encode(image).decode()]}
     body = {"inputs": [{**tensor, "parameters": {"content_type": "base64"}}]}
     return Request("/v2/models/peer/infer", json.dumps(body).encode(), "application/json")
 
 
-def ask_litserve(image: bytes, size: int) -> Request:  # noqa: ARG001
+def litserve_request(image: bytes, size: int) -> Request:  # noqa: ARG001
     body = {"image": base64.b64encode(image).decode()}
     return Request("/predict", json.dumps(body).encode(), "application/json")
 
 
-def ask_mlflow(image: bytes, size: int) -> Request:
-    """It decodes no images: its client has to, and to send the numbers."""
+def mlflow_request(image: bytes, size: int) -> Request:
+    """MLflow decodes no images: the client sends pixels."""
     pixels = decode(image, size, MAX_PIXELS)[np.newaxis].tolist()
     return Request("/invocations", json.dumps({"inputs": {"image": pixels}}).encode(), "application/json")
 
@@ -119,32 +118,30 @@ SERVERS = {
         "granian", f"-m granian --interface wsgi --port {{port}} --workers {WORKERS} wsgi_app:app"
     ),
     "FastAPI on uvicorn": Peer(
-        "fastapi",
-        f"-m uvicorn fastapi_app:app --port {{port}} --workers {WORKERS} --log-level warning",
+        "fastapi", f"-m uvicorn fastapi_app:app --port {{port}} --workers {WORKERS} --log-level warning"
     ),
-    "LitServe": Peer("litserve", f"litserve_app.py --workers {WORKERS} --port {{port}}", ask_litserve),
+    "LitServe": Peer("litserve", f"litserve_app.py --workers {WORKERS} --port {{port}}", litserve_request),
     "BentoML": Peer("bentoml", "-m bentoml serve bentoml_service:Peer --port {port}"),
-    "MLServer": Peer("mlserver", f"mlserver_app.py --workers {WORKERS} --port {{port}}", ask_v2),
+    "MLServer": Peer("mlserver", f"mlserver_app.py --workers {WORKERS} --port {{port}}", v2_request),
     "KServe SDK": Peer(
-        "kserve", f"kserve_app.py --workers {WORKERS} --http_port {{port}} --enable_grpc false", ask_v1
+        "kserve", f"kserve_app.py --workers {WORKERS} --http_port {{port}} --enable_grpc false", v1_request
     ),
     "mlflow models serve": Peer(
         "mlflow",
-        "-m mlflow models serve --model-uri {mlflow_model} --env-manager local --port {port} "
-        f"--workers {WORKERS}",
-        ask_mlflow,
+        f"-m mlflow models serve --model-uri {{mlflow_model}} --env-manager local --port {{port}} --workers {WORKERS}",
+        mlflow_request,
     ),
 }
 
 
 @contextmanager
 def running(command: list[str], port: int, package: Path, log: Path) -> Iterator[None]:
-    """A server that listens; ended with all its workers."""
+    """A server that listens, killed with its workers at the end of the block."""
     environment = {
         **os.environ,
         "BENCH_PACKAGE": str(package),
         "MLFLOW_DISABLE_TELEMETRY": "true",
-        # mlflow starts uvicorn by its name.
+        # mlflow starts uvicorn by name.
         "PATH": f"{Path(command[0]).parent}:{os.environ['PATH']}",
     }
     with log.open("wb") as output:
@@ -159,7 +156,7 @@ def running(command: list[str], port: int, package: Path, log: Path) -> Iterator
                 break
             except OSError:
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise PeerError(f"it does not listen: {log.read_text()[-2000:]}") from None
+                    raise PeerError(f"does not listen: {log.read_text()[-2000:]}") from None
                 time.sleep(0.1)
         yield
     finally:
@@ -172,8 +169,8 @@ def running(command: list[str], port: int, package: Path, log: Path) -> Iterator
             process.wait()
 
 
-def ask_until_right(port: int, request: Request) -> None:
-    """Ask until it answers 200, so that nothing else is measured."""
+def wait_until_ready(port: int, request: Request) -> None:
+    """Send the request until the response is 200, so that the start is not measured."""
     deadline = time.monotonic() + START_SECONDS
     while True:
         try:
@@ -184,12 +181,12 @@ def ask_until_right(port: int, request: Request) -> None:
             return
         except OSError as error:
             if time.monotonic() > deadline:
-                raise PeerError(f"{request.path} is not answered: {error}") from None
+                raise PeerError(f"no response to {request.path}: {error}") from None
             time.sleep(0.2)
 
 
 def load(port: int, request: Request, clients: int, seconds: float, folder: Path) -> Measured:
-    """What wrk finds."""
+    """Measure with wrk."""
     (folder / "body").write_bytes(request.body)
     script = folder / "post.lua"
     script.write_text(
@@ -211,7 +208,7 @@ def load(port: int, request: Request, clients: int, seconds: float, folder: Path
     return Measured(rate, p99, int(failed[1]) if failed else 0)
 
 
-def _answer_for(seconds: float, folder: Path, image: bytes, counts: "multiprocessing.Queue[int]") -> None:
+def _classify_for(seconds: float, folder: Path, image: bytes, counts: "multiprocessing.Queue[int]") -> None:
     model = Model.load(Package.read(folder), threads=1)
     size, count, end = model.package.image_size, 0, time.monotonic() + seconds
     while time.monotonic() < end:
@@ -221,11 +218,10 @@ def _answer_for(seconds: float, folder: Path, image: bytes, counts: "multiproces
 
 
 def raw_limit(package: Path, image: bytes, seconds: float) -> float:
-    """Images a second of the decoder and the model in two processes, with no HTTP."""
+    """Images per second of the decoder and the model in two processes, without HTTP."""
     counts: multiprocessing.Queue[int] = multiprocessing.Queue()
     workers = [
-        multiprocessing.Process(target=_answer_for, args=(seconds, package, image, counts))
-        for _ in range(WORKERS)
+        multiprocessing.Process(target=_classify_for, args=(seconds, package, image, counts)) for _ in range(WORKERS)
     ]
     for worker in workers:
         worker.start()
@@ -236,71 +232,60 @@ def raw_limit(package: Path, image: bytes, seconds: float) -> float:
 
 
 def measure(
-    server: str,
-    pictures: dict[str, bytes],
-    package: Path,
-    size: int,
-    folder: Path,
-    arguments: argparse.Namespace,
+    server: str, pictures: dict[str, bytes], package: Path, size: int, folder: Path, arguments: argparse.Namespace
 ) -> dict[tuple[str, str, int], Measured]:
-    """One server, with all images and numbers of clients; raises PeerError."""
+    """Measure one server with all images and numbers of clients; raises PeerError."""
     peer = SERVERS[server]
     python = make_environment(peer.environment) if peer.environment else Path(sys.executable)
     port = free_port()
     filled = peer.command.format(port=port, package=package, mlflow_model=folder / "mlflow")
-    found = {}
+    results = {}
     with running([str(python), *filled.split()], port, package, folder / "log"):
         for kind, image in pictures.items():
-            request = peer.ask(image, size)
-            ask_until_right(port, request)
+            request = peer.make_request(image, size)
+            wait_until_ready(port, request)
             load(port, request, 8, 1, folder)
             for clients in arguments.clients:
-                found[server, kind, clients] = load(port, request, clients, arguments.seconds, folder)
-                print(server, kind, clients, found[server, kind, clients], file=sys.stderr)
-    return found
+                results[server, kind, clients] = load(port, request, clients, arguments.seconds, folder)
+                print(server, kind, clients, results[server, kind, clients], file=sys.stderr)
+    return results
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("package", type=Path)
-    parser.add_argument("--seconds", type=float, default=5, help="of load for each figure")
+    parser.add_argument("--seconds", type=float, default=5, help="duration of the load for each measurement")
     parser.add_argument("--clients", type=int, nargs="+", default=[1, 8, 32])
     parser.add_argument("--only", nargs="+", choices=list(SERVERS), help="servers to measure")
     arguments = parser.parse_args()
     if shutil.which("wrk") is None:
-        raise SystemExit("wrk is not on PATH; install it, e.g. apt-get install wrk")
+        raise SystemExit("wrk is not on PATH; install it, e.g. with apt-get install wrk")
     package = arguments.package.resolve()
     size = Package.read(package).image_size
     pictures = images()
-    found: dict[tuple[str, str, int], Measured] = {}
+    results: dict[tuple[str, str, int], Measured] = {}
     names = arguments.only or list(SERVERS)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_mlflow_model(Package.read(package), folder / "mlflow", run_id="bench", model_id="bench")
         for server in list(names):
             try:
-                found |= measure(server, pictures, package, size, folder, arguments)
+                results |= measure(server, pictures, package, size, folder, arguments)
             except PeerError as error:
-                print(f"{server} is left out: {error}", file=sys.stderr)
+                print(f"skipped {server}: {error}", file=sys.stderr)
                 names.remove(server)
         limits = {kind: raw_limit(package, image, arguments.seconds) for kind, image in pictures.items()}
-    print(
-        f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n"
-    )
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
     print(f"python bench/serving.py {arguments.package} --seconds {arguments.seconds:g}\n")
     for kind in pictures:
-        print(f"\n**{kind}** (decode and infer alone: {limits[kind]:,.0f}/s)\n")
-        print(
-            "| server | " + " | ".join(f"{n} clients: /s, p99 ms, ours is" for n in arguments.clients) + " |"
-        )
+        print(f"\n**{kind}** (decoding and inference alone: {limits[kind]:,.0f}/s)\n")
+        print("| server | " + " | ".join(f"{n} clients: /s, p99 ms, ours is" for n in arguments.clients) + " |")
         print("|---|" + "---|" * len(arguments.clients))
         for server in names:
             cells = []
             for clients in arguments.clients:
-                measured = found[server, kind, clients]
-                ours = found.get((OURS, kind, clients))
+                measured = results[server, kind, clients]
+                ours = results.get((OURS, kind, clients))
                 ratio = f", {ours.rate / measured.rate:.2f} x" if ours and measured.rate else ""
                 failed = f" ({measured.failed} failed)" if measured.failed else ""
                 cells.append(f"{measured.rate:,.0f}, {measured.p99:,.1f}{ratio}{failed}")

@@ -1,10 +1,10 @@
-"""Test accuracy by training budget, mean over seeds; prints a Markdown table.
+"""Test accuracy by training budget, with the mean over seeds, as a Markdown table.
 
     python bench/training.py digits --budget 20s --seeds 0 1 2
     python bench/training.py path/to/cifar10 --budget 60s --budget 180s --keras
 
-The test part is read for the report alone: every choice was made on the validation split. Run it on a machine
-that does nothing else: the budget is time, and other work takes a part of it.
+The test part is only read for this report: every choice is made on the validation split. Run it on an idle machine: the
+budget is time, and other work takes a part of it.
 """
 
 import argparse
@@ -17,9 +17,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from image_classifier.process import available_cpus, share_cpus
+from image_classifier.process import available_cpus, limit_thread_spinning
 
-share_cpus()
+limit_thread_spinning()
 
 import numpy as np
 import torch
@@ -29,8 +29,9 @@ from environments import PEERS, make_environment
 from image_classifier.datasets import prepare
 from image_classifier.datasets.dataset import Dataset, DatasetPart
 from image_classifier.settings import Recipe, load_settings
-from image_classifier.training.fit import Plan, Trained, fit
+from image_classifier.training import Plan, fit
 from image_classifier.training.network import Classifier
+from image_classifier.training.trained import Trained
 
 
 def accuracy(classifier: Classifier, part: DatasetPart) -> float:
@@ -48,16 +49,16 @@ def train(dataset: Dataset, budget: float, seed: int, recipe: Recipe) -> Trained
 
 
 def rate(trained: Trained, dataset: Dataset) -> float:
-    """Arithmetic of the training, in GFLOP/s: a step takes three times that of the forward pass."""
+    """Arithmetic of the training in GFLOP/s; a step takes three times the arithmetic of the forward pass."""
     images = int(trained.parameters["steps"]) * int(trained.parameters["batch_size"])
-    sides = 2 if trained.classifier.mirror else 1
+    sides = 2 if trained.classifier.test_time_flip else 1
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         trained.classifier(torch.tensor(dataset.test.images[:1]))
     return 3 * counter.get_total_flops() / sides * images / trained.seconds / 1e9
 
 
 def product_rate(dtype: torch.dtype) -> float:
-    """What the machine reaches in the product of two matrices of 2048 x 2048, in GFLOP/s."""
+    """GFLOP/s of the product of two 2048×2048 matrices on this machine."""
     matrix = torch.rand(2048, 2048).to(dtype)
     seconds = []
     for _ in range(8):
@@ -83,31 +84,27 @@ def measure_keras(dataset: Dataset, seed: int, folder: Path) -> tuple[float, flo
     return found["accuracy"], found["seconds"]
 
 
-def say_mean(name: str, budget: str, tests: list[float]) -> None:
+def print_mean(name: str, budget: str, tests: list[float]) -> None:
     spread = statistics.stdev(tests) if len(tests) > 1 else 0.0
-    print(
-        f"| {name} | {budget} | mean | | | | | | **{statistics.mean(tests):.2%}** ± {spread:.2%} |",
-        flush=True,
-    )
+    print(f"| {name} | {budget} | mean | | | | | | **{statistics.mean(tests):.2%}** ± {spread:.2%} |", flush=True)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--budget", action="append", required=True)
-    parser.add_argument("--recipe", default="", help="hyperparameters, as of the command train")
+    parser.add_argument("--recipe", default="", help="hyperparameters, as for `image-classifier train`")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--keras", action="store_true", help="train a beginner's network in Keras, too")
+    parser.add_argument("--keras", action="store_true", help="also train a beginner's network in Keras")
     arguments = parser.parse_args()
 
     print(f"`{' '.join(['python', *sys.argv])}`")
     print(
-        f"{platform.processor() or platform.machine()}, {available_cpus()} CPUs, torch {torch.__version__}; matrices: "
-        f"{product_rate(torch.float32):.0f} GFLOP/s in float32, {product_rate(torch.bfloat16):.0f} in bfloat16\n"
+        f"{platform.processor() or platform.machine()}, {available_cpus()} CPUs, torch {torch.__version__}; "
+        f"matrix product: {product_rate(torch.float32):.0f} GFLOP/s in float32, "
+        f"{product_rate(torch.bfloat16):.0f} in bfloat16\n"
     )
-    print("| data | budget | seed | used | width | epochs | GFLOP/s | validation | test |")
+    print("| data | budget | seed | time | width | epochs | GFLOP/s | validation | test |")
     print("|---|---|---|---|---|---|---|---|---|", flush=True)
     with tempfile.TemporaryDirectory() as home:
         for text in arguments.budget:
@@ -127,14 +124,14 @@ def main() -> None:
                     f"| {trained.validation_accuracy:.2%} | {tests[-1]:.2%} |",
                     flush=True,
                 )
-            say_mean(name, text, tests)
+            print_mean(name, text, tests)
         if arguments.keras:
             tests = []
             for seed in arguments.seeds:
                 tested, seconds = measure_keras(dataset, seed, Path(home))
                 tests.append(tested)
                 print(f"| {name} | Keras | {seed} | {seconds:.1f} s | | 10 | | | {tested:.2%} |", flush=True)
-            say_mean(name, "Keras", tests)
+            print_mean(name, "Keras", tests)
 
 
 if __name__ == "__main__":

@@ -34,9 +34,7 @@ def main() -> None:
             layers.Dense(int(arrays["train_labels"].max()) + 1),
         ]
     )
-    network.compile(
-        "adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"]
-    )
+    network.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True), metrics=["accuracy"])
     started = time.perf_counter()
     network.fit(arrays["train_images"] / np.float32(255), arrays["train_labels"], epochs=EPOCHS, verbose=0)
     seconds = time.perf_counter() - started

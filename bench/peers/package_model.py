@@ -7,7 +7,8 @@ import numpy as np
 import onnxruntime
 
 from image_classifier.images.decoder import decode
-from image_classifier.package.package import INPUT, OUTPUT, Package
+from image_classifier.package.model import INPUT, OUTPUT
+from image_classifier.package.package import Package
 
 MAX_PIXELS = 50_000_000
 

@@ -11,7 +11,8 @@ import numpy as np
 import ray
 
 from image_classifier.images.decoder import decode
-from image_classifier.package.package import Model, Package
+from image_classifier.package.model import Model
+from image_classifier.package.package import Package
 from image_classifier.settings import Settings
 
 
