@@ -11,6 +11,12 @@ def clip(text: str, most: int) -> str:
     return text if len(text) <= most else f"{text[: most - 2]} …"
 
 
+def one_line(error: BaseException | str, most: int = 200) -> str:
+    """The text of an error in one line of at most `most` characters; the name of its class if it has no text."""
+    text = clip(" ".join(str(error).split()), most)
+    return text or (type(error).__name__ if isinstance(error, BaseException) else "")
+
+
 def listed(names: Sequence[str], most: int = 5) -> str:
     """The first names and how many more there are: "a, b and 5 more"."""
     text = ", ".join(str(name) for name in names[:most])

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from image_classifier.datasets.folder import part_from_name, validation_warning
 from image_classifier.datasets.image_source import UNLABELED, ImageSource, StoredImage, limit_encoded_size
 from image_classifier.errors import DataError, ImageError
-from image_classifier.text import counted, listed
+from image_classifier.text import counted, listed, one_line
 
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels")
 _BATCH_ROWS = 256
@@ -61,7 +61,7 @@ def _pyarrow_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         raise DataError(f"{path} is damaged or not a parquet file: {reason}") from None
 
 

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit, urlunsplit
 from image_classifier.errors import DataError
 from image_classifier.files import write_atomically
 from image_classifier.progress import Progress
+from image_classifier.text import one_line
 
 REMOTE_SCHEMES = ("http", "https", "s3", "gs", "gcs")
 _CHUNK_BYTES = 2**20
@@ -116,7 +117,7 @@ def _to_data_error(error: Exception, shown: str) -> DataError:
     elif status:
         reason = f"the server answers with status {status}"
     else:
-        reason = " ".join(str(cause).split())[:200] or type(cause).__name__
+        reason = one_line(cause)
     return DataError(f"{shown} cannot be fetched: {reason}")
 
 

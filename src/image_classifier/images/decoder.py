@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPIm
 
 from image_classifier.errors import ImageError, ImageTooLargeError
 from image_classifier.images.image_headers import check_segment_count
+from image_classifier.text import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _LOADED_PLUGINS = (TiffImagePlugin, WebPImagePlugin)
@@ -144,7 +145,7 @@ def _pillow_errors(max_pixels: int) -> Iterator[None]:
         raise ImageTooLargeError("not enough memory to decode the image") from None
     except Exception as error:
         # Pillow's decoders raise nearly everything on hostile bytes: OSError, SyntaxError, struct.error, …
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)
         raise ImageError(f"the image cannot be decoded: {reason}") from None
 
 

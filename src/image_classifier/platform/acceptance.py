@@ -15,7 +15,7 @@ from urllib3 import encode_multipart_formdata
 
 from image_classifier.errors import AcceptanceError
 from image_classifier.package import GoldenImage, Package, encode_png
-from image_classifier.text import Report
+from image_classifier.text import Report, one_line
 
 VERSION_HEADER = "X-Model-Version"
 IMAGE_HEADER = "X-Server-Image"
@@ -171,4 +171,4 @@ def _predict(
 
 
 def _excerpt(content: bytes) -> str:
-    return " ".join(content.decode(errors="replace").split())[:200] or "empty body"
+    return one_line(content.decode(errors="replace")) or "empty body"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from image_classifier.errors import ClusterError, ConflictError, ForbiddenError, NoClusterError
+from image_classifier.text import one_line
 
 if TYPE_CHECKING:
     from kubernetes.client import ApiClient
@@ -260,4 +261,4 @@ def _kubeconfig() -> str | None:
 def _connection_failure(error: BaseException) -> str:
     """The innermost reason of a failed connection."""
     text = str(getattr(error, "reason", None) or error)
-    return " ".join(text.rpartition(": ")[2].split()) or type(error).__name__
+    return one_line(text.rpartition(": ")[2]) or type(error).__name__

@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, quote, urlencode, urlsplit
 from image_classifier.errors import RegistryError
 from image_classifier.files import write_atomically
 from image_classifier.registry import REPORT, SIGNATURE, SIGNED_BY, page_of_run
+from image_classifier.text import one_line
 
 _RETRY_SECONDS = (0.5, 1.0, 2.0)
 _TEMPORARY_STATUSES = (408, 429, 500, 502, 503, 504)
@@ -177,7 +178,7 @@ def _error_message(error: urllib.error.HTTPError) -> str:
         message = str(json.loads(error.read())["message"])
     except (ValueError, KeyError, TypeError, OSError):
         message = str(error.reason)
-    return " ".join(message.split())[:200]
+    return one_line(message)
 
 
 def _authorization(credentials: Mapping[str, str]) -> dict[str, str]:

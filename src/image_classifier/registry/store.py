@@ -17,7 +17,7 @@ from urllib.parse import unquote, urlsplit
 
 from image_classifier.errors import RegistryError, RegistryUnavailableError
 from image_classifier.registry.mlflow_environment import configure_mlflow, silence_mlflow
-from image_classifier.text import clip
+from image_classifier.text import one_line
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -126,7 +126,7 @@ class Store:
             reason = re.search(r"\[(?:Errno|SSL)[^]]*] ([\w ]+)", text)
             cause = f" ({reason[1].strip()})" if reason else ""
             return f"{server} does not answer{cause}; is it running?"
-        return clip(" ".join(text.split()), _LONGEST_MESSAGE) or type(error).__name__
+        return one_line(text, _LONGEST_MESSAGE) or type(error).__name__
 
     @cached_property
     def experiment_id(self) -> str:

@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from image_classifier.datasets import file_system
 from image_classifier.errors import DataError, ImageClassifierError
 from image_classifier.files import why_unwritten, write_atomically
+from image_classifier.text import one_line
 
 _REMOTE_SCHEMES = ("s3", "gs", "gcs")
 _RUN, _SUMMARY = "_run.json", "_summary.json"
@@ -107,7 +108,7 @@ class ScoreFiles:
             raise
         except Exception as error:  # the clients of object stores have no common base class of exceptions
             if self._is_remote or not isinstance(error, OSError):
-                reason = " ".join(str(error).split())[:200] or type(error).__name__
+                reason = one_line(error)
                 raise DataError(f"cannot access the scores in {self.address}: {reason}") from error
             raise DataError(why_unwritten(error, "the scores", self.address, "set --to")) from error
 

@@ -10,6 +10,7 @@ from image_classifier.errors import TrainingError, TuningError
 from image_classifier.registry import Registry
 from image_classifier.search.space import suggest_recipe
 from image_classifier.settings import Recipe
+from image_classifier.text import one_line
 from image_classifier.training import REPORT_POINTS, Plan, ReportPoint, fit
 
 
@@ -55,7 +56,7 @@ class Objective:
         except UpdateFinishedTrialError:  # the trial had no heartbeat, so another process gave it up
             raise
         except (TrainingError, RuntimeError, ValueError, MemoryError) as error:
-            reason = " ".join(str(error).split()) or type(error).__name__
+            reason = one_line(error)
             trial.set_user_attr("reason", reason)
             run.set_tags({"state": "failed", "reason": reason})
             run.end("FAILED")

@@ -12,7 +12,7 @@ from sqlalchemy import event, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 
 from image_classifier.errors import TuningError
-from image_classifier.text import clip
+from image_classifier.text import one_line
 
 _RETRIES = 2  # of a trial whose process dies; its recipe may be the cause
 _LONGEST_MESSAGE = 300
@@ -61,4 +61,4 @@ def opened_storage(address: str, timeout: float, grace: int) -> Iterator[RDBStor
 
 def _explain(error: BaseException) -> str:
     cause = error.__cause__ or error
-    return clip(" ".join(str(getattr(cause, "orig", None) or cause).split()), _LONGEST_MESSAGE)
+    return one_line(getattr(cause, "orig", None) or cause, _LONGEST_MESSAGE)
