@@ -7,6 +7,9 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 E2E    := tests/e2e
 
+# uv compiles nothing; the first process that imports a module does, for all later ones.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The machine's uv, or the pinned one, which pip brings into the environment.
 UV := $(or $(shell command -v uv),$(BIN)/uv)
 INSTALL := $(UV) pip install --quiet --python $(BIN)/python
