@@ -47,7 +47,7 @@ def stripes(size: int, *, images: int = 240, classes: int = 4, seed: int = 0, gr
 def plan(
     *, budget: float = 1.0, validation_fraction: float = 0.2, recipe: str = "", group: Group = SINGLE_PROCESS
 ) -> Plan:
-    return Plan(budget, 0, validation_fraction, Recipe.parse(recipe), threads=2, group=group)
+    return Plan(budget, 0, validation_fraction, Recipe.parse(recipe), threads=1, group=group)
 
 
 def clock(seconds: float) -> Clock:
