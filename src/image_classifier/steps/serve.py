@@ -42,7 +42,7 @@ def server_process(settings: Settings, package: "Package") -> Iterator["subproce
         yield server
     finally:
         if server.poll() is None:
-            server.send_signal(signal.SIGTERM)
+            server.send_signal(signal.SIGINT)  # after SIGTERM it would wait for a load balancer to notice
         server.wait(settings.drain_timeout + 10)
 
 
