@@ -1,5 +1,7 @@
 """The command `image-classifier`."""
 
+import atexit
+import gc
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,6 +56,7 @@ def main(ctx: click.Context, debug: bool, workload: Path | None) -> None:  # noq
     image-classifier run --data ~/photos --budget 3m      use your own images, one sub-folder per class
     image-classifier predict photo.jpg                    classify a photo with the champion
     """
+    atexit.register(gc.freeze)  # else Python searches all modules for garbage before it ends, for up to two seconds
     ctx.obj = _workload_params(workload) if workload else {}
 
 
