@@ -1,5 +1,6 @@
 """Fixtures that several parts share."""
 
+import gc
 import http.server
 import os
 import re
@@ -29,6 +30,16 @@ if TYPE_CHECKING:
 LONGEST = {"test_tuning.py", "test_guides.py"}
 COLORS = {"red": (255, 0, 0), "green": (0, 255, 0), "blue": (0, 0, 255), "white": (255, 255, 255)}
 SIZE = 16
+
+
+def pytest_configure() -> None:
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    """Exempt all modules from garbage collection, which would go through them many times during the tests."""
+    gc.freeze()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

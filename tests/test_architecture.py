@@ -34,6 +34,7 @@ def test_a_room_uses_only_what_another_room_exports():
     assert past_the_door == set()
 
 
+@pytest.mark.slow
 def test_everything_that_a_room_exports_is_there():
     modules = ", ".join(f"image_classifier.{room}" for room in ROOMS)
     subprocess.run([sys.executable, "-c", f"import {modules}"], env={**os.environ, "EAGER_IMPORT": "1"}, check=True)
@@ -61,6 +62,7 @@ def test_the_server_loads_neither_pytorch_nor_mlflow_nor_what_its_image_lacks(mo
     assert not loaded & {"torch", "mlflow", "scipy", "sklearn", "pyarrow", "matplotlib", "tqdm"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["gate.verdict", "gate.report"])
 def test_the_gate_loads_no_pytorch(module):
     assert "torch" not in imports(f"image_classifier.{module}")

@@ -25,6 +25,8 @@ from tests.platform.conftest import FakeClock
 from tests.platform.test_pod_metrics import server_pod
 from tests.platform.test_workload_rollback import accept_run, workload_object
 
+pytestmark = pytest.mark.slow
+
 
 class SimulatedServer(ThreadingHTTPServer):
     """Serves the /metrics of a server that answers some requests between any two readings."""

@@ -17,6 +17,8 @@ from image_classifier.platform.workload_rollback import (
 from image_classifier.registry.events import withdrawal
 from tests.platform.api_server import ClusterState
 
+pytestmark = pytest.mark.slow
+
 STARTED = datetime(2026, 11, 25, 12, tzinfo=UTC)
 BY = {"actor": "ada", "reason": "worse on cats"}
 

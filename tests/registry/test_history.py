@@ -11,6 +11,8 @@ from image_classifier.registry.decision import Decision, RecordedVerdict
 from image_classifier.registry.events import LONGEST_REASON
 from tests.registry.mlflow_helpers import record_training, register_packages
 
+pytestmark = pytest.mark.slow
+
 ACCEPTED = RecordedVerdict(Decision.ACCEPTED, "good", ({"rule": "min-accuracy", "outcome": "pass"},))
 REFUSED = RecordedVerdict(Decision.REFUSED, "bad", ({"rule": "min-accuracy", "outcome": "fail"},))
 

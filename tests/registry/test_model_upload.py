@@ -6,6 +6,8 @@ from mlflow import MlflowClient
 from image_classifier.errors import RegistryError
 from tests.registry.mlflow_helpers import record_training
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("damage", ["missing", "truncated", "changed"])
 def test_an_upload_that_differs_from_the_package_makes_no_version(registry, tmp_path, monkeypatch, damage):

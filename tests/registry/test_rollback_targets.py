@@ -9,6 +9,8 @@ from image_classifier.registry.rollback_targets import compare_metrics, roll_bac
 from image_classifier.registry.versions import Versions
 from tests.registry.mlflow_helpers import record_training, register_champions
 
+pytestmark = pytest.mark.slow
+
 
 def roll_back(registry, to="", reason="worse on cats"):
     before, after = roll_back_champion(registry, to, actor="ada", reason=reason)

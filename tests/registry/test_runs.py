@@ -16,6 +16,8 @@ from image_classifier.errors import RegistryError
 from image_classifier.registry.runs import LONGEST_PARAMETER
 from tests.registry.mlflow_helpers import registry_at, small_dataset
 
+pytestmark = pytest.mark.slow
+
 START = {"parameters": {}, "tags": {}, "dataset": small_dataset()}
 
 

@@ -4,12 +4,16 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
 from image_classifier.gate.rules import RuleOutcome, RuleResult
 from image_classifier.gate.verdict import Verdict
 from image_classifier.registry.registry import Registry
 from image_classifier.registry.status import Stage, describe_status, status_of, status_to_json
 from image_classifier.registry.versions import Version
 from tests.registry.mlflow_helpers import record_training
+
+pytestmark = pytest.mark.slow
 
 TOO_LOW = RuleResult(
     "min-accuracy", RuleOutcome.FAIL, "accuracy 95.83 % is below the minimum of 99.9 %", 0.9583, threshold=0.999

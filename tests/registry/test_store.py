@@ -13,6 +13,8 @@ import pytest
 from image_classifier.errors import RegistryError, RegistryUnavailableError
 from tests.registry.mlflow_helpers import registry_at
 
+pytestmark = pytest.mark.slow
+
 
 def open_error(tracking_uri, home, timeout=20.0):
     """The message of the error when the store is opened; it must be one line."""

@@ -16,6 +16,8 @@ from image_classifier.package.package import Package
 from tests.conftest import color_images, color_probabilities
 from tests.registry.mlflow_helpers import model_folder, record_training, register_packages, registry_at
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def client(home):

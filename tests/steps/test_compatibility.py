@@ -30,6 +30,8 @@ from image_classifier.steps.rollback import RollbackRequest, rollback
 from image_classifier.steps.why import why
 from tests.steps.chain import Lines, move_database
 
+pytestmark = pytest.mark.slow
+
 ARCHIVE = Path(__file__).with_name("home-0.1.tar.xz")
 WRITTEN_AT = Path("/tmp/w/oldhome/h")
 SECOND = "models:/image-classifier/2"

@@ -7,6 +7,8 @@ from image_classifier.steps.promote import promote
 from tests.registry.mlflow_helpers import record_training, register_champions
 from tests.steps.chain import Lines
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def settings(home, registry):

@@ -14,6 +14,8 @@ from tests.registry.mlflow_helpers import register_champions
 from tests.steps.chain import Lines
 from tests.steps.drift_samples import store_drift
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def settings(home, registry, tmp_path):

@@ -13,6 +13,8 @@ from image_classifier.training.network import Classifier
 from image_classifier.training.quantization import choose_precision
 from tests.training.samples import stripes, untrained_classifier
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(("size", "channels", "flip"), [(8, 1, False), (32, 3, True)])
 def test_the_package_predicts_like_the_classifier_for_batches_of_any_size(tmp_path, size, channels, flip):

@@ -3,6 +3,8 @@ import torch
 
 from image_classifier.training.network import Classifier, Network
 
+pytestmark = pytest.mark.slow
+
 
 def network_of(size: int, channels: int = 3, classes: int = 5) -> Network:
     torch.manual_seed(0)

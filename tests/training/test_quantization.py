@@ -15,6 +15,8 @@ from image_classifier.training.export import export_graph
 from image_classifier.training.quantization import choose_precision, quantize_int8
 from tests.training.samples import stripes, untrained_classifier
 
+pytestmark = pytest.mark.slow
+
 CLASSES = ("a", "b", "c", "d")
 QEMU = shutil.which("qemu-x86_64")
 

@@ -9,6 +9,8 @@ from image_classifier.training.plan import TrainingInputs
 from image_classifier.training.sizing import WIDTHS, choose_sizing
 from tests.training.samples import clock, plan, stripes
 
+pytestmark = pytest.mark.slow
+
 SAMPLE = torch.randn(16, 3, 8, 8)
 
 
