@@ -1,6 +1,7 @@
 """Run the commands of the guides in their order, and compare what they print with what the guides show."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,9 +25,14 @@ PHOTOS, MISLABELED = 180, 7  # images per class, and how many of them are in the
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A reader's folder: images of two classes that few training steps tell apart, some mislabeled, and two more."""
+def folder(tmp_path_factory: pytest.TempPathFactory, empty_database: Path) -> Path:
+    """A reader's folder: images of two classes that few training steps tell apart, some mislabeled, and two more.
+
+    MLflow's tables are already there, as creating them takes seconds.
+    """
     folder = tmp_path_factory.mktemp("reader")
+    (folder / ".image-classifier").mkdir()
+    shutil.copy(empty_database, folder / ".image-classifier")
     random = np.random.default_rng(0)
     pixels = {
         name: random.normal(brightness, 25, (PHOTOS, 8, 8)).clip(0, 255).astype(np.uint8)
