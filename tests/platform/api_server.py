@@ -6,14 +6,15 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, HTTPServer, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import yaml
 
 NAMESPACE = "team"
+Server = TypeVar("Server", bound=HTTPServer)
 _PATH = re.compile(
     r"/(?:api/v1|apis/(?P<group>[^/]+)/(?P<version>[^/]+))/namespaces/(?P<namespace>[^/]+)/(?P<plural>[^/]+)"
     r"(?:/(?P<name>[^/]+))?(?P<log>/log)?"
@@ -52,19 +53,22 @@ class ApiServer(ThreadingHTTPServer):
 
 
 @contextmanager
-def running_api_server() -> Iterator[ApiServer]:
-    with ApiServer() as server:
+def running(server: Server) -> Iterator[Server]:
+    """Answer requests in a thread during the block."""
+    with server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 @contextmanager
 def fake_cluster(state: ClusterState, kubeconfig: Path) -> Iterator[None]:
     """Serve a state, and write the kubeconfig for it."""
-    with running_api_server() as server:
+    with running(ApiServer()) as server:
         server.state = state
         write_kubeconfig(kubeconfig, server.address)
         yield

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from image_classifier.platform.diagnosis.collector import collect_evidence
 from image_classifier.platform.diagnosis.diagnosis import Diagnosis, diagnose
 from image_classifier.registry.registry import Registry
 from image_classifier.registry.versions import Version
-from tests.platform.api_server import ApiServer, ClusterState, running_api_server, write_kubeconfig
+from tests.platform.api_server import ApiServer, ClusterState, running, write_kubeconfig
 from tests.platform.record import FOLDER, WORKLOAD
 from tests.ports import free_port
 from tests.registry.mlflow_helpers import record_training, registry_at
@@ -33,7 +32,7 @@ SERVER_IMAGE = "registry.example.org/server@sha256:" + "1" * 64
 
 @pytest.fixture(scope="session")
 def api_server() -> Iterator[ApiServer]:
-    with running_api_server() as server:
+    with running(ApiServer()) as server:
         yield server
 
 
@@ -127,10 +126,8 @@ def web_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path,
 
     folder = tmp_path_factory.mktemp("web")
     handler = functools.partial(Handler, directory=folder)
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+    with running(http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)) as server:
         yield folder, f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
 
 
 class FixedAnswers(http.server.ThreadingHTTPServer):
@@ -167,12 +164,8 @@ class _FixedAnswersHandler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def http_answers() -> Iterator[FixedAnswers]:
-    with FixedAnswers() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with running(FixedAnswers()) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture(scope="session")

@@ -5,9 +5,8 @@ tests/e2e/test_watch.py watches real servers behind Knative.
 
 import random
 import re
-import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -20,7 +19,7 @@ from image_classifier.platform.rollout_watch import watch_rollout
 from image_classifier.serving.observe.metrics import Metrics
 from image_classifier.settings import Seconds, Settings
 from image_classifier.steps.watch import watch
-from tests.platform.api_server import ClusterState
+from tests.platform.api_server import ClusterState, running
 from tests.platform.conftest import FakeClock
 from tests.platform.test_pod_metrics import server_pod
 from tests.platform.test_workload_rollback import accept_run, workload_object
@@ -56,19 +55,12 @@ class SimulatedServer(ThreadingHTTPServer):
 @contextmanager
 def serving(state: ClusterState, *servers: SimulatedServer) -> Iterator[None]:
     """Run the servers, and add their pods to the cluster: the old revision first."""
-    threads = [threading.Thread(target=server.serve_forever, args=(0.01,)) for server in servers]
-    for thread in threads:
-        thread.start()
-    for number, server in enumerate(servers):
-        image = "server@a" if number == 0 else "server@b"
-        state.objects.append(server_pod(f"pod-{number}", server.server_port, image))
-    try:
+    with ExitStack() as stack:
+        for number, server in enumerate(servers):
+            stack.enter_context(running(server))
+            image = "server@a" if number == 0 else "server@b"
+            state.objects.append(server_pod(f"pod-{number}", server.server_port, image))
         yield
-    finally:
-        for server, thread in zip(servers, threads, strict=True):
-            server.shutdown()
-            thread.join()
-            server.server_close()
 
 
 @pytest.fixture

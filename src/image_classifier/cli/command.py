@@ -25,6 +25,7 @@ from image_classifier.cli.model_commands import fetch, predict, score, serve
 from image_classifier.cli.operation_commands import drift, history, retrain, rollback, why
 from image_classifier.cli.setting_options import Commands
 from image_classifier.errors import SettingError
+from image_classifier.text import one_line
 
 
 @click.group(
@@ -69,6 +70,6 @@ def _workload_params(path: Path) -> Mapping[str, object]:
     except (OSError, UnicodeDecodeError) as error:
         raise SettingError(f"cannot read {path}: {error}") from error
     except yaml.YAMLError as error:
-        raise SettingError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
+        raise SettingError(f"{path} is not valid YAML: {one_line(error, most=1_000)}") from error
     except (KeyError, TypeError, AttributeError):
         raise SettingError(f"{path} is not a workload: spec.params, a list of name and value, is missing") from None
