@@ -47,11 +47,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: item.path.name not in LONGEST)
 
 
-def color_model(size: int = SIZE, colors_by_class: Mapping[str, tuple[int, ...]] = COLORS) -> bytes:
+def color_model(
+    size: int = SIZE, colors_by_class: Mapping[str, tuple[int, ...]] = COLORS, sharpness: float = 20
+) -> bytes:
     """A real ONNX model whose answer can be foreseen: the color nearest to the image's mean color."""
     colors = np.array(list(colors_by_class.values()), dtype=np.float32) / 255
     # |x - c|² = |x|² - 2x·c + |c|², and softmax is blind to the |x|² that all classes share.
-    weights, bias = 20 * colors.T, -10 * (colors**2).sum(axis=1)
+    weights, bias = sharpness * colors.T, -sharpness / 2 * (colors**2).sum(axis=1)
     graph = helper.make_graph(
         [
             helper.make_node("Cast", ["image"], ["float"], to=TensorProto.FLOAT),

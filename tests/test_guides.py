@@ -61,7 +61,7 @@ def outputs(folder: Path) -> dict[str, str]:
 @pytest.fixture(scope="module")
 def server(folder: Path, outputs: dict[str, str]) -> Iterator[Server]:
     """A server of the model that the guide for ML engineers trained."""
-    package = folder / ".image-classifier" / "models" / "image-classifier" / "1"
+    package = folder / ".image-classifier" / "models" / "photos" / "1"
     with running(package, folder / "log", "--threads", "1") as started:
         yield started
 

@@ -45,6 +45,10 @@ class RegistryUnavailableError(RegistryError):
     """The MLflow server does not answer or is not well; it may come back."""
 
 
+class ChampionChangedError(RegistryError):
+    """The champion is another version than the one that a candidate was judged against."""
+
+
 class LostError(RegistryError):
     """The registry no longer has a run, or the files of a version."""
 

@@ -159,7 +159,7 @@ def test_libraries_add_nothing_to_the_line_of_an_error(tmp_path, empty_database)
     done = run_process("gate", home=tmp_path)
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
-    assert line.startswith("error: image-classifier has no candidate")
+    assert line.startswith("error: digits has no candidate")
     assert done.stdout == ""
 
 

@@ -47,6 +47,8 @@ def prepared(
     max_data: int = 10**9,
     fetch_timeout: float = 60,
     mirror: str = "auto",
+    test_fraction: float = 0.2,
+    test_part: str = "auto",
 ) -> Dataset:
     request = DataRequest(
         home=tmp_path / HOME,
@@ -54,9 +56,10 @@ def prepared(
         image_size=image_size,
         max_pixels=10**7,
         max_data=max_data,
-        test_fraction=0.2,
+        test_fraction=test_fraction,
         fetch_timeout=fetch_timeout,
         mirror=mirror,
+        test_part=test_part,
     )
     return prepare(request, public or PUBLIC_DATASETS)
 

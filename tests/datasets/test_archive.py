@@ -39,13 +39,13 @@ def tarred(path, contents, mode="w:gz"):
 )
 @pytest.mark.parametrize("prefix", ["", "./", "pets-1.0/"])
 def test_an_archive_is_read_like_the_folder_that_was_packed(tmp_path, pack, prefix):
-    contents = files(prefix="train/") | files(prefix="test/", seed=100)
+    contents = files(prefix="train/") | files(prefix="test/", seed=100) | files(prefix="val/", seed=200, count=2)
     folder = prepared(write(tmp_path / "pets", contents), tmp_path / "a")
     packed = pack(tmp_path / "packed", {prefix + name: content for name, content in contents.items()})
     archive = prepared(packed, tmp_path / "b")
     assert archive.digest == folder.digest
     assert (archive.train.images == folder.train.images).all()
-    assert archive.warnings == ()
+    assert (list(archive.validation_rows), archive.warnings) == ([20, 21, 22, 23], ())
 
 
 def tar_link(path):

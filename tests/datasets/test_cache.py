@@ -1,5 +1,4 @@
 import fcntl
-import json
 import shutil
 from pathlib import Path
 
@@ -7,7 +6,7 @@ import numpy as np
 import pytest
 
 from image_classifier.datasets.cache import Cache
-from tests.datasets.samples import HOME, cached_files, encoded, prepared, write
+from tests.datasets.samples import HOME, cached_files, encoded, files, prepared, write
 
 
 def test_a_cached_data_set_is_not_decoded_again(tmp_path, pets, monkeypatch):
@@ -23,7 +22,9 @@ def test_a_changed_file_is_noticed(tmp_path, pets):
     assert prepared(pets, tmp_path).digest != before.digest
 
 
-@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "names.json", "originals.npy", "facts.json"])
+@pytest.mark.parametrize(
+    "name", ["images.npy", "labels.npy", "names.json", "hashes.npy", "originals.npy", "facts.json"]
+)
 @pytest.mark.parametrize(
     "damage",
     [lambda path: path.unlink(), lambda path: path.write_bytes(path.read_bytes()[:-9])],
@@ -43,31 +44,16 @@ def test_only_the_entry_and_its_pointer_are_left(tmp_path, pets):
     prepared(pets, tmp_path)
     paths = cached_files(tmp_path)
     assert sorted(path.split("/")[-1] for path in paths if path.startswith("data/")) == [
-        "facts.json", "images.npy", "labels.npy", "names.json", "originals.npy",
+        "facts.json", "hashes.npy", "images.npy", "labels.npy", "names.json", "originals.npy",
     ]  # fmt: skip
-    assert len(paths) == 6
+    assert len(paths) == 7
 
 
-def test_keys_and_metadata_are_those_of_version_0_1(tmp_path):
-    """Otherwise the entries of existing installations would not be found."""
-    prepared("digits", tmp_path)
-    cache = tmp_path / HOME / "cache"
-    assert [path.name for path in (cache / "index").iterdir()] == ["ce595f93e662b2634008376256b1a8f2.json"]
-    metadata = json.loads((cache / "data" / "8bea13ae16d5584f3fb1d94175ff53e9" / "facts.json").read_text())
-    assert metadata["digest"] == "0c7a5a91a6422fcc38da649446392e19e23f8487ce80ebca9e99940b858907db"
-    assert list(metadata) == [*("sizes", "digest", "classes", "image_size", "grey", "mirror", "train", "warnings")]
-
-
-def test_an_entry_without_the_stored_sizes_is_read(tmp_path, pets):
-    """The first entries of version 0.1 have no originals.npy."""
-    before = prepared(pets, tmp_path)
-    (metadata,) = (tmp_path / HOME).rglob("facts.json")
-    stored = json.loads(metadata.read_text())
-    del stored["sizes"]["originals.npy"]
-    metadata.write_text(json.dumps(stored))
-    (metadata.parent / "originals.npy").unlink()
-    after = prepared(pets, tmp_path)
-    assert (after.digest, after.test.originals) == (before.digest, None)
+def test_the_digest_of_data_with_a_test_part_is_that_of_version_0_1(tmp_path):
+    """The registry knows the data of its packages and evaluations by it."""
+    contents = files(prefix="train/") | files(prefix="test/", seed=100)
+    digest = prepared(write(tmp_path / "pets", contents), tmp_path).digest
+    assert digest == "589ceea438855aa775baab2649000f9db8049d81846602184494b05c7d39b7ab"
 
 
 def test_a_draft_that_another_process_removes_before_it_is_locked_is_created_again(tmp_path, monkeypatch):

@@ -3,6 +3,7 @@ import os
 import pytest
 
 from image_classifier.datasets.folder import parse_layout
+from image_classifier.datasets.image_source import UNLABELED
 from image_classifier.errors import DataError
 from tests.datasets.samples import cached_files, encoded, files, prepared, write
 
@@ -11,8 +12,8 @@ def test_each_subfolder_is_a_class(tmp_path):
     dataset = prepared(write(tmp_path / "pets", files()), tmp_path)
     assert dataset.classes == ("cat", "dog")
     assert (dataset.image_size, dataset.grayscale, dataset.mirror, dataset.warnings) == (12, False, True, ())
-    assert (dataset.train.images.shape, dataset.test.images.shape) == ((16, 12, 12, 3), (4, 12, 12, 3))
-    assert list(dataset.test.labels) == [0, 0, 1, 1]
+    assert dataset.train.images.shape[1:] == dataset.test.images.shape[1:] == (12, 12, 3)
+    assert sorted([*dataset.train.labels, *dataset.test.labels]) == [0] * 10 + [1] * 10
     for part in (dataset.train, dataset.test):
         assert [dataset.classes[label] for label in part.labels] == [name.split("/")[0] for name in part.names]
 
@@ -24,7 +25,8 @@ def test_folders_above_the_classes_mark_the_parts(tmp_path, test, validation):
     contents |= files(prefix=f"{validation}/", count=2, seed=200)
     dataset = prepared(write(tmp_path / "pets", contents), tmp_path)
     assert (len(dataset.train.labels), len(dataset.test.labels)) == (24, 6)
-    assert dataset.warnings == ("added 4 images of the validation part to the training part",)
+    assert {dataset.train.names[row].split("/")[0] for row in dataset.validation_rows} == {validation}
+    assert (len(dataset.validation_rows), dataset.warnings) == (4, ())
 
 
 @pytest.mark.parametrize(
@@ -38,6 +40,12 @@ def test_folders_above_the_classes_mark_the_parts(tmp_path, test, validation):
         (["train/a/1.png", "train/b/1.png"], ("a", "b"), 0),
         (["a/1.png", "b/1.png", "c/"], ("a", "b", "c"), 0),
         (["train/a/1.png", "test/b/1.png", "more/c/1.png"], ("a", "b"), 1),
+        (["a/1.png", "b/1.png", "c/1.png", "test/a/1.png", "test/b/1.png"], ("a", "b", "c"), 2),
+        (["top/a/1.png", "top/b/1.png", "top/test/b/1.png"], ("a", "b"), 1),
+        (["train/1.png", "bus/1.png", "test/train/1.png", "test/bus/1.png", "c/"], ("bus", "c", "train"), 2),
+        (["a/1.png", "test/1.png", "test/deep/2.png"], ("a", "test"), 0),
+        (["train/1.png", "bus/1.png", "unlabeled/1.png"], ("bus", "train"), 0),
+        (["train/1.png", "bus/1.png", "unlabeled/deep/1.png", "unlabeled/"], ("bus", "train"), 0),
     ],
 )
 def test_classes_and_parts_follow_from_the_layout(paths, classes, test):
@@ -50,7 +58,7 @@ def test_classes_and_parts_follow_from_the_layout(paths, classes, test):
     [
         ({}, "has no images: it is empty"),
         ({"a.txt": b"x", "b/c.txt": b"y"}, r"only 2 other files \(a.txt, b/c.txt\); expected one subfolder"),
-        ({"1.png": encoded(1), "2.png": encoded(2)}, "have no labels, as they are not in subfolders"),
+        ({"1.png": encoded(1), "2.png": encoded(2)}, "have no labels, as they are not in class folders"),
         ({"train/1.png": encoded(1), "test/2.png": encoded(2)}, "no labels, as test, train have no class"),
     ],
 )
@@ -70,11 +78,44 @@ def test_a_folder_without_images_or_labels_is_refused(tmp_path, contents, messag
         ({"README.md": b"", "cat/Thumbs.db": b"", "cat/.hidden.png": b"", "notes.txt": b""},
          "skipped 4 non-image files: README.md, cat/.hidden.png, cat/Thumbs.db, notes.txt"),
         ({"loose.png": encoded(9)}, "skipped 1 image outside of the class folders: loose.png"),
+        ({"unlabeled/1.png": encoded(9)}, "skipped 1 image in the folder of unlabeled images: unlabeled/1.png"),
     ],
 )  # fmt: skip
 def test_a_warning_counts_the_skipped_files(tmp_path, extra, warning):
     folder = write(tmp_path / "pets", files() | extra)
     assert prepared(folder, tmp_path).warnings == (warning,)
+
+
+@pytest.mark.parametrize("name", ["unlabeled", "Unlabelled", "unsup", "unsupervised"])
+@pytest.mark.parametrize("place", ["{}/1.png", "{}/batch/1.png", "train/{}/1.png", "test/{}/1.png"])
+def test_unlabeled_images_are_skipped_and_are_not_a_class(tmp_path, name, place):
+    path = place.format(name)
+    contents = files(prefix="train/") | files(prefix="test/", seed=100, count=2) | {path: encoded(9)}
+    dataset = prepared(write(tmp_path / "pets", contents), tmp_path)
+    assert dataset.classes == ("cat", "dog")
+    assert dataset.warnings == (f"skipped 1 image in the folder of unlabeled images: {path}",)
+
+
+def test_a_training_part_next_to_unlabeled_images_keeps_its_classes(tmp_path):
+    contents = files(prefix="train/") | {f"unlabeled/{number}.png": encoded(900 + number) for number in range(5)}
+    dataset = prepared(write(tmp_path / "pets", contents), tmp_path)
+    assert dataset.classes == ("cat", "dog")
+    assert len(dataset.train.labels) + len(dataset.test.labels) == 20
+    assert dataset.warnings[0].startswith("skipped 5 images in the folder of unlabeled images: unlabeled/0.png")
+
+
+def test_class_folders_next_to_the_other_parts_are_the_training_part(tmp_path):
+    contents = files() | files(prefix="val/", count=2, seed=100) | files(prefix="test/", count=3, seed=200)
+    dataset = prepared(write(tmp_path / "pets", contents | {"unlabeled/1.png": encoded(9)}), tmp_path)
+    assert dataset.classes == ("cat", "dog")
+    assert {name[:4] for name in dataset.test.names} == {"test"}
+    assert {dataset.train.names[row][:4] for row in dataset.validation_rows} == {"val/"}
+    assert (len(dataset.train.labels), len(dataset.validation_rows), len(dataset.test.labels)) == (24, 4, 6)
+
+
+def test_unlabeled_images_are_kept_without_a_label_if_no_labels_are_needed():
+    layout = parse_layout(["train/a/1.png", "unlabeled/1.png", "unlabeled/b/2.png"], "here", labels_needed=False)
+    assert (layout.classes, list(layout.labels), layout.warnings) == (("a",), [0, UNLABELED, UNLABELED], ())
 
 
 def test_files_that_cannot_be_opened_are_skipped(tmp_path):
@@ -94,7 +135,8 @@ def test_linked_folders_are_followed_unless_they_are_cyclic(tmp_path):
     for name in ("cat", "dog"):
         (folder / name).symlink_to(store / name)
     (store / "cat" / "cycle").symlink_to(store / "cat")
-    assert len(prepared(folder, tmp_path).train.labels) == 16
+    dataset = prepared(folder, tmp_path)
+    assert len(dataset.train.labels) + len(dataset.test.labels) == 20
 
 
 def test_file_names_that_are_not_utf8_are_accepted(tmp_path):

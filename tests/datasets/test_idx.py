@@ -36,6 +36,16 @@ def test_idx_files_are_grayscale_images_that_are_not_mirrored(tmp_path, suffix):
     assert (dataset.train.labels == LABELS[rows]).all()
 
 
+def test_the_prefix_val_marks_the_validation_part(tmp_path):
+    for number, (part, count) in enumerate((("train", 20), ("val", 6), ("t10k", 4))):
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(images(IMAGES[:count] ^ number))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(labels(LABELS[:count]))
+    dataset = prepared(tmp_path, tmp_path)
+    assert (len(dataset.train.labels), len(dataset.test.labels)) == (26, 4)
+    names = {dataset.train.names[row] for row in dataset.validation_rows}
+    assert names == {f"val-images-idx3-ubyte row {row}" for row in range(6)}
+
+
 @pytest.mark.parametrize(
     ("contents", "message"),
     [

@@ -30,8 +30,22 @@ def test_file_names_mark_the_parts(tmp_path):
     dataset = prepared(tmp_path / "pets", tmp_path)
     assert dataset.classes == ("cat", "dog")
     assert (len(dataset.train.labels), len(dataset.test.labels)) == (26, 4)
-    assert dataset.warnings == ("added 2 images of the validation part to the training part",)
+    assert dataset.warnings == ()
+    validation = [dataset.train.names[row] for row in dataset.validation_rows]
+    assert sorted(validation) == [f"validation-00000-of-00001.parquet row {row}" for row in range(2)]
     assert set(dataset.test.names) == {f"test-00000-of-00001.parquet row {row}" for row in range(4)}
+
+
+@pytest.mark.parametrize("columns", [["image", "label"], ["image"]])
+def test_a_file_of_unlabeled_images_adds_no_class(tmp_path, columns):
+    folder = tmp_path / "pets"
+    folder.mkdir()
+    pq.write_table(table([0, 1] * 8, names=None), folder / "train-00000-of-00001.parquet")
+    pq.write_table(table([-1] * 3, 100, names=None).select(columns), folder / "unsupervised-00000-of-00001.parquet")
+    dataset = prepared(folder, tmp_path)
+    assert dataset.classes == ("0", "1")
+    assert len(dataset.train.labels) + len(dataset.test.labels) == 16
+    assert dataset.warnings[0].startswith("skipped 3 images without a label: unsupervised-00000-of-00001.parquet row 0")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,13 @@
-"""Sources in a sub-folder, and images built in the cluster. Faulty sources are in test_why.py."""
+"""Sources in a sub-folder, images built in the cluster, and two pushes at once. Faulty sources are in test_why.py."""
 
+import json
+import re
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mlflow import MlflowClient
 
 from tests.e2e.cluster import Cluster, Repository, copy_project, make_repository, run, wait
 from tests.e2e.user import predict, wait_for_message, wait_until_ready
@@ -45,3 +50,74 @@ def test_an_image_is_built_in_the_cluster_if_the_namespace_allows_it(cluster: Cl
         assert predict(building.url(name)) == "1"
         assert building.outputs(name, "accept")["config"].count(f"{registry}/{name}-") == 1
     run("kubectl", "delete", "namespace", building.namespace, "--wait=false")
+
+
+SLOW = {"budget": "60s", "min_accuracy": "0.3", "max_accuracy_drop": "0.05", "gate_policy": "refresh"}
+"""The first training still runs when the second one starts, and the gate accepts both."""
+TRAINING_CODE = "src/image_classifier/training/plan.py"
+
+
+def test_of_two_pushes_at_once_each_run_judges_its_own_version(cluster: Cluster, tmp_path: Path):
+    pushed = make_repository(cluster.environment, "pushes", tmp_path)
+    copy_project(tmp_path)
+    pushed.commit("The project")
+    with cluster.workload("pushes", *git(pushed), **SLOW) as name:
+        wait_until_ready(cluster, name, seconds=600)
+        revisions = []
+        for number in (1, 2):
+            code = (tmp_path / TRAINING_CODE).read_text() + f"# Push {number}.\n"
+            revisions.append(pushed.commit(f"Push {number}", **{TRAINING_CODE: code}))
+            wait(f"the training of push {number}", lambda: training_of(cluster, name, revisions[-1]), 300)
+        first, second = (finished_training(cluster, name, revision) for revision in revisions)
+        assert second["status"]["startTime"] < first["status"]["completionTime"]
+        wait("the end of the chain", lambda: is_settled(cluster, name), 400)
+        versions = [judged_version(cluster, name, run) for run in (first, second)]
+        print(f"the pushes made versions {versions}")
+        assert sorted(versions) == ["2", "3"]
+        history = json.loads(cluster.image_classifier("history", "--name", name, "--json"))
+        print(json.dumps(history, indent=1))
+        with cluster.tracking_server() as address:
+            client = MlflowClient(address)
+            tags = {number: client.get_model_version(name, number).tags for number in ("1", *versions)}
+        assert all(tags[number]["verdict"] in ("accepted", "held", "refused") for number in versions)
+        # Every champion was judged against the version that it replaced.
+        promotions = [event for event in reversed(history) if event["action"] == "promoted"]
+        replaced = [str(event["from_version"] or "none") for event in promotions]
+        assert [tags[str(event["version"])]["judged_against"] for event in promotions] == replaced
+        assert predict(cluster.url(name)) == str(promotions[-1]["version"])
+
+
+def training_of(cluster: Cluster, name: str, revision: str) -> Any:
+    """The run of `train` for a commit, None if there is none yet."""
+    for item in cluster.runs(name, "train"):
+        params = {param["name"]: param["value"] for param in item["spec"]["params"]}
+        if revision in params["source_revision"]:
+            return item
+    return None
+
+
+def finished_training(cluster: Cluster, name: str, revision: str) -> Any:
+    wait("its end", lambda: "completionTime" in training_of(cluster, name, revision)["status"], 400)
+    return training_of(cluster, name, revision)
+
+
+def is_settled(cluster: Cluster, name: str) -> bool:
+    """Whether no candidate is tried for ten seconds."""
+    for _ in range(10):
+        if not all("completionTime" in run.get("status", {}) for run in cluster.runs(name, "accept")):
+            return False
+        time.sleep(1)
+    return True
+
+
+def judged_version(cluster: Cluster, name: str, run: Any) -> str:
+    """The version that a run of `train` registered, judged, and named in its results."""
+    registered = re.search(rf"registered as models:/{name}/(\d+)", cluster.log(run, "register"))
+    judged = re.search(r"version (\d+) is (accepted|held|refused)", cluster.log(run, "gate"))
+    assert registered
+    assert judged
+    assert judged[1] == registered[1]
+    results = {result["name"]: result["value"] for result in run["status"]["results"]}
+    assert results["verdict"] == judged[2]
+    assert (results["model-version"] == registered[1]) == (judged[2] == "accepted")
+    return str(registered[1])

@@ -21,7 +21,12 @@ def scenes(count, seed):
 
 def dataset_of(train, test):
     parts = [
-        DatasetPart(images, np.zeros(len(images), np.int64), [f"{name}{row}" for row in range(len(images))])
+        DatasetPart(
+            images,
+            np.zeros(len(images), np.int64),
+            [f"{name}{row}" for row in range(len(images))],
+            np.arange(len(images), dtype=np.uint64),
+        )
         for name, images in (("train", train), ("test", test))
     ]
     return Dataset("scenes", "d" * 64, ("a", "b"), train.shape[1], False, True, *parts, ())

@@ -52,15 +52,29 @@ def test_the_names_in_the_stored_json_do_not_change():
     stored = json.loads(evaluation_of([0, 1], [0, 2]).to_json())
     assert " ".join(stored) == (
         "package_digest data_digest test_fraction classes labels predictions confidences log_loss latency_p50 "
-        "latency_p95 latency_p95_interval machine model_bytes abstention robustness duplicates label_errors slices"
+        "latency_p95 latency_p95_interval machine model_bytes abstention robustness duplicates label_errors slices "
+        "brier_scores hashes"
     )
     assert list(stored["abstention"]) == ["error", "threshold", "images"]
     assert list(stored["robustness"]) == ["rows", "predictions"]
     assert list(stored["duplicates"]) == ["test_images", "train_images", "exact", "near", "originals"]
-    assert list(stored["label_errors"]) == ["images", "count", "suspects"]
+    assert list(stored["label_errors"]) == ["images", "count", "suspects", "expected_precision"]
     suspect = "part row name label suggested confidence self_confidence"
     assert " ".join(stored["label_errors"]["suspects"][0]) == suspect
     assert list(stored["slices"][0]) == ["kind", "name", "images", "right"]
+
+
+def test_an_evaluation_of_some_images_has_their_results_only():
+    evaluation = replace(
+        evaluation_of([0, 1, 2], [0, 2, 2], [0.9, 0.8, 0.7]), brier_scores=(0.1, 0.2, 0.3), hashes=("a", "b", "c")
+    )
+    chosen = evaluation.of_images(np.array([False, True, True]))
+    assert (chosen.labels, chosen.predictions, chosen.confidences) == ((1, 2), (2, 2), (0.8, 0.7))
+    assert (chosen.brier_scores, chosen.hashes) == ((0.2, 0.3), ("b", "c"))
+    assert chosen.accuracy == 0.5
+    # Robustness was measured on the first two images only.
+    assert chosen.robustness == Robustness((0,), {"blur": (2,), "noise": (2,)})
+    assert (chosen.duplicates, chosen.label_errors, chosen.slices) == (None, None, ())
 
 
 def test_evaluations_of_older_and_newer_versions_can_be_read():
@@ -75,6 +89,9 @@ def test_evaluations_of_older_and_newer_versions_can_be_read():
     assert older.accuracy == 0.5
     assert (older.robustness, older.coverage, older.corruptions, older.slices) == (None, None, (), ())
     assert older.metrics["test_accuracy"] == 0.5
+    del stored["label_errors"]["expected_precision"]
+    without_precision = Evaluation.from_json(json.dumps(stored)).label_errors
+    assert (without_precision.count, without_precision.expected_precision) == (1, None)
 
 
 def test_a_class_without_images_has_no_recall_and_one_without_predictions_no_precision():

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from image_classifier.evaluation import latency
 from image_classifier.evaluation.latency import describe_machine, latency_ratio, measure_latency
+from image_classifier.package import timing
 
 IMAGES = np.zeros((4, 8, 8, 3), np.uint8)
 
@@ -32,7 +32,7 @@ class TimedModel:
 @pytest.fixture
 def clock(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(latency, "time", clock)
+    monkeypatch.setattr(timing, "time", clock)
     return clock
 
 

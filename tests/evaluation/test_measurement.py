@@ -12,7 +12,7 @@ from image_classifier.evaluation.evaluation import Evaluation
 from image_classifier.evaluation.example_images import Pictures, choose_examples
 from image_classifier.evaluation.measurement import measure
 from image_classifier.gate.rules import RuleOutcome, Thresholds
-from image_classifier.gate.verdict import judge
+from image_classifier.gate.verdict import Opponent, judge
 from image_classifier.package.model import Model
 from image_classifier.package.package import write_package
 from image_classifier.settings import Recipe, Settings, pick
@@ -49,7 +49,8 @@ def part_of(colors, labels, seed, noise=40, originals=None):
     images += random.normal(0, noise, clean.shape)
     pixels = np.clip(images, 0, 255).astype(np.uint8)
     names = [f"{seed}/{row}.png" for row in range(len(labels))]
-    return DatasetPart(pixels, np.asarray(labels), names, originals)
+    hashes = random.integers(0, 2**64, len(labels), dtype=np.uint64)
+    return DatasetPart(pixels, np.asarray(labels), names, hashes, originals)
 
 
 def dataset_of(colors, train, test, digest=DIGEST, **options):
@@ -85,7 +86,15 @@ def test_every_part_is_measured_and_stored(measured):
     assert all(len(evaluation.correct_under(name)) == 120 for name in evaluation.corruptions)
     assert evaluation.model_bytes > 0
     assert evaluation.duplicates.rows == ()
+    assert (evaluation.label_errors.count, evaluation.label_errors.expected_precision) == (0, None)
     assert Evaluation.from_json(evaluation.to_json()) == evaluation
+
+
+def test_each_image_has_a_brier_score_and_the_hash_of_its_content(dataset, measured):
+    evaluation, probabilities = measured
+    truth = np.eye(len(dataset.classes))[dataset.test.labels]
+    assert evaluation.brier_scores == pytest.approx(np.square(probabilities - truth).sum(axis=1).tolist(), abs=2e-6)
+    assert [int(value, 16) for value in evaluation.hashes] == dataset.test.hashes.tolist()
 
 
 def test_robustness_shows_what_the_model_is_sensitive_to(measured):
@@ -97,7 +106,7 @@ def test_robustness_shows_what_the_model_is_sensitive_to(measured):
 
 
 def test_the_threshold_is_chosen_on_the_validation_split_of_the_training(dataset, measured):
-    _, validation = split_validation(dataset.train.labels, 0.2, 0)
+    _, validation = split_validation(dataset, 0.2, 0)
     assert measured[0].abstention.images == len(validation)
     assert measured[0].label_errors.images == 120 + len(validation)
 
@@ -160,7 +169,7 @@ def test_extreme_data_sets_are_measured_illustrated_and_judged(tmp_path, colors,
     assert Evaluation.from_json(evaluation.to_json()) == evaluation
     pictures = choose_examples(dataset, evaluation, probabilities)
     assert Pictures.from_json(pictures.to_json()) == pictures
-    verdict = judge(evaluation, evaluation, THRESHOLDS)
+    verdict = judge(evaluation, Opponent("version 1, the champion", evaluation), THRESHOLDS)
     assert len({result.rule for result in verdict.results}) == len(verdict.results)
 
 
@@ -177,18 +186,21 @@ def test_a_data_set_of_identical_images_is_refused_for_its_duplicates(tmp_path):
     assert results["max-duplicates"].outcome is RuleOutcome.FAIL
 
 
-def test_pictures_show_mistakes_suspects_duplicates_and_corruptions(model, dataset):
+def test_pictures_show_mistakes_suspects_duplicates_and_corruptions(model):
+    dataset = dataset_of(COLORS, np.arange(400) % 4, np.arange(240) % 4)
     labels = dataset.test.labels.copy()
-    labels[:3] = (labels[:3] + 1) % 4
+    labels[:12] = (labels[:12] + 1) % 4
     images = dataset.test.images.copy()
-    images[5] = dataset.train.images[9]
-    changed = replace(dataset, test=DatasetPart(images, labels, dataset.test.names))
-    pictures = choose_examples(changed, *evaluate(model, changed))
-    suspects = {picture.name for picture in pictures.suspects}
-    assert {"test: 2/0.png", "test: 2/1.png", "test: 2/2.png"} <= suspects
+    images[17] = dataset.train.images[9]
+    changed = replace(dataset, test=replace(dataset.test, images=images, labels=labels))
+    evaluation, probabilities = evaluate(model, changed)
+    pictures = choose_examples(changed, evaluation, probabilities)
+    assert {picture.name for picture in pictures.suspects} == {f"test: 2/{row}.png" for row in range(12)}
+    assert evaluation.label_errors.count == 12
+    assert evaluation.label_errors.expected_precision > 0.9
     assert any(picture.lines[0] == "green predicted as red" for picture in pictures.mistakes)
     (duplicate,) = pictures.duplicates
-    assert (duplicate.name, duplicate.lines) == ("2/5.png and 1/9.png", ("green", "exact duplicate"))
+    assert (duplicate.name, duplicate.lines) == ("2/17.png and 1/9.png", ("green", "exact duplicate"))
     assert pictures.corruptions[0].lines == ("original",)
 
 

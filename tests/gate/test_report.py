@@ -2,6 +2,7 @@ import base64
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from types import SimpleNamespace
 
 import pytest
 
@@ -9,7 +10,7 @@ from image_classifier.evaluation.example_images import Picture, Pictures
 from image_classifier.gate import report
 from image_classifier.gate.report import ReportedVersion, ReportHeader, render_report
 from image_classifier.gate.rules import RuleOutcome, RuleResult, Thresholds
-from image_classifier.gate.verdict import NO_CHAMPION, judge
+from image_classifier.gate.verdict import NO_CHAMPION, Opponent, judge
 from image_classifier.package.package import encode_png
 from image_classifier.settings import Settings, pick
 from tests.conftest import color_images
@@ -54,6 +55,10 @@ def without_plots(monkeypatch):
     )
 
 
+def judged(candidate, champion=None):
+    return judge(candidate, Opponent("version 1, the champion", champion) if champion else None, THRESHOLDS)
+
+
 def page_of(
     candidate,
     champion=None,
@@ -66,7 +71,7 @@ def page_of(
 ):
     return Page(
         render_report(
-            judge(candidate, champion, THRESHOLDS),
+            judged(candidate, champion),
             ReportedVersion("version 2", candidate, provenance),
             ReportedVersion("version 1", champion, champion_provenance) if champion else None,
             header,
@@ -84,27 +89,61 @@ def test_the_page_loads_no_external_resource(errors):
     assert not page.tags & {"script", "link", "iframe", "object", "embed"}
 
 
-def test_a_refusal_comes_first_with_its_reasons(without_plots):
-    page = page_of(evaluation_with(range(200)), evaluation_with(range(50)))
-    assert page.text.index("refused") < page.text.index("150 of 1,000 test images are newly wrong")
-    assert page.text.index("150 of 1,000 test images are newly wrong") < page.text.index("Rules Outcome")
+@pytest.mark.parametrize(
+    ("errors", "decision", "sentence"),
+    [
+        (range(40), "accepted", "It may replace version 1."),
+        (range(100, 158), "held", "Not enough evidence to replace version 1, which stays."),
+        (range(200), "refused", "version 1 stays."),
+    ],
+)
+def test_the_verdict_comes_first_with_its_deciding_rules(without_plots, errors, decision, sentence):
+    candidate, champion = evaluation_with(errors), evaluation_with(range(50))
+    verdict, text = judged(candidate, champion), page_of(candidate, champion).text
+    order = [f"is the champion. {decision}", sentence, verdict.deciding[0].reason, "Why", "Where it is wrong", "Rules"]
+    assert [text.index(part) for part in order] == sorted(text.index(part) for part in order)
+
+
+def test_the_class_of_the_verdicts_box_is_its_decision(without_plots):
+    candidate, champion = evaluation_with(range(100, 158)), evaluation_with(range(50))
+    page = render_report(
+        judged(candidate, champion),
+        ReportedVersion("version 2", candidate, {}),
+        ReportedVersion("version 1", champion, {}),
+        HEADER,
+        pictures=None,
+        learning_curve=None,
+    )
+    assert '<div class="verdict held">' in page
+    assert "details" in page[page.index("<h2>Rules") :]
 
 
 def test_every_rule_is_listed_with_measured_value_interval_threshold_and_outcome(without_plots):
-    candidate, champion = evaluation_with(range(60)), evaluation_with(range(50))
+    candidate, champion = evaluation_with(range(100, 158)), evaluation_with(range(50))
     page = page_of(candidate, champion)
-    for result in judge(candidate, champion, THRESHOLDS).results:
+    for result in judged(candidate, champion).results:
         assert result.rule in page.text
         assert result.reason in page.text
-    assert "94.0 % 92.4 to 95.3 % ≥ 50.0 %" in page.text
-    assert "-1.00 points" in page.text
-    assert "? undecided" in page.text
+    assert "94.2 % 92.6 to 95.5 % ≥ 50.0 %" in page.text
+    assert "-0.80 points" in page.text
+    assert "? held" in page.text
+    assert page.text.index("? held") < page.text.index("other rules passed") < page.text.index("✓ pass")
+
+
+def test_automatic_parameters_are_shown_as_what_was_chosen():
+    package = SimpleNamespace(
+        image_size=64,
+        provenance={"parameters": {"image_size": 0, "precision": "auto"}, "precision": {"chosen": "int8"}},
+    )
+    version = ReportedVersion.of("version 1", None, package)
+    assert version.provenance["parameters"] == {"image_size": 64, "precision": "int8"}
+    assert ReportedVersion.of("version 1", None, None).provenance == {}
 
 
 def test_only_parameters_that_differ_from_the_champions_are_listed(without_plots):
     old = {**PROVENANCE, "parameters": {"seed": 1, "budget": 60.0, "depth": 3}}
     text = page_of(evaluation_with(range(60)), evaluation_with(range(50)), champion_provenance=old).text
-    differing = text[text.index("Parameters and sources that differ") : text.index("Errors")]
+    differing = text[text.index("Parameters and sources that differ") : text.index("Robustness, calibration")]
     assert "budget 20 60" in differing
     assert "width 1 –" in differing
     assert "depth – 3" in differing
@@ -118,12 +157,12 @@ def test_the_page_says_if_the_champions_files_are_missing(without_plots):
 
 def test_a_champion_that_cannot_be_compared_is_named():
     candidate = evaluation_with(range(50))
-    comparable = RuleResult("champion", RuleOutcome.UNDECIDED, "version 1, the champion, has other classes")
+    comparable = RuleResult("champion", RuleOutcome.NOT_MEASURED, "version 1, the champion, has other classes")
     verdict = judge(candidate, None, THRESHOLDS, comparable=comparable)
     versions = (ReportedVersion("version 2", candidate, PROVENANCE), ReportedVersion("version 1", None, PROVENANCE))
     page = Page(render_report(verdict, *versions, HEADER, pictures=None, learning_curve=None))
     assert "version 1 is the champion" in page.text
-    assert "has other classes: not enough evidence" in page.text
+    assert "has other classes: not measured" in page.text
 
 
 def test_names_are_escaped():
@@ -158,8 +197,10 @@ def test_both_numeric_precisions_are_compared_if_known(without_plots):
         "float32": {"validation_accuracy": 0.81, "milliseconds": 0.33, "bytes": 2**21},
         "int8": {"validation_accuracy": 0.80, "milliseconds": 0.2, "bytes": 2**19},
     }
-    provenance = {**PROVENANCE, "precision": {"chosen": "int8", **kinds}}
+    measured = {"accuracy_loss": [0.01, 0.004, 0.016], "speed_up": [1.65, 1.5, 1.8]}
+    provenance = {**PROVENANCE, "precision": {"chosen": "int8", **kinds, **measured}}
     text = page_of(evaluation_with(range(50)), provenance=provenance).text
+    assert "int8 loses +1.00 points (+0.40 to +1.60 points) of accuracy and is 1.65 × (1.50 to 1.80 ×) as fast" in text
     assert "Numeric precision: int8 was chosen" in text
     assert "float32 81.0 % 0.33 ms 2.00 MiB" in text
     assert "int8 80.0 % 0.2 ms 0.50 MiB" in text

@@ -105,6 +105,7 @@ CASES = {
     "candidate-kpack": case("server", {}, **CANDIDATE),
     "accept": case("accept", IMAGES, **ACCEPT),
     "accept-full": case("accept", ALL_PARAMS, ALL_FIELDS, **ACCEPT),
+    "accept-pinned": case("accept", {**IMAGES, "model_version": "7"}, **ACCEPT),
     "serve": case("server", IMAGES, **SERVE),
     "serve-full": case("server", ALL_PARAMS, ALL_FIELDS, **SERVE),
     "serve-before": case("server", IMAGES, **ROLLED_BACK),

@@ -89,7 +89,8 @@ def registry_at(home: Path, tracking_uri: str = "", name: str = "colors", timeou
 
 
 def small_dataset(source: str = "colors") -> Dataset:
-    part = DatasetPart(color_images(), np.arange(len(COLORS)), [f"{name}.png" for name in COLORS])
+    rows = np.arange(len(COLORS))
+    part = DatasetPart(color_images(), rows, [f"{name}.png" for name in COLORS], rows.astype(np.uint64))
     return Dataset(source, "d" * 64, tuple(COLORS), SIZE, False, True, part, part, ())
 
 

@@ -5,12 +5,16 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from image_classifier.registry.events import (
+    HELD,
     PROMOTED,
     REFUSED,
     RELEASED,
     ROLLED_BACK,
     Event,
     events_of,
+    has_served,
+    last_change,
+    last_replacement,
     line_of_champions,
     served_until,
     withdrawal,
@@ -52,6 +56,16 @@ def test_an_event_without_images_is_read():
 )
 def test_a_rollback_removes_later_versions_from_the_line(steps, line):
     assert line_of_champions(history(*[(action, version, None, "") for action, version in steps])) == line
+
+
+def test_a_new_image_of_the_champion_replaces_no_version():
+    image, rolled_back, *_ = events = history((PROMOTED, 2, 1, ""), (ROLLED_BACK, 1, 2, ""), (PROMOTED, 1, 1, ""))
+    assert (last_change(events), last_replacement(events)) == (image, rolled_back)
+
+
+def test_a_version_has_served_if_it_was_ever_the_champion():
+    events = history((REFUSED, 1, None, ""), (PROMOTED, 2, None, ""), (ROLLED_BACK, 3, 2, ""), (HELD, 4, 3, ""))
+    assert [has_served(events, number) for number in (1, 2, 3, 4)] == [False, True, True, False]
 
 
 def test_a_version_serves_until_the_next_champion():

@@ -1,3 +1,4 @@
+from image_classifier.registry.decision import Decision, RecordedVerdict
 from image_classifier.registry.lineage import entries
 from image_classifier.registry.rollback_targets import roll_back_champion
 from tests.registry.mlflow_helpers import register_champions
@@ -20,3 +21,14 @@ def test_an_entry_says_when_a_version_served_and_where_it_came_from(registry, tm
     for part in ("rolled back to 1, replacing 2 by ada: worse on cats", "serves now", "commit abc123", "data 0000"):
         assert part in text
     assert "served until 20" in "\n".join(promoted.lines())
+
+
+def test_a_later_judgement_is_listed_with_its_verdict(registry, tmp_path):
+    register_champions(registry, tmp_path, 2)
+    verdict = RecordedVerdict(Decision.HELD, "too few images")
+    registry.history.record_verdict(registry.versions.get("1"), verdict, actor="gate", against=2)
+    judged, promoted, _ = entries(registry)
+    assert "version 1 judged again, held, by gate: too few images" in judged.lines()[0]
+    assert (judged.to_dict()["verdict"], judged.to_dict()["from_version"]) == ("held", 2)
+    assert "served_until" not in judged.to_dict()
+    assert "verdict" not in promoted.to_dict()

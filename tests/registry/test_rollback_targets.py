@@ -71,6 +71,21 @@ def test_a_version_that_may_not_serve_is_an_error(registry, tmp_path):
     assert registry.versions.champion().number == 2
 
 
+def test_a_version_that_served_stays_a_target_whatever_a_later_judgement_says(registry, tmp_path):
+    register_champions(registry, tmp_path, 2)
+    registry.versions.set_tags(registry.versions.get("1"), {"verdict": "refused"})  # as version 0.1 overwrote it
+    assert roll_back(registry) == (2, 1)
+    assert registry.versions.champion().number == 1
+
+
+def test_a_version_that_never_served_is_promoted_instead(registry, tmp_path):
+    register_champions(registry, tmp_path, 1)
+    version = record_training(registry, tmp_path / "new", "new")()
+    registry.versions.set_tags(version, {"verdict": "accepted"})
+    with pytest.raises(RegistryError, match="version 2 has never served; promote it instead: .* promote --model 2"):
+        roll_back(registry, "2")
+
+
 def test_without_a_champion_there_is_no_rollback(registry, tmp_path):
     record_training(registry, tmp_path / "one", "one")()
     with pytest.raises(RegistryError, match="has no champion to roll back from"):

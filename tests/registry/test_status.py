@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pytest
 
+from image_classifier.errors import RegistryError
 from image_classifier.gate.rules import RuleOutcome, RuleResult
 from image_classifier.gate.verdict import Verdict
+from image_classifier.registry.decision import Decision, RecordedVerdict
 from image_classifier.registry.registry import Registry
 from image_classifier.registry.status import Stage, describe_status, status_of, status_to_json
 from image_classifier.registry.versions import Version
-from tests.registry.mlflow_helpers import record_training
+from tests.registry.mlflow_helpers import record_training, registry_at
 
 pytestmark = pytest.mark.slow
 
@@ -88,4 +90,24 @@ def test_an_older_version_that_was_promoted_again_replaces_the_newest(registry, 
     words = "\n".join(describe_status(status))
     assert "version 1 is live" in words
     assert "by ben: the second confuses cats" in words
-    assert "promote --model 2" in words
+    assert "rollback --to 2" in words
+
+
+def test_a_held_newest_version_says_so_and_why(registry, tmp_path):
+    registry.history.promote(judged(registry, tmp_path / "a", FAST_ENOUGH), actor="anna", reason="good")
+    version = record_training(registry, tmp_path / "b", "b")()
+    held = RecordedVerdict(Decision.HELD, "80 images cannot tell the two apart")
+    registry.history.record_verdict(version, held, actor="ci", against=1, report="<p>why</p>")
+    status = status_of(registry)
+    assert status.stage is Stage.HELD
+    words = "\n".join(describe_status(status))
+    assert "version 2 of" in words
+    assert "it was held, as there was not enough evidence" in words
+    assert "by ci: 80 images cannot tell the two apart" in words
+    assert status_to_json(status)["place"] == "held"
+
+
+def test_a_name_without_a_model_lists_the_names_that_have_one(registry, tmp_path, home):
+    judged(registry, tmp_path / "a", FAST_ENOUGH)
+    with pytest.raises(RegistryError, match="digits has no version in the registry at .*; it has .*choose one with"):
+        status_of(registry_at(home, name="digits"))

@@ -71,7 +71,7 @@ def test_a_training_is_a_complete_trial_and_a_finished_run_with_its_curve(search
     assert run.data.metrics["accuracy"] == trial.value
     assert {"validation_accuracy", "validation_loss", "seconds"} <= set(run.data.metrics)
     assert len(trial.intermediate_values) >= 2
-    assert trial.user_attrs["images"] == 143
+    assert trial.user_attrs["images"] == 140
     assert trial.user_attrs["loss"] > 0
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from image_classifier.settings import CHAIN_PARAMS, SETTINGS, Group, Settings
+from image_classifier.settings import CHAIN_PARAMS, SETTINGS, Group, Settings, load_settings
 from image_classifier.settings.kinds import KINDS
 
 
@@ -11,9 +11,40 @@ def test_a_setting_is_declared_completely(setting):
     assert setting.help[0].isupper()
     assert setting.help.endswith(".")
     assert setting.low <= setting.high
-    assert getattr(Settings(), setting.name) == setting.default
+    assert getattr(Settings(), setting.name) == (setting.default if setting.name != "name" else "digits")
     assert setting.option == f"--{setting.name.replace('_', '-')}"
     assert setting.variables[0] == f"IMAGE_CLASSIFIER_{setting.name.upper()}"
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("digits", "digits"),
+        ("fashion-mnist", "fashion-mnist"),
+        ("/data/My Photos/", "my-photos"),
+        ("photos.v2", "photos-v2"),
+        ("/data/photos.tar.gz", "photos"),
+        ("/data/here/../there", "there"),
+        ("s3://bucket/images.zip", "images"),
+        ("s3://bucket", "bucket"),
+        ("https://user:password@host/a/Main.parquet?version=1", "main"),
+        ("file:///data/My%20Photos", "my-photos"),
+        ("données", "donnees"),
+        ("фото", "data-5cea446a"),
+        ("фото.zip", "data-5cea446a"),
+        ("фото 2", "2-b1945913"),
+        ("/", "data-e3b0c442"),
+    ],
+)
+def test_a_model_is_named_like_its_data_unless_a_name_is_given(data, name):
+    assert Settings(data=data).name == name
+    assert Settings(data=data, name="other").name == "other"
+    assert load_settings({"data": data}, {}).name == name
+
+
+def test_a_long_name_of_data_is_shortened_and_stays_different():
+    names = {Settings(data=f"{'x' * 80}{end}").name for end in ("a", "b")}
+    assert [len(name) for name in names] == [63, 63]
 
 
 @pytest.mark.parametrize(

@@ -1,11 +1,13 @@
+import inspect
 import subprocess
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import grimp
 import pytest
 
 import image_classifier
+from image_classifier.datasets import DataRequest
 from image_classifier.errors import TrainingError
 from image_classifier.settings import SETTINGS, Recipe, Settings
 from image_classifier.steps.fingerprint import (
@@ -17,6 +19,9 @@ from image_classifier.steps.fingerprint import (
     training_code_digest,
     training_settings,
 )
+from image_classifier.steps.train import TrainingIdentity
+from image_classifier.training import Plan, export_package
+from tests.training.samples import stripes
 
 SOURCE = Path(image_classifier.__file__).parent
 
@@ -49,11 +54,40 @@ def test_the_fingerprint_has_exactly_the_settings_that_are_declared_to_affect_th
     assert changing == {name for name, setting in SETTINGS.items() if setting.trains}
 
 
-def test_the_settings_that_affect_the_model_are_known():
-    assert set(training_settings(Settings())) == {
-        "image_size", "test_fraction", "validation_fraction", "budget", "seed", "mirror", "precision", "recipe",
-        "device", "training_processes", "retrain",
-    }  # fmt: skip
+WITHOUT_EFFECT = {
+    "home": "only says where the data is cached",
+    "data": "the fingerprint has the digest of the data",
+    "max_pixels": "images that are too large are not in the digest of the data",
+    "max_data": "more data is an error",
+    "fetch_timeout": "data that is not fetched is an error",
+    "folder": "only says where the package is written",
+    "classifier": "the training's result",
+    "dataset": "the fingerprint has its digest",
+    "validation": "chosen by seed and validation_fraction",
+    "provenance": "describes the training",
+    "threads": "only changes the rounding of sums",
+    "group": "its size is training_processes",
+}
+"""What data preparation, training and export take without being part of the fingerprint, and why."""
+
+
+def test_whatever_preparation_training_and_export_take_is_in_the_fingerprint_or_has_a_reason():
+    taken = {field.name for kind in (DataRequest, Plan) for field in fields(kind)}
+    taken |= set(inspect.signature(export_package).parameters)
+    assert taken - WITHOUT_EFFECT.keys() == set(training_settings(Settings())) - {"training_processes", "retrain"}
+    assert WITHOUT_EFFECT.keys() <= taken
+
+
+def test_a_setting_without_effect_on_the_data_does_not_train_again():
+    """Images of a data set that does not allow flips are not flipped with mirror=auto, either."""
+    data = stripes(8)
+    prints = {
+        (mirror, allowed): TrainingIdentity.of(
+            replace(Settings(), mirror=mirror), replace(data, mirror=allowed)
+        ).fingerprint
+        for mirror, allowed in [("auto", False), ("auto", True), ("no", False)]
+    }
+    assert prints["auto", False] == prints["no", False] != prints["auto", True]
 
 
 @pytest.mark.parametrize("forced", ["", "new labels"])

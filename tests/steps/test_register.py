@@ -1,10 +1,11 @@
+import json
 from dataclasses import replace
 
 import pytest
 from mlflow import MlflowClient
 from mlflow.artifacts import download_artifacts
 
-from image_classifier.errors import PackageError
+from image_classifier.errors import PackageError, RegistryError
 from image_classifier.steps.model_access import open_registry
 from image_classifier.steps.register import register
 from tests.attestation.test_model_signature import model_signing, write_keys
@@ -32,5 +33,20 @@ def test_a_version_that_was_registered_without_the_key_is_reported(champion, tmp
 
 def test_a_package_without_its_evaluation_is_not_registered(champion):
     (champion.home / "work/evaluation.json").unlink()
+    with pytest.raises(PackageError, match="run `image-classifier evaluate` first"):
+        register(champion, Lines())
+
+
+def test_a_package_is_not_registered_under_the_name_of_other_data(champion):
+    """`train --data photos` was followed by `register` without --data, which means another data set."""
+    message = f"was trained as {champion.name}, not as elsewhere; give the --data of its training, or --name"
+    with pytest.raises(RegistryError, match=message):
+        register(replace(champion, name="elsewhere"), Lines())
+    assert open_registry(champion, Lines()).versions.newest().number == 1
+
+
+def test_an_evaluation_on_other_data_is_not_registered(champion):
+    file = champion.home / "work/evaluation.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"data_digest": "0" * 64}))
     with pytest.raises(PackageError, match="run `image-classifier evaluate` first"):
         register(champion, Lines())

@@ -3,14 +3,19 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from mlflow import MlflowClient
+from PIL import Image
 
 from image_classifier.errors import RegistryError
-from image_classifier.settings import Seconds, Settings
+from image_classifier.package import Package
+from image_classifier.registry import checkpoints
+from image_classifier.settings import Seconds, Settings, as_environment
 from image_classifier.steps.model_access import open_registry
 from image_classifier.steps.train import train
 from tests.steps.chain import Lines, run_chain
@@ -28,7 +33,7 @@ def test_the_same_code_data_and_parameters_are_not_trained_again(champion):
     runs = run_count(champion)
     lines = run_chain(champion)
     assert "already trained: version 1" in lines.text
-    assert "registered as models:/image-classifier/1" in lines.text
+    assert f"registered as models:/{champion.name}/1" in lines.text
     assert run_count(champion) == runs
     registry = open_registry(champion, Lines())
     assert [event.version for event in registry.history.events()] == [1]
@@ -54,7 +59,121 @@ def test_a_killed_training_resumes_in_the_same_run(empty_database, tmp_path):
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    (started,) = tmp_path.glob("work/checkpoint/*/run_id")
+    (started,) = (file.read_text() for file in tmp_path.glob("work/checkpoint/*/run_id"))
     package = train(settings, Lines())
-    assert package.provenance["run_id"] == started.read_text()
+    assert package.provenance["run_id"] == started
     assert run_count(settings) == 1
+
+
+@pytest.mark.slow
+def test_the_validation_accuracy_is_one_number_in_the_registry_the_package_and_the_output(empty_database, tmp_path):
+    """Noise cannot be learned, so the last epoch is hardly the best one."""
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    random = np.random.default_rng(0)
+    for number in range(200):
+        (tmp_path / "noise" / f"c{number % 4}").mkdir(parents=True, exist_ok=True)
+        pixels = random.integers(0, 256, (8, 8, 3)).astype(np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "noise" / f"c{number % 4}" / f"{number}.png")
+    settings = replace(
+        Settings(), home=tmp_path, name="noise", data=str(tmp_path / "noise"), budget=Seconds(1.0), precision="int8"
+    )
+    lines = Lines()
+    package = train(settings, lines)
+    accuracy = package.provenance["validation_accuracy"]
+    run = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(package.provenance["run_id"])
+    assert run.data.metrics["final_validation_accuracy"] == accuracy
+    assert package.provenance["precision"]["int8"]["validation_accuracy"] == accuracy
+    assert f"validation accuracy {100 * accuracy:.2f} %" in lines.text
+    temperature = package.provenance["precision"]["int8"]["temperature"]
+    assert float(run.data.params["temperature"]) == package.provenance["parameters"]["temperature"] == temperature
+    assert run.data.params["mirror"] == package.provenance["parameters"]["mirror"] in ("yes", "no")
+    assert run.info.status == "FINISHED"
+    assert list(tmp_path.glob("work/checkpoint/*")) == []
+
+
+@pytest.mark.slow
+def test_a_training_survives_a_server_that_stops_answering(tracking_server, tmp_path):
+    settings = replace(
+        Settings(),
+        home=tmp_path,
+        name="stops-answering",
+        tracking_uri=tracking_server.address,
+        registry_timeout=Seconds(1.0),
+        precision="float32",
+        budget=Seconds(6.0),
+    )
+    is_over = threading.Event()
+
+    def stop_server() -> None:
+        while not is_over.wait(0.02):
+            if list(tmp_path.glob("work/checkpoint/*/state.safetensors")):
+                tracking_server.send(signal.SIGSTOP)
+                return
+
+    stopping = threading.Thread(target=stop_server)
+    stopping.start()
+    lines = Lines()
+    try:
+        with pytest.raises(RegistryError, match="did not answer in time"):
+            train(settings, lines)
+    finally:
+        is_over.set()
+        stopping.join()
+        tracking_server.send(signal.SIGCONT)
+    assert "the training continues and records its metrics at the end" in lines.text
+    trained = Package.read(tmp_path / "work" / "package")
+    package = train(replace(settings, registry_timeout=Seconds(30.0)), lines)
+    # A second training would have had another number of steps and another run.
+    for name in ("run_id", "parameters", "validation_accuracy"):
+        assert package.provenance[name] == trained.provenance[name]
+    client = MlflowClient(tracking_server.address)
+    run = client.get_run(package.provenance["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["final_validation_accuracy"] == package.provenance["validation_accuracy"]
+    points = client.get_metric_history(run.info.run_id, "train_loss")
+    assert sorted(point.step for point in points) == list(range(1, len(points) + 1))
+
+
+@pytest.mark.slow
+def test_a_training_whose_pod_was_lost_resumes_from_the_checkpoint_in_mlflow(tracking_server, tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoints, "_LIVE_SECONDS", 0.5)
+    settings = replace(
+        Settings(),
+        home=tmp_path,
+        name="lost-pod",
+        tracking_uri=tracking_server.address,
+        budget=Seconds(6.0),
+        precision="float32",
+    )
+    code = """
+import os
+from image_classifier.registry import checkpoints
+from image_classifier.settings import load_settings
+from image_classifier.steps.train import train
+checkpoints._MIN_INTERVAL_SECONDS = 0.0
+train(load_settings({}, os.environ), print)
+"""
+    environment = as_environment(settings, ("home", "name", "tracking_uri", "budget", "precision"))
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, **environment})
+    client = MlflowClient(tracking_server.address)
+    deadline = time.monotonic() + 100
+    runs = []
+    while not runs or not client.list_artifacts(runs[0].info.run_id, "checkpoint"):
+        assert time.monotonic() < deadline
+        assert process.poll() is None
+        time.sleep(0.05)
+        if experiment := client.get_experiment_by_name("lost-pod"):
+            runs = client.search_runs([experiment.experiment_id])
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    shutil.rmtree(tmp_path / "work")
+    lines = Lines()
+    package = train(settings, lines)
+    (run,) = client.search_runs([runs[0].info.experiment_id])
+    assert f"resuming the interrupted training of run {run.info.run_id} from its checkpoint in MLflow" in lines.text
+    assert package.provenance["run_id"] == run.info.run_id
+    assert run.info.status == "FINISHED"
+    points = client.get_metric_history(run.info.run_id, "train_loss")
+    assert [point.step for point in points].count(1) == 1  # not trained again
+    assert {point.step for point in points} == set(range(1, max(point.step for point in points) + 1))
+    assert client.list_artifacts(run.info.run_id, "checkpoint") == []

@@ -29,7 +29,8 @@ def stripes(size: int, *, images: int = 240, classes: int = 4, seed: int = 0, gr
         phases = random.uniform(0, 6.28, count)[:, None, None]
         pixels = 128 + 80 * np.sin(waves + phases) + random.normal(0, 20, (count, size, size))
         pixels = pixels.clip(0, 255).astype(np.uint8)[..., None].repeat(3, axis=3)
-        return DatasetPart(pixels, labels.astype(np.int64), [str(number) for number in range(count)])
+        hashes = np.random.default_rng(count).integers(0, 2**64, count, dtype=np.uint64)
+        return DatasetPart(pixels, labels.astype(np.int64), [str(number) for number in range(count)], hashes)
 
     return Dataset(
         source="stripes",

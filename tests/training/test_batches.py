@@ -64,13 +64,13 @@ def test_each_image_is_flipped_in_every_second_epoch():
     # Every image is brighter on the right, and nothing but the flip changes that.
     images = np.zeros((240, 8, 8, 3), np.uint8)
     images[:, :, 4:] = 200
-    data = replace(data, mirror=True, train=replace(data.train, images=images, labels=np.arange(240) // 2))
+    data = replace(data, train=replace(data.train, images=images, labels=np.arange(240) // 2))
     data = replace(data, classes=tuple("c" * 120))
     inputs = TrainingInputs.check(data, plan(recipe="batch_size=120 shift=0"))
     epochs = Batches(inputs, NormalizedImages(inputs))
 
     def flipped(step: int) -> dict[int, bool]:
-        pixels, labels = epochs.batch(step, half_size=False)
+        pixels, labels = epochs.batch(step, half_size=False, flip=True)
         is_flipped = pixels[..., :3].mean((1, 2, 3)) > pixels[..., 5:].mean((1, 2, 3))
         return dict(zip(labels.tolist(), is_flipped.tolist(), strict=True))
 
@@ -78,6 +78,8 @@ def test_each_image_is_flipped_in_every_second_epoch():
     assert 0 < sum(first.values()) < 120
     assert second == {label: not is_flipped for label, is_flipped in first.items()}
     assert third == first
+    pixels, _ = epochs.batch(0, half_size=False, flip=False)
+    assert not (pixels[..., :3].mean((1, 2, 3)) > pixels[..., 5:].mean((1, 2, 3))).any()
 
 
 @pytest.mark.parametrize(("half_size", "side"), [(False, 16), (True, 8)])

@@ -26,6 +26,7 @@ def saved(tmp_path):
     saved = state(0)
     saved.step, saved.elapsed, saved.best_loss = 3, 1.5, 0.25
     saved.best_weights = {name: tensor + 1 for name, tensor in saved.network.state_dict().items()}
+    saved.flip = True
     saved.history = [ReportPoint(1, 1.5, 0.9, 0.8, 0.7, 0.6)]
     save_checkpoint(tmp_path, "key", saved)
     return saved
@@ -43,6 +44,7 @@ def test_a_restored_state_equals_the_saved_one(saved, tmp_path):
         assert all(torch.equal(tensors[name], tensor) for name, tensor in expected.items())
     assert (restored.step, restored.elapsed, restored.best_loss) == (3, 1.5, 0.25)
     assert restored.history == saved.history
+    assert restored.flip is True
 
 
 def test_the_names_in_the_file_are_those_of_earlier_versions(saved, tmp_path):
@@ -50,7 +52,7 @@ def test_the_names_in_the_file_are_those_of_earlier_versions(saved, tmp_path):
         names = set(file.keys())
     assert {"network.stem.weight", "network.norms.1.bias", "best.head.weight", "optimizer.momentum.0"} < names
     _, values = load_checkpoint(tmp_path, "key")
-    assert list(values) == ["key", "bfloat16", "width", "step", "elapsed", "best_loss", "history"]
+    assert list(values) == ["key", "bfloat16", "width", "step", "elapsed", "best_loss", "history", "flip"]
 
 
 def test_a_checkpoint_with_another_key_is_ignored(saved, tmp_path):

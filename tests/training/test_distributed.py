@@ -23,21 +23,33 @@ def test_without_torchrun_s_variables_a_process_trains_alone():
     with join_group({}) as group:
         assert group is SINGLE_PROCESS
     assert group.broadcast("value") == "value"
-    assert (group.threads(2), group.broadcast_number(2.5)) == (2, 2.5)
+    assert (group.threads(2), group.broadcast_numbers(2.5, 1)) == (2, [2.5, 1])
 
 
 @pytest.mark.slow
-def test_two_processes_of_torchrun_average_gradients_and_train_one_model(tmp_path):
+def test_two_processes_of_torchrun_average_gradients_and_train_one_model_with_the_same_flips(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text("""
 import os
 import sys
 from dataclasses import replace
 import torch
+from image_classifier.training.batches import Batches
 from image_classifier.training.distributed import join_group
 from image_classifier.training.loop import fit_worker
 from tests.training.samples import plan, stripes, train
 
+flips = []
+
+
+class RecordedBatches(Batches):
+    def batch(self, step, *, half_size, flip):
+        flips.append(flip)
+        return super().batch(step, half_size=half_size, flip=flip)
+
+
+sys.modules["image_classifier.training.loop"].Batches = RecordedBatches
+data = replace(stripes(8, classes=2), mirror=True)
 images = torch.arange(12.0).view(6, 2)
 with join_group(os.environ) as group:
     torch.manual_seed(group.rank)
@@ -49,15 +61,16 @@ with join_group(os.environ) as group:
     (whole(images) ** 2).mean().backward()
     torch.testing.assert_close(network.weight.grad, whole.weight.grad)
     value = group.broadcast({"rank": group.rank})
-    found = [group.rank, group.size, group.threads(4), value["rank"], group.broadcast_number(group.rank + 0.5)]
+    found = [group.rank, group.size, group.threads(4), value["rank"], *group.broadcast_numbers(group.rank + 0.5)]
     shared_plan = replace(plan(group=group), threads=1)
     if group.is_first:
-        trained = train(stripes(8), shared_plan, steps=20)
+        trained = train(data, shared_plan, steps=20)
         found += [trained.parameters["processes"], trained.validation_accuracy > 0.9]
     else:
-        fit_worker(stripes(8), shared_plan)
+        fit_worker(data, shared_plan)
     with open(f"{sys.argv[1]}/{group.rank}", "w") as file:
         print(*found, file=file)
+        print(*map(int, flips), sep="", file=file)
 """)
     run = subprocess.run(
         [*TORCHRUN, script, tmp_path],
@@ -68,7 +81,10 @@ with join_group(os.environ) as group:
         check=False,
     )
     assert run.returncode == 0, run.stderr
-    assert [(tmp_path / rank).read_text() for rank in "01"] == ["0 2 2 0 0.5 2 True\n", "1 2 2 0 0.5\n"]
+    (first, flips), (second, others) = ((tmp_path / rank).read_text().splitlines() for rank in "01")
+    assert (first, second) == ("0 2 2 0 0.5 2 True", "1 2 2 0 0.5")
+    assert flips == others
+    assert "01" in flips  # decided during the training
 
 
 @pytest.mark.slow
@@ -93,7 +109,7 @@ import signal
 from image_classifier.training.distributed import join_group
 
 with join_group(os.environ) as group:
-    group.broadcast_number(0.0)
+    group.broadcast_numbers(0.0)
     os.kill(os.getpid(), signal.SIGKILL)
 """)
     message = "another of the 2 training processes at 127.0.0.1 ended early; see its log for the reason"
@@ -103,7 +119,7 @@ with join_group(os.environ) as group:
         join_group(environment) as group,
     ):
         while True:
-            group.broadcast_number(1.0)
+            group.broadcast_numbers(1.0)
 
 
 @pytest.mark.slow

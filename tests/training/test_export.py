@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -44,7 +46,13 @@ def test_an_int8_package_holds_the_int8_model_s_measurements(tmp_path):
     dataset = stripes(16, images=200)
     validation = np.arange(0, 200, 2)
     package = export_package(
-        tmp_path / "package", untrained_classifier(16), dataset, validation, {"a": 1}, precision="int8", threads=1
+        tmp_path / "package",
+        untrained_classifier(16),
+        dataset,
+        validation,
+        {"parameters": {"a": 1}},
+        precision="int8",
+        threads=1,
     )
     model = Model.load(package, threads=1)
     images, labels = dataset.train.images[validation], dataset.train.labels[validation]
@@ -54,7 +62,8 @@ def test_an_int8_package_holds_the_int8_model_s_measurements(tmp_path):
     assert record["int8"]["bytes"] == package.model_file.stat().st_size < record["float32"]["bytes"]
     accuracy = float((probabilities.argmax(axis=1) == labels).mean())
     assert package.provenance["validation_accuracy"] == record["int8"]["validation_accuracy"] == accuracy
-    assert package.provenance["a"] == 1
+    assert package.provenance["parameters"] == {"a": 1, "temperature": record["int8"]["temperature"]}
+    assert record["int8"]["temperature"] != record["float32"]["temperature"]
     predicted = np.bincount(probabilities.argmax(axis=1), minlength=4).tolist()
     assert package.reference["features"][CLASS_FEATURE]["counts"] == predicted
     # A float32 graph would not return exactly these.
@@ -68,9 +77,9 @@ def test_int8_is_calibrated_on_images_outside_the_validation_split(monkeypatch, 
     validation = np.arange(0, 100, 5)
     calibrated = set()
 
-    def record_calibration(precision, model, probabilities, calibration, images, labels):
-        calibrated.update(image.tobytes() for image in calibration)
-        return choose_precision("float32", model, probabilities, calibration, images, labels)
+    def record_calibration(precision, model, temperature, probabilities, calibration, images, labels):
+        calibrated.update(image.tobytes() for batch in calibration.batches() for image in batch)
+        return choose_precision("float32", model, temperature, probabilities, calibration, images, labels)
 
     monkeypatch.setattr("image_classifier.training.export.choose_precision", record_calibration)
     export_package(tmp_path / "package", untrained_classifier(8), dataset, validation, {}, threads=1)
@@ -78,6 +87,25 @@ def test_int8_is_calibrated_on_images_outside_the_validation_split(monkeypatch, 
     tested = {image.tobytes() for image in dataset.test.images}
     assert len(calibrated) == 80
     assert not calibrated & (validated | tested)
+
+
+def test_export_holds_one_batch_of_images_in_memory(tmp_path):
+    class Watched(np.ndarray):
+        """Images that know the largest number that was read at once."""
+
+        largest = 0
+
+        def __getitem__(self, key):
+            images = np.asarray(super().__getitem__(key))
+            Watched.largest = max(Watched.largest, len(images) if images.ndim == 4 else 1)
+            return images
+
+    dataset = stripes(8, images=700)
+    dataset = replace(dataset, train=replace(dataset.train, images=dataset.train.images.view(Watched)))
+    export_package(
+        tmp_path / "package", untrained_classifier(8), dataset, np.arange(0, 700, 2), {}, precision="int8", threads=1
+    )
+    assert Watched.largest == 256
 
 
 @pytest.fixture(scope="module")

@@ -75,21 +75,55 @@ def test_a_finished_training_is_not_repeated(trained, folder):
         assert torch.equal(trained.classifier(images), again.classifier(images))
 
 
-def test_an_interrupted_training_resumes_after_its_last_checkpoint(tmp_path):
-    class InterruptedError(Exception):
+def test_a_training_whose_report_failed_resumes_after_that_report(tmp_path):
+    class FailedReportError(Exception):
         pass
 
-    def interrupt(point: ReportPoint) -> None:
+    def fail(point: ReportPoint) -> None:
         if point.number == 6:
-            raise InterruptedError
+            raise FailedReportError
 
-    with pytest.raises(InterruptedError):
-        train(stripes(8), plan(), steps=40, checkpoint=tmp_path, on_report=interrupt)
+    with pytest.raises(FailedReportError):
+        train(stripes(8), plan(), steps=40, checkpoint=tmp_path, on_report=fail)
     reported: list[ReportPoint] = []
     trained = train(stripes(8), plan(), steps=40, checkpoint=tmp_path, on_report=reported.append)
-    assert [point.number for point in reported] == list(range(6, REPORT_POINTS + 1))
+    assert [point.number for point in reported] == list(range(7, REPORT_POINTS + 1))
     assert [point.number for point in trained.history] == list(range(1, REPORT_POINTS + 1))
-    assert reported[0].seconds == pytest.approx(6 / REPORT_POINTS, abs=2 / 40)
+    assert reported[0].seconds == pytest.approx(7 / REPORT_POINTS, abs=2 / 40)
+
+
+@pytest.mark.parametrize(("classes", "mirror", "decided"), [(4, "auto", "no"), (2, "auto", "yes"), (4, "yes", "yes")])
+def test_flips_are_off_if_mirrored_images_belong_to_another_class(classes, mirror, decided):
+    """Mirrored stripes at 45 degrees are stripes at 135 degrees; those at 0 and 90 degrees keep their class."""
+    dataset = replace(stripes(16, classes=classes), mirror=True)
+    trained = train(dataset, replace(plan(), mirror=mirror), steps=60)
+    assert trained.parameters["mirror"] == decided
+    with torch.inference_mode():
+        predicted = trained.classifier(torch.from_numpy(dataset.test.images)).argmax(1).numpy()
+    assert ((predicted == dataset.test.labels).mean() > 0.9) == (mirror == "auto")
+
+
+@pytest.mark.parametrize(("mirror", "allowed", "decided"), [("auto", False, "no"), ("no", True, "no")])
+def test_images_are_not_flipped_if_the_data_set_or_the_plan_says_so(mirror, allowed, decided):
+    """Flips would do no harm to these images."""
+    trained = train(replace(stripes(8, classes=2), mirror=allowed), replace(plan(), mirror=mirror), steps=30)
+    assert (trained.parameters["mirror"], trained.parameters["test_time_mirror"]) == (decided, False)
+
+
+def test_without_evidence_images_are_flipped_after_a_third_of_the_budget(monkeypatch, tmp_path):
+    decisions = []
+
+    def undecided(*_: object) -> None:
+        decisions.append(None)
+
+    monkeypatch.setattr("image_classifier.training.loop.mirrored_images_keep_their_class", undecided)
+    data = replace(stripes(8), mirror=True)
+    assert train(data, plan(), steps=40, checkpoint=tmp_path).parameters["mirror"] == "yes"
+    assert len(decisions) == REPORT_POINTS // 3
+
+
+def test_a_training_of_one_step_flips_no_image():
+    assert train(replace(stripes(8), mirror=True), plan(), steps=1).parameters["mirror"] == "no"
 
 
 def test_a_checkpoint_of_other_data_is_ignored(trained, folder, tmp_path):

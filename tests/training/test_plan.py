@@ -48,7 +48,7 @@ def test_only_large_images_are_halved_in_the_first_half_of_the_budget():
     assert seconds == {64: 0.0, 159: 0.0, 160: 30.0, 224: 30.0}
 
 
-def test_the_key_depends_on_data_and_parameters_but_not_on_threads():
+def test_the_key_depends_on_data_and_parameters_but_not_on_threads(monkeypatch):
     data, of_plan = stripes(2), plan()
     key = TrainingInputs.check(data, of_plan).key
     assert TrainingInputs.check(data, replace(of_plan, threads=1)).key == key
@@ -59,7 +59,11 @@ def test_the_key_depends_on_data_and_parameters_but_not_on_threads():
         (data, plan(budget=2.0)),
         (data, plan(validation_fraction=0.3)),
         (data, plan(recipe="shift=0.1")),
+        (data, replace(of_plan, mirror="yes")),
+        (data, plan(group=Group(rank=0, size=2, local_size=2))),
     ]
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    others.append((data, replace(of_plan, device="cuda")))
     assert len({key, *(TrainingInputs.check(*other).key for other in others)}) == 1 + len(others)
 
 

@@ -81,7 +81,7 @@ def evaluate(settings: Settings) -> None:
     steps.evaluate.evaluate(settings, click.echo)
 
 
-@settings_command(Group.REGISTRY, "signing_key", "steps_image")
+@settings_command(Group.REGISTRY, "data", "signing_key", "steps_image")
 def register(settings: Settings) -> None:
     """Register the evaluated package in MLflow as the candidate, with its bill of materials and provenance.
 
@@ -94,7 +94,7 @@ def register(settings: Settings) -> None:
 
 @settings_command(Group.REGISTRY, "model", Group.GATE, Group.DATA, Group.EVALUATION, "results")
 def gate(settings: Settings) -> None:
-    """Judge the candidate by absolute checks and against the champion.
+    """Judge the version registered last in this home, or --model, by absolute checks and against the champion.
 
     A refusal is a result, not an error: the exit status is 0.
 
@@ -104,9 +104,12 @@ def gate(settings: Settings) -> None:
     steps.gate.gate(settings, click.echo)
 
 
-@settings_command(Group.REGISTRY, "model")
+@settings_command(Group.REGISTRY, "model", Group.GATE, Group.DATA, Group.EVALUATION)
 def promote(settings: Settings) -> None:
-    """Make the candidate the champion, if the gate accepted it.
+    """Make the version registered last in this home, or --model, the champion, if the gate accepted it.
+
+    If another version became the champion since, it is judged against that one first. To return to a version that
+    served before, use `rollback --to`.
 
     \b
     image-classifier promote
@@ -114,9 +117,24 @@ def promote(settings: Settings) -> None:
     steps.promote.promote(settings, click.echo)
 
 
-@settings_command(Group.REGISTRY, "model", "url", "image", "max_latency", "accept_timeout", "public_key", "results")
+@settings_command(
+    Group.REGISTRY,
+    Group.GATE,
+    Group.DATA,
+    Group.EVALUATION,
+    "model",
+    "url",
+    "image",
+    "pinned",
+    "accept_timeout",
+    "public_key",
+    "results",
+)
 def accept(settings: Settings) -> None:
     """Try the candidate at its address, and promote it if it answers as in its evaluation.
+
+    If another version became the champion since the gate judged it, it is judged against that one first.
+
 
     \b
     image-classifier accept --model models:/image-classifier/7 --url http://candidate.example.org
@@ -143,8 +161,12 @@ def watch(settings: Settings) -> None:
 def run(settings: Settings, keep: bool | None) -> None:
     """Run all steps: train, evaluate, register, judge, promote, serve; then send one request.
 
+    The last line says what serves and why, and so does the exit status: 0 if the new version serves, 3 if it was
+    refused or held and the earlier champion serves, 4 if it was refused or held and nothing serves, 1 after an error.
+
     \b
     image-classifier run
     image-classifier run --data ~/photos --budget 3m
     """
-    steps.run.run(settings, click.echo, keep_serving=sys.stdout.isatty() if keep is None else keep)
+    outcome = steps.run.run(settings, click.echo, keep_serving=sys.stdout.isatty() if keep is None else keep)
+    click.get_current_context().exit(outcome)

@@ -18,7 +18,7 @@ _as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def history(settings: Settings, as_json: bool) -> None:
     """Show which version served when, with its commit, data, run and image, and who changed it and why.
 
-    Lists promotions, refusals, rollbacks and watched roll-outs, the newest first.
+    Lists promotions, refusals, rollbacks, watched roll-outs and later judgements, the newest first.
 
     \b
     image-classifier history

@@ -86,7 +86,7 @@ def read_archive(path: Path, spool: Path, members: list[Member], *, labels_neede
         for first in range(0, len(ranges), FILES_PER_SHARD)
     )
     names = [member.name for member in selected]
-    return ImageSource(layout.classes, shards, layout.labels, layout.in_test, names, None, layout.warnings)
+    return layout.source(shards, names)
 
 
 _Entry = tuple[str, int, IO[bytes] | None]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from image_classifier.datasets.cache import IMAGES, LABELS, NAMES, ORIGINALS, DatasetMetadata
+from image_classifier.datasets.cache import HASHES, IMAGES, LABELS, NAMES, ORIGINALS, DatasetMetadata
 from image_classifier.datasets.data_checks import (
     UsableRows,
     drop_untrained_classes,
@@ -22,6 +22,7 @@ from image_classifier.datasets.image_source import ImageSource
 from image_classifier.datasets.shard_decoding import DecodedImages
 from image_classifier.datasets.split import choose_test_part
 from image_classifier.errors import DataError
+from image_classifier.text import counted
 
 _CHUNK_BYTES = 2**21
 
@@ -41,50 +42,60 @@ def assemble(
     test_fraction: float,
     origin: str,
 ) -> DatasetMetadata:
-    """Write images, labels, names and originals of both parts into `folder`, in an order that depends on content only.
+    """Write images, labels, names, hashes and originals of all parts into `folder`, in an order by content only.
 
     pixels: the file that `decode_source` filled, uint8 [N, size, size, 3].
     Raises DataError if the usable images are not enough for training and test; the warnings name all skipped ones.
     """
     rows = select_readable(source, decoded, origin)
-    in_test = source.in_test & rows.kept
+    drop_untrained_classes(rows, source.in_test, source.in_validation, origin)
+    in_test, in_validation = source.in_test & rows.kept, source.in_validation & rows.kept
     derived = not in_test.any()
     if derived:
-        in_test = np.zeros(len(rows.kept), dtype=bool)
-        kept = np.flatnonzero(rows.kept)
-        in_test[kept[choose_test_part(rows.labels[kept], decoded.hashes[kept], test_fraction)]] = True
+        training = np.flatnonzero(rows.kept & ~in_validation)
+        in_test[training[choose_test_part(rows.labels[training], decoded.hashes[training], test_fraction)]] = True
         if not in_test.any():
-            raise DataError(f"{origin}: each class has only one image, which leaves none for the test part; add images")
-    if not (rows.kept & ~in_test).any():
-        raise DataError(f"{origin} has test images, but no training images")
-    drop_untrained_classes(rows, in_test, origin)
-    in_test &= rows.kept
+            raise DataError(
+                f"{origin} has no class with two different training images, one for the test part; add images"
+            )
+        if source.in_test.any():
+            chosen = counted(int(in_test.sum()), "image")
+            rows.warnings.append(f"the test part has no usable images, so {chosen} of the training part replace it")
     require_two_images_per_class(rows, origin)
-    rows.warnings += untested_class_warnings(rows, in_test, derived=derived)
+    rows.warnings += untested_class_warnings(rows, in_test, source, decoded.hashes, derived=derived)
     rows.warnings += duplicate_warnings(rows, in_test, decoded.hashes, source.names)
     rows.warnings += resize_warnings(decoded.originals[rows.kept, :2], size)
-    order = _canonical_order(rows, in_test, decoded.hashes)
-    train = int((~in_test[order]).sum())
-    labels = rows.labels[order]
-    digest = _digest(rows.classes, labels, decoded.hashes[order], train)
+    order = _canonical_order(rows, in_test, in_validation, decoded.hashes)
+    train, validation = int((~in_test[order]).sum()), int(in_validation.sum())
+    labels, hashes = rows.labels[order], decoded.hashes[order]
+    digest = _digest(rows.classes, labels, hashes, train, validation)
     _write_images(pixels, order, folder / IMAGES, size)
     np.save(folder / LABELS, labels)
+    np.save(folder / HASHES, hashes[:, 0])
     np.save(folder / ORIGINALS, decoded.originals[order])
     (folder / NAMES).write_text(json.dumps([source.names[row] for row in order]))
     mirror = decoded.color if source.mirror is None else source.mirror
-    return DatasetMetadata(digest, rows.classes, size, not decoded.color, mirror, train, tuple(rows.warnings))
+    return DatasetMetadata(
+        digest, rows.classes, size, not decoded.color, mirror, train, validation, tuple(rows.warnings)
+    )
 
 
-def _canonical_order(rows: UsableRows, in_test: NDArray[np.bool_], hashes: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _canonical_order(
+    rows: UsableRows, in_test: NDArray[np.bool_], in_validation: NDArray[np.bool_], hashes: NDArray[np.uint64]
+) -> NDArray[np.int64]:
     """By part, class and content, so that the same images give the same arrays regardless of their location."""
     kept = np.flatnonzero(rows.kept)
-    keys = (*hashes[kept].T[::-1], rows.labels[kept], in_test[kept])
+    keys = (*hashes[kept].T[::-1], rows.labels[kept], in_validation[kept], in_test[kept])
     order: NDArray[np.int64] = kept[np.lexsort(keys)]
     return order
 
 
-def _digest(classes: tuple[str, ...], labels: NDArray[np.int64], hashes: NDArray[np.uint64], train: int) -> str:
-    digest = hashlib.sha256(json.dumps([classes, train, len(labels)]).encode())
+def _digest(
+    classes: tuple[str, ...], labels: NDArray[np.int64], hashes: NDArray[np.uint64], train: int, validation: int
+) -> str:
+    # Without a validation part as in version 0.1, whose packages and evaluations have the digest, too.
+    counts = [train, len(labels)] + ([validation] if validation else [])
+    digest = hashlib.sha256(json.dumps([classes, *counts]).encode())
     digest.update(labels.astype(">i8").tobytes())
     digest.update(hashes.astype(">u8").tobytes())
     return digest.hexdigest()

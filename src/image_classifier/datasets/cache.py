@@ -15,7 +15,8 @@ import numpy as np
 from image_classifier.datasets.dataset import Dataset, DatasetPart
 from image_classifier.files import write_atomically
 
-IMAGES, LABELS, NAMES, ORIGINALS, METADATA = "images.npy", "labels.npy", "names.json", "originals.npy", "facts.json"
+IMAGES, LABELS, NAMES, HASHES = "images.npy", "labels.npy", "names.json", "hashes.npy"
+ORIGINALS, METADATA = "originals.npy", "facts.json"
 _LOCK, _DRAFT_PREFIX = "lock", ".draft-"
 _READ_ERRORS = (OSError, ValueError, KeyError, TypeError)
 
@@ -30,7 +31,9 @@ class DatasetMetadata:
     grey: bool
     mirror: bool
     train: int
-    """Number of training images; they come first in the arrays."""
+    """Number of images of the training part; they come first in the arrays."""
+    validation: int
+    """Number of images of the validation part, which are the last ones of the training part."""
     warnings: tuple[str, ...]
 
 
@@ -66,8 +69,8 @@ class Cache:
                 shutil.rmtree(draft, ignore_errors=True)
 
     def publish(self, folder: Path, key: str, metadata: DatasetMetadata, signature: str, source: str) -> Dataset:
-        """Turn a folder with images, labels, names and originals into the entry `key`, unless that exists undamaged."""
-        sizes = {name: (folder / name).stat().st_size for name in (IMAGES, LABELS, NAMES, ORIGINALS)}
+        """Turn a folder with the arrays and names into the entry `key`, unless that exists undamaged."""
+        sizes = {name: (folder / name).stat().st_size for name in (IMAGES, LABELS, NAMES, HASHES, ORIGINALS)}
         write_atomically(folder / METADATA, json.dumps({"sizes": sizes, **asdict(metadata)}).encode())
         entry = self._entry(key)
         try:
@@ -120,12 +123,12 @@ def _open(entry: Path, source: str) -> Dataset:
     if images.shape != (len(labels), size, size, 3) or len(names) != len(labels):
         raise ValueError(entry)
     labels.setflags(write=False)
-    # The first entries of version 0.1 have no such file.
-    originals = np.load(entry / ORIGINALS) if (entry / ORIGINALS).exists() else None
+    hashes, originals = np.load(entry / HASHES), np.load(entry / ORIGINALS)
 
     def part(rows: slice) -> DatasetPart:
-        return DatasetPart(images[rows], labels[rows], names[rows], None if originals is None else originals[rows])
+        return DatasetPart(images[rows], labels[rows], names[rows], hashes[rows], originals[rows])
 
+    train, validation = metadata.train, metadata.validation
     return Dataset(
         source=source,
         digest=metadata.digest,
@@ -133,7 +136,8 @@ def _open(entry: Path, source: str) -> Dataset:
         image_size=size,
         grayscale=metadata.grey,
         mirror=metadata.mirror,
-        train=part(slice(metadata.train)),
-        test=part(slice(metadata.train, None)),
+        train=part(slice(train)),
+        test=part(slice(train, None)),
         warnings=tuple(metadata.warnings),
+        validation_rows=np.arange(train - validation, train) if validation else None,
     )

@@ -47,4 +47,7 @@ def read_batches(files: Sequence[BatchFile]) -> ImageSource:
         base_name = file.name.rsplit("/", 1)[-1]
         names += [f"{base_name} row {row}" for row in range(count)]
         in_test.append(np.full(count, base_name.startswith("test")))
-    return ImageSource(CLASSES, tuple(shards), np.concatenate(labels), np.concatenate(in_test), names, True, ())
+    no_validation = np.zeros(len(names), dtype=bool)
+    return ImageSource(
+        CLASSES, tuple(shards), np.concatenate(labels), np.concatenate(in_test), no_validation, names, True, ()
+    )

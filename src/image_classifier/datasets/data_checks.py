@@ -40,19 +40,32 @@ def select_readable(source: ImageSource, decoded: DecodedImages, origin: str) ->
     return UsableRows(kept, source.labels.copy(), source.classes, warnings)
 
 
-def drop_untrained_classes(rows: UsableRows, in_test: NDArray[np.bool_], origin: str) -> None:
-    """Drop the classes without training images, and renumber the others. Raises DataError if fewer than two remain."""
+def drop_untrained_classes(
+    rows: UsableRows, in_test: NDArray[np.bool_], in_validation: NDArray[np.bool_], origin: str
+) -> None:
+    """Drop the classes without training images, and renumber the others.
+
+    Raises DataError if no class has training images, or if fewer than two remain.
+    """
     count = len(rows.classes)
-    trained = np.bincount(rows.labels[rows.kept & ~in_test], minlength=count) > 0
-    tested = np.bincount(rows.labels[rows.kept & in_test], minlength=count)
-    empty = [name for name, some, tests in zip(rows.classes, trained, tested, strict=True) if not some | tests]
-    untrained = [name for name, some, n in zip(rows.classes, trained, tested, strict=True) if n and not some]
+    tested, validated = (
+        np.bincount(rows.labels[part & rows.kept], minlength=count) for part in (in_test, in_validation)
+    )
+    held_out = tested + validated
+    trained = np.bincount(rows.labels[rows.kept], minlength=count) > held_out
+    parts = {"test": int(tested[~trained].sum()), "validation": int(validated[~trained].sum())}
+    if not trained.any():
+        raise DataError(
+            f"{origin} has {' and '.join(part for part in parts if parts[part])} images, but no training images"
+        )
+    empty = [name for name, some, n in zip(rows.classes, trained, held_out, strict=True) if not some | n]
+    untrained = [name for name, some, n in zip(rows.classes, trained, held_out, strict=True) if n and not some]
     if empty:
         rows.warnings.append(f"skipped {counted(len(empty), 'class')} without images: {listed(empty)}")
     if untrained:
         rows.warnings.append(
             f"skipped {counted(len(untrained), 'class')} without training images, with "
-            f"{counted(sum(tested[~trained]), 'test image')}: {listed(untrained)}"
+            f"{' and '.join(counted(n, f'{part} image') for part, n in parts.items() if n)}: {listed(untrained)}"
         )
     present = [name for name, some in zip(rows.classes, trained, strict=True) if some]
     if len(present) < 2:
@@ -74,14 +87,34 @@ def require_two_images_per_class(rows: UsableRows, origin: str) -> None:
         )
 
 
-def untested_class_warnings(rows: UsableRows, in_test: NDArray[np.bool_], *, derived: bool) -> list[str]:
-    """`derived`: the test part was chosen from all images, because the data has none."""
+def untested_class_warnings(
+    rows: UsableRows, in_test: NDArray[np.bool_], source: ImageSource, hashes: NDArray[np.uint64], *, derived: bool
+) -> list[str]:
+    """About the classes without test images, one warning for each reason.
+
+    hashes: uint64 [N, 4], of the encoded images. `derived`: the test part was chosen from the training part.
+    """
     tests = np.bincount(rows.labels[in_test], minlength=len(rows.classes))
-    untested = [name for name, n in zip(rows.classes, tests, strict=True) if not n]
-    if not untested:
-        return []
-    reason = "all their images are identical" if derived else "the test part has none"
-    return [f"{counted(len(untested), 'class')} without test images ({reason}): {listed(untested)}"]
+    in_test_part = {source.classes[label] for label in source.labels[source.in_test] if label >= 0}
+    by_reason: dict[str, list[str]] = {}
+    for label in np.flatnonzero(tests == 0):
+        name = rows.classes[label]
+        if derived:
+            images = hashes[rows.kept & ~source.in_validation & (rows.labels == label)]
+            reason = "each of their images is also in another class"
+            if len(images) == 1:
+                reason = "each has a single training image"
+            elif len(np.unique(images, axis=0)) == 1:
+                reason = "the training images of each are identical"
+        else:
+            reason = "the test part has none"
+            if name in in_test_part:
+                reason = "those in the test part cannot be read"
+        by_reason.setdefault(reason, []).append(name)
+    return [
+        f"{counted(len(names), 'class')} without test images ({reason}): {listed(names)}"
+        for reason, names in by_reason.items()
+    ]
 
 
 def duplicate_warnings(

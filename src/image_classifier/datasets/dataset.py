@@ -22,6 +22,8 @@ class DatasetPart:
     """int64 [N], indices into the classes."""
     names: Sequence[str]
     """Path or row of each image, for messages and reports."""
+    hashes: NDArray[np.uint64]
+    """uint64 [N]: first 64 bits of the SHA-256 of each encoded image, or of its raw pixels; the same at any size S."""
     originals: NDArray[np.int32] | None = None
     """int32 [N, 3]: width, height and index into ORIGINAL_FORMATS of each image as stored; None if unknown."""
 
@@ -40,8 +42,11 @@ class Dataset:
     grayscale: bool
     """Whether every image has three equal channels."""
     mirror: bool
-    """Whether a mirrored image keeps its class."""
+    """Whether a mirrored image may keep its class; the training tests it unless the setting `mirror` says so."""
     train: DatasetPart
+    """Includes the validation part, if the data has one."""
     test: DatasetPart
     warnings: tuple[str, ...]
     """Problems found in the data, one line each, with counts."""
+    validation_rows: NDArray[np.int64] | None = None
+    """int64 [V], sorted rows of `train` that are the data's own validation part; None if it has none."""

@@ -26,6 +26,7 @@ def read_digits(scratch: Path) -> ImageSource:
         shards=tuple(RawPixelShard(str(path), 0, count, height * width, 1, height, width).split()),
         labels=digits.target.astype(np.int64),
         in_test=np.zeros(count, dtype=bool),
+        in_validation=np.zeros(count, dtype=bool),
         names=[f"digits row {row}" for row in range(count)],
         mirror=False,
         warnings=(),

@@ -1,4 +1,4 @@
-"""Data format: image folders with one subfolder per class, optionally below train/ and test/."""
+"""Data format: image folders with one subfolder per class, optionally below train/, validation/ and test/."""
 
 import os
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from numpy.typing import NDArray
 
-from image_classifier.datasets.image_source import UNLABELED, FileShard, ImageSource
+from image_classifier.datasets.image_source import UNLABELED, FileShard, ImageSource, Shard
 from image_classifier.errors import DataError
 from image_classifier.text import counted, listed
 
@@ -19,6 +19,7 @@ _PART_NAMES = {
     "train": ("train", "training"),
     "validation": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
+    "unlabeled": ("unlabeled", "unlabelled", "unsup", "unsupervised"),
 }
 _SYSTEM_FILES = ("__MACOSX", "Thumbs.db", "desktop.ini")
 _FORMATS = "JPEG, PNG, WebP, BMP, GIF or TIFF files"
@@ -34,11 +35,18 @@ class Layout:
     """int64 [N], indices of the images in the paths, ordered by class and path, or by path if no labels are needed."""
     labels: NDArray[np.int64]
     in_test: NDArray[np.bool_]
+    in_validation: NDArray[np.bool_]
     warnings: tuple[str, ...]
+
+    def source(self, shards: tuple[Shard, ...], names: Sequence[str]) -> ImageSource:
+        """The images, which `shards` read in the order of `selected`."""
+        return ImageSource(
+            self.classes, shards, self.labels, self.in_test, self.in_validation, names, None, self.warnings
+        )
 
 
 def part_from_name(name: str) -> str | None:
-    """The part that a folder or file name stands for: "train", "validation", "test", or None."""
+    """The part that a folder or file name stands for: "train", "validation", "test", "unlabeled", or None."""
     return next((part for part, names in _PART_NAMES.items() if name.lower() in names), None)
 
 
@@ -72,7 +80,7 @@ def read_folder(root: Path, paths: Sequence[str], *, labels_needed: bool = True)
         FileShard(tuple(str(root / name) for name in names[first : first + FILES_PER_SHARD]))
         for first in range(0, len(names), FILES_PER_SHARD)
     )
-    return ImageSource(layout.classes, shards, layout.labels, layout.in_test, names, None, layout.warnings)
+    return layout.source(shards, names)
 
 
 def parse_layout(paths: Sequence[str], origin: str, *, labels_needed: bool = True) -> Layout:
@@ -92,46 +100,50 @@ def parse_layout(paths: Sequence[str], origin: str, *, labels_needed: bool = Tru
     if others:
         warnings.append(f"skipped {counted(len(others), 'non-image file')}: {listed(others)}")
     _strip_common_folders(images, empty)
+    _add_training_folder(images, empty)
     parts = _has_part_folders(images, origin, labels_needed)
-    classes: dict[str, list[tuple[int, bool]]] = {}
+    classes: dict[str, list[tuple[int, str]]] = {}
     outside_classes: list[int] = []
     outside_parts: list[int] = []
-    validation = 0
+    unlabeled: list[int] = []
     for index, steps in images.items():
         part = part_from_name(steps[0]) if parts else "train"
         below = steps[1:] if parts else steps
         if part is None:
             outside_parts.append(index)
+        elif part == "unlabeled" or (len(below) > 1 and part_from_name(below[0]) == "unlabeled"):
+            unlabeled.append(index)
         elif len(below) < 2:
             outside_classes.append(index)
         else:
-            classes.setdefault(below[0], []).append((index, part == "test"))
-            validation += part == "validation"
+            classes.setdefault(below[0], []).append((index, part))
     if labels_needed and not classes:
-        raise DataError(f"{origin}: the images have no labels, as they are not in subfolders; expected {_LAYOUT}")
+        raise DataError(f"{origin}: the images have no labels, as they are not in class folders; expected {_LAYOUT}")
     for steps in empty:
         below = steps[1:] if parts and part_from_name(steps[0]) else steps
-        if below:
+        if below and "unlabeled" not in (part_from_name(steps[0]), part_from_name(below[0])):
             classes.setdefault(below[0], [])
     names = tuple(sorted(classes))
-    rows = [(label, index, test) for label, name in enumerate(names) for index, test in classes[name]]
+    rows = [
+        (label, index, part == "test", part == "validation")
+        for label, name in enumerate(names)
+        for index, part in classes[name]
+    ]
     if not labels_needed:
-        rows += [(UNLABELED, index, False) for index in (*outside_classes, *outside_parts)]
+        rows += [(UNLABELED, index, False, False) for index in (*outside_classes, *outside_parts, *unlabeled)]
         rows.sort(key=lambda row: row[1])
     else:
-        for skipped, folders in ((outside_classes, "class"), (outside_parts, "train and test")):
+        for skipped, where in (
+            (outside_classes, "outside of the class folders"),
+            (outside_parts, "outside of the train and test folders"),
+            (unlabeled, "in the folder of unlabeled images"),
+        ):
             if skipped:
                 shown = listed([paths[index] for index in skipped])
-                warnings.append(f"skipped {counted(len(skipped), 'image')} outside of the {folders} folders: {shown}")
-        if validation:
-            warnings.append(validation_warning(validation))
-    labels, selected, in_test = np.array(rows, dtype=np.int64).reshape(-1, 3).T
-    return Layout(names, selected, labels, in_test.astype(bool), tuple(warnings))
-
-
-def validation_warning(images: int) -> str:
-    """The warning about the images of a validation part, which training splits anew."""
-    return f"added {counted(images, 'image')} of the validation part to the training part"
+                warnings.append(f"skipped {counted(len(skipped), 'image')} {where}: {shown}")
+    labels, selected, *parts_of_rows = np.array(rows, dtype=np.int64).reshape(-1, 4).T
+    in_test, in_validation = np.array(parts_of_rows, dtype=bool)
+    return Layout(names, selected, labels, in_test, in_validation, tuple(warnings))
 
 
 def _strip_common_folders(images: dict[int, list[str]], empty: list[list[str]]) -> None:
@@ -145,12 +157,28 @@ def _strip_common_folders(images: dict[int, list[str]], empty: list[list[str]]) 
         empty[:] = [steps for steps in empty if steps]
 
 
+def _add_training_folder(images: dict[int, list[str]], empty: list[list[str]]) -> None:
+    """Move the class folders below train/ if they are next to a test/ or validation/ with the same class folders."""
+    below: dict[str, set[str]] = {}
+    for steps in images.values():
+        if len(steps) > 1:
+            below.setdefault(steps[0], set()).update(steps[1:2] if steps[2:] else ())
+    parts = {folder for folder in below if part_from_name(folder) in ("test", "validation")}
+    classes = {name for part in parts for name in below[part]}
+    has_training = any(part_from_name(folder) == "train" and below[folder] for folder in below)
+    if has_training or not classes or not classes <= below.keys() - parts:
+        return
+    for steps in (*images.values(), *empty):
+        if steps[0] not in parts and part_from_name(steps[0]) != "unlabeled":
+            steps.insert(0, "train")
+
+
 def _has_part_folders(images: dict[int, list[str]], origin: str, labels_needed: bool) -> bool:
-    folders = {steps[0] for steps in images.values() if len(steps) > 1}
+    folders = {steps[0] for steps in images.values() if len(steps) > 1 and part_from_name(steps[0]) != "unlabeled"}
     parts = {part for part in map(part_from_name, folders) if part}
     if not parts or (len(parts) == 1 and len(folders) > 1):
         return False
-    if any(part_from_name(steps[0]) and len(steps) > 2 for steps in images.values()):
+    if any(steps[0] in folders and part_from_name(steps[0]) and len(steps) > 2 for steps in images.values()):
         return True
     if len(parts) == len(folders):
         if not labels_needed:

@@ -32,16 +32,17 @@ def read_idx(root: Path, images: Sequence[str], scratch: Path, max_data: int) ->
     The classes are the label numbers. Raises DataError if a file is damaged or the file with the labels is missing.
     """
     shards: list[RawPixelShard] = []
-    labels, names, in_test = [], [], []
+    labels, names, parts = [], [], []
     for number, name in enumerate(images):
         shard = _read_images(root / name, scratch / f"idx-{number}", max_data)
         shards += shard.split()
         labels.append(_read_labels(root / re.sub("images([-.])idx3", r"labels\1idx1", name), shard.count))
         names += [f"{name} row {row}" for row in range(shard.count)]
-        in_test.append(np.full(shard.count, _part(name) == "test"))
+        parts.append(np.full(shard.count, _part(name) or ""))
     all_labels = np.concatenate(labels).astype(np.int64)
     classes = tuple(str(label) for label in range(int(all_labels.max(initial=-1)) + 1))
-    return ImageSource(classes, tuple(shards), all_labels, np.concatenate(in_test), names, False, ())
+    part = np.concatenate(parts)
+    return ImageSource(classes, tuple(shards), all_labels, part == "test", part == "validation", names, False, ())
 
 
 def _read_images(path: Path, unpacked: Path, max_data: int) -> RawPixelShard:

@@ -39,6 +39,8 @@ class ImageSource:
     """int64 [N], indices into the classes, or UNLABELED."""
     in_test: NDArray[np.bool_]
     """bool [N]; all False if the data has no test part."""
+    in_validation: NDArray[np.bool_]
+    """bool [N]; all False if the data has no validation part."""
     names: Sequence[str]
     mirror: bool | None
     """Whether a mirrored image keeps its class; None if the format does not tell."""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from image_classifier.datasets.folder import part_from_name, validation_warning
+from image_classifier.datasets.folder import part_from_name
 from image_classifier.datasets.image_source import UNLABELED, ImageSource, StoredImage, limit_encoded_size
 from image_classifier.errors import DataError, ImageError
 from image_classifier.text import counted, listed, one_line
@@ -66,23 +66,22 @@ def _pyarrow_errors(path: Path) -> Iterator[None]:
 
 
 def read_parquet(files: Sequence[Path], *, labels_needed: bool = True) -> ImageSource:
-    """Find the images of parquet files; names such as train-*.parquet and test-*.parquet mark the parts.
+    """Find the images of parquet files; names such as train-*.parquet mark the parts.
 
     Raises DataError if a file cannot be read, has no image column, or has no label column although labels are needed.
     """
     tables = [_read_table(path, labels_needed) for path in files]
     classes, labels, warnings = _labels(tables, listed([str(path) for path in files], 1))
-    validation = sum(len(table.labels) for table in tables if table.part == "validation")
+    parts = np.repeat([table.part or "" for table in tables], [len(table.labels) for table in tables])
     if not labels_needed:
         # They are about skipped images, and none is skipped.
         warnings = []
-    elif validation:
-        warnings.append(validation_warning(validation))
     return ImageSource(
         classes=classes,
         shards=tuple(shard for table in tables for shard in table.shards),
         labels=labels,
-        in_test=np.repeat([table.part == "test" for table in tables], [len(table.labels) for table in tables]),
+        in_test=parts == "test",
+        in_validation=parts == "validation",
         names=[name for table in tables for name in table.names],
         mirror=None,
         warnings=tuple(warnings),
@@ -96,7 +95,9 @@ def _read_table(path: Path, labels_needed: bool) -> _Table:
     with _pyarrow_errors(path), pq.ParquetFile(path) as file:
         schema = file.schema_arrow
         image = _find_column(path, schema.names, IMAGE_COLUMNS)
-        label = _find_column(path, schema.names, LABEL_COLUMNS, required=labels_needed)
+        part, label = _part(path), ""
+        if part != "unlabeled":
+            label = _find_column(path, schema.names, LABEL_COLUMNS, required=labels_needed)
         image_type = schema.field(image).type
         paths: list[str | None] = []
         if pa.types.is_struct(image_type):
@@ -121,7 +122,7 @@ def _read_table(path: Path, labels_needed: bool) -> _Table:
             labels=values,
             names=[name or f"{path.name} row {row}" for row, name in enumerate(paths or unknown)],
             classes=_class_names(schema.metadata, label),
-            part=_part(path),
+            part=part,
         )
 
 

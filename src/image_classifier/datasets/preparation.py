@@ -1,15 +1,20 @@
 """Preparation of a data set: locate it, decode it, check it, and keep the result in the cache."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import numpy as np
+import PIL
+
 from image_classifier.datasets.assembly import allocate, assemble
 from image_classifier.datasets.cache import Cache
 from image_classifier.datasets.dataset import Dataset
 from image_classifier.datasets.formats import read_source
+from image_classifier.datasets.image_source import UNLABELED, ImageSource
 from image_classifier.datasets.location import file_stamps, locate
 from image_classifier.datasets.parallel_decoding import choose_image_size, decode_source, worker_pool
 from image_classifier.datasets.public_datasets import PUBLIC_DATASETS, PublicDataset, apply_metadata
@@ -18,9 +23,7 @@ from image_classifier.errors import DataError
 from image_classifier.files import why_unwritten
 from image_classifier.images import MIN_IMAGE_SIZE
 from image_classifier.process import available_cpus
-
-_FORMAT = 1
-"""Part of every cache key; increase it if decoding changes."""
+from image_classifier.text import counted
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,8 @@ class DataRequest:
     fetch_timeout: float
     """Seconds."""
     mirror: str
+    test_part: str
+    """"auto" or "validation"."""
 
 
 def prepare(request: DataRequest, public: Mapping[str, PublicDataset] = PUBLIC_DATASETS) -> Dataset:
@@ -60,7 +65,7 @@ def prepare(request: DataRequest, public: Mapping[str, PublicDataset] = PUBLIC_D
 def _prepare(request: DataRequest, cache: Cache, public: Mapping[str, PublicDataset]) -> Dataset:
     shown = without_credentials(request.data)
     path = locate(request.data, cache.root / "fetched", public, request.fetch_timeout, request.max_data)
-    parameters = [_FORMAT, request.image_size, request.max_pixels, request.test_fraction]
+    parameters = [_code_digest(), request.image_size, request.max_pixels, request.test_fraction, request.test_part]
     stamps = file_stamps(path)
     signature = _hash([request.data if request.data in public else "", stamps, parameters])
     cached = cache.find(signature, shown)
@@ -73,6 +78,8 @@ def _prepare(request: DataRequest, cache: Cache, public: Mapping[str, PublicData
             source = apply_metadata(source, public[request.data])
         if not len(source.labels):
             raise DataError(f"{shown} has no images: it is empty")
+        if request.test_part == "validation":
+            source = _with_validation_as_test(source, shown)
         size = request.image_size or choose_image_size(source, request.max_pixels)
         pixels = draft / "pixels"
         allocate(pixels, (len(source.labels), size, size, 3))
@@ -82,6 +89,30 @@ def _prepare(request: DataRequest, cache: Cache, public: Mapping[str, PublicData
         metadata = assemble(source, decoded, pixels, entry, size, request.test_fraction, shown)
         key = _hash([metadata.digest, metadata.image_size, metadata.mirror, parameters])
         return cache.publish(entry, key, metadata, signature, shown)
+
+
+def _with_validation_as_test(source: ImageSource, origin: str) -> ImageSource:
+    if not source.in_validation.any():
+        raise DataError(f"test_part is validation, but {origin} has no validation part")
+    skipped = counted(int(source.in_test.sum()), "image")
+    warning = (f"skipped {skipped} of the test part, because test_part is validation",) if source.in_test.any() else ()
+    return replace(
+        source,
+        labels=np.where(source.in_test, UNLABELED, source.labels),
+        in_test=source.in_validation,
+        in_validation=np.zeros_like(source.in_validation),
+        warnings=(*source.warnings, *warning),
+    )
+
+
+@functools.cache
+def _code_digest() -> str:
+    """Hash of the code that makes cached data sets, and of Pillow's version: a change of it prepares them again."""
+    digest = hashlib.sha256(PIL.__version__.encode())
+    for room in ("datasets", "images"):
+        for module in sorted((Path(__file__).parents[1] / room).glob("*.py")):
+            digest.update(module.read_bytes())
+    return digest.hexdigest()
 
 
 def _hash(value: object) -> str:

@@ -1,49 +1,65 @@
-"""Splits: the test part by image content, the validation split by seed."""
+"""Splits: the test part by image content, the validation split by the data's own part or by seed."""
 
 import numpy as np
 from numpy.typing import NDArray
 
+from image_classifier.datasets.dataset import Dataset
 
-def split_validation(
-    labels: NDArray[np.int64], fraction: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Split the training part into training and validation images, stratified by class, at random by `seed`.
 
-    Returns the sorted indices of both. A class of two images or more has at least one in each part.
+def split_validation(dataset: Dataset, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split `dataset.train` into images to train on and the validation split. Returns the sorted indices of both.
+
+    The validation part of the data is the split. Without one it is chosen at random by `seed`, stratified by class; a
+    class of two images or more then has at least one in each.
     """
-    generator = np.random.default_rng(seed)
+    labels = dataset.train.labels
     in_validation = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = generator.permutation(np.flatnonzero(labels == label))
-        count = max(1, round(fraction * len(members)))
-        in_validation[members[: min(count, len(members) - 1)]] = True
+    if dataset.validation_rows is not None:
+        in_validation[dataset.validation_rows] = True
+    else:
+        generator = np.random.default_rng(seed)
+        for label in np.unique(labels):
+            members = generator.permutation(np.flatnonzero(labels == label))
+            count = max(1, round(fraction * len(members)))
+            in_validation[members[: min(count, len(members) - 1)]] = True
     return np.flatnonzero(~in_validation), np.flatnonzero(in_validation)
 
 
 def choose_test_part(labels: NDArray[np.int64], hashes: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
     """Choose the test part of a data set without one, by image content: independent of order, names and seed.
 
-    In each class the images are ranked by the SHA-256 of their content and the first `fraction` is chosen, so most
-    images stay in their part if the data set grows. Identical images are in the same part. Each class keeps at least
-    one training image.
+    An image is in the test part if its hash, as a fraction of the range, is below `fraction`. So an image stays in its
+    part when the data grows, and a higher `fraction` only adds to the test part. Identical images are in the same part,
+    also if their classes differ. Exceptions in each class:
+
+    - Identical images that are more than `fraction` of the class are in the training part. They change parts if the
+      class grows enough, or if copies are added.
+    - The image of the lowest hash is in the test part, so that every class with two different images is tested. If its
+      hash is not below `fraction`, it moves to the training part when an image with a lower hash is added.
+    - The image of the highest hash is in the training part. If its hash is below `fraction`, it moves to the test part
+      when an image with a higher hash is added.
+
+    The lowest is one of the images without copies in this or another class, if there are any.
 
     labels: int64 [N]; hashes: uint64 [N, 4], the SHA-256 as four big-endian words. Returns bool [N].
     """
-    chosen = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        members = np.flatnonzero(labels == label)
-        distinct, group = np.unique(hashes[members], axis=0, return_inverse=True)
-        count = round(fraction * len(members))
-        cumulative = np.cumsum(np.bincount(group.ravel()))
-        groups = int(np.searchsorted(cumulative, count, side="right"))
-        groups = min(max(groups, 1), len(distinct) - 1)
-        chosen[members[group.ravel() < groups]] = True
-    return chosen & ~_in_both_parts(hashes, chosen)
-
-
-def _in_both_parts(hashes: NDArray[np.uint64], chosen: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Rows whose content is in both parts: identical images of two classes."""
-    _, group = np.unique(hashes, axis=0, return_inverse=True)
-    share = (np.bincount(group.ravel(), weights=chosen) / np.bincount(group.ravel()))[group.ravel()]
-    mixed: NDArray[np.bool_] = (share > 0) & (share < 1)
-    return mixed
+    # Equal contents have equal numbers, in the order of their hashes.
+    distinct, contents = np.unique(hashes, axis=0, return_inverse=True)
+    pairs, copies = np.unique(labels * len(distinct) + contents.ravel(), return_counts=True)
+    classes, content = np.divmod(pairs, len(distinct))
+    shared = np.bincount(content)[content] > 1
+    chosen = distinct[:, 0] < np.uint64(fraction * 2**64)
+    chosen[content[copies > np.maximum(1, fraction * np.bincount(labels)[classes])]] = False
+    by_class = np.lexsort((content, copies, shared, classes))
+    _, first, different = np.unique(classes, return_index=True, return_counts=True)
+    lowest = by_class[first[different > 1]]
+    is_lowest = np.zeros(len(distinct), dtype=int)
+    is_lowest[content[lowest]] = 1
+    # Preferred for the highest hash: images that are the lowest of no class, then those of another class.
+    last_choice = is_lowest[content]
+    last_choice[lowest] = 2
+    highest = np.lexsort((-content, last_choice, classes))[first]
+    chosen[content[lowest]] = True
+    chosen[content[highest]] = False
+    in_test: NDArray[np.bool_] = chosen[contents.ravel()]
+    return in_test

@@ -1,5 +1,5 @@
 from .corruptions import CORRUPTIONS as CORRUPTIONS
-from .evaluation import Evaluation as Evaluation
+from .evaluation import ClassMetrics as ClassMetrics, Evaluation as Evaluation
 from .example_images import Pictures as Pictures, choose_examples as choose_examples
 from .held_out import (
     decode_golden_images as decode_golden_images,

@@ -1,8 +1,8 @@
 """The evaluation of a package: what was measured on the test part, and the metrics that follow from it."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
@@ -112,6 +112,10 @@ class Evaluation:
     duplicates: Duplicates | None = None
     label_errors: LabelErrors | None = None
     slices: tuple[Slice, ...] = ()
+    brier_scores: tuple[float, ...] = ()
+    """Brier score of each test image: the squared distance between its probabilities and its label, from 0 to 2."""
+    hashes: tuple[str, ...] = ()
+    """First 64 bits of the SHA-256 of each test image's content, in hexadecimal."""
 
     @property
     def images(self) -> int:
@@ -146,6 +150,34 @@ class Evaluation:
         return tuple(
             ClassMetrics(name, int(images[index]), int(predicted[index]), int(self.confusion[index, index]))
             for index, name in enumerate(self.classes)
+        )
+
+    def of_images(self, chosen: npt.NDArray[np.bool_]) -> "Evaluation":
+        """What was measured on the chosen test images only, bool [N]; without duplicates, label errors and slices."""
+        rows = np.flatnonzero(chosen).tolist()
+        position = {row: index for index, row in enumerate(rows)}
+
+        def of(values: Sequence[Any]) -> tuple[Any, ...]:
+            return tuple(values[row] for row in rows) if values else ()
+
+        robustness = self.robustness
+        if robustness is not None:
+            shared = [index for index, row in enumerate(robustness.rows) if row in position]
+            robustness = Robustness(
+                tuple(position[robustness.rows[index]] for index in shared),
+                {name: tuple(made[index] for index in shared) for name, made in robustness.predictions.items()},
+            )
+        return replace(
+            self,
+            labels=of(self.labels),
+            predictions=of(self.predictions),
+            confidences=of(self.confidences),
+            brier_scores=of(self.brier_scores),
+            hashes=of(self.hashes),
+            robustness=robustness,
+            duplicates=None,
+            label_errors=None,
+            slices=(),
         )
 
     def top_confusions(self, count: int) -> list[tuple[str, str, int]]:

@@ -61,6 +61,8 @@ def measure(
         duplicates=find_duplicates(dataset),
         label_errors=_label_errors(dataset, probabilities, validation, validation_probabilities),
         slices=_slices(test, predictions == test.labels, dataset.image_size),
+        brier_scores=tuple(_brier_scores(probabilities, test.labels).tolist()),
+        hashes=tuple(f"{value:016x}" for value in test.hashes.tolist()),
     )
     return evaluation, probabilities
 
@@ -85,6 +87,13 @@ def _confidences(probabilities: Probabilities) -> npt.NDArray[np.float64]:
     return confidences
 
 
+def _brier_scores(probabilities: Probabilities, labels: Rows) -> npt.NDArray[np.float64]:
+    """Multi-class Brier score of each image (Brier 1950), [N]."""
+    squares = np.square(probabilities, dtype=np.float64).sum(axis=1)
+    scores: npt.NDArray[np.float64] = squares - 2 * probabilities[np.arange(len(labels)), labels] + 1
+    return scores.round(_DECIMALS)
+
+
 def _predict(model: Model, part: DatasetPart, rows: Rows) -> Probabilities:
     batches = [model.probabilities(part.images[rows[start : start + _BATCH]]) for start in range(0, len(rows), _BATCH)]
     return np.concatenate([np.empty((0, len(model.classes)), np.float32), *batches])
@@ -96,7 +105,7 @@ def _validation_rows(model: Model, dataset: Dataset) -> Rows:
     parameters = provenance.get("parameters", {})
     if provenance.get("data_digest") != dataset.digest or not {"seed", "validation_fraction"} <= set(parameters):
         return np.empty(0, np.int64)
-    _, rows = split_validation(dataset.train.labels, float(parameters["validation_fraction"]), int(parameters["seed"]))
+    _, rows = split_validation(dataset, float(parameters["validation_fraction"]), int(parameters["seed"]))
     return np.sort(np.random.default_rng(_SEED).permutation(rows)[:_MAX_VALIDATION_IMAGES])
 
 
@@ -121,11 +130,11 @@ def _robustness(model: Model, test: DatasetPart) -> Robustness:
 def _label_errors(
     dataset: Dataset, test_probabilities: Probabilities, validation: Rows, validation_probabilities: Probabilities
 ) -> LabelErrors:
-    """Suspects among test and validation images together, because the thresholds of a class need many images."""
+    """Suspects among test and validation images together, because the estimate of the noise needs many images."""
     tests = len(test_probabilities)
     probabilities = np.concatenate([test_probabilities, validation_probabilities])
     labels = np.concatenate([dataset.test.labels, dataset.train.labels[validation]])
-    rows, suggested = find_label_errors(probabilities, labels)
+    rows, suggested, wrong = find_label_errors(probabilities, labels)
     suspects = []
     for row, suggestion in zip(rows[:MAX_SUSPECTS].tolist(), suggested.tolist(), strict=False):
         part = dataset.test if row < tests else dataset.train
@@ -141,7 +150,8 @@ def _label_errors(
                 self_confidence=round(float(probabilities[row, labels[row]]), _DECIMALS),
             )
         )
-    return LabelErrors(len(labels), len(rows), tuple(suspects))
+    expected_precision = round(float(wrong.mean()), _DECIMALS) if len(rows) else None
+    return LabelErrors(len(labels), len(rows), tuple(suspects), expected_precision)
 
 
 def _slices(test: DatasetPart, correct: npt.NDArray[np.bool_], side: int) -> tuple[Slice, ...]:

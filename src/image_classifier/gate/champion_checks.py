@@ -1,4 +1,8 @@
-"""The gate's comparisons: a candidate must not be significantly worse than the champion on the same images."""
+"""The gate's comparisons of a candidate with the champion, and with the best version so far, on the same images.
+
+The accuracy decides whether the candidate is accepted, held or refused. The other comparisons are guards, which refuse
+a significant loss.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +16,7 @@ from image_classifier.gate.rules import (
     ERROR,
     POINTS,
     TIMES,
+    Policy,
     RuleOutcome,
     RuleResult,
     Thresholds,
@@ -19,54 +24,92 @@ from image_classifier.gate.rules import (
 )
 from image_classifier.gate.statistics import (
     Correct,
-    bootstrap_difference,
+    Scores,
     calibration_difference,
-    exact_difference,
     gained_and_lost,
     holm_adjusted,
+    mean_estimate,
+    probability_above,
     score_difference,
     score_p_value,
+    skill_differences,
 )
 from image_classifier.text import listed
 
 FALSE_REFUSALS = 0.05
-"""Maximum probability that all comparisons together refuse a candidate that is no worse than the champion."""
+"""Maximum probability that the guards together refuse a candidate that is no worse than the champion."""
+REFUSED_PROBABILITY = 0.05
+"""A candidate whose accuracy is as wanted with a lower probability is refused, and not only held."""
 CALIBRATION_MARGIN = 0.02
 """Increase of the calibration error that does not count as worse."""
 
 
 @dataclass(frozen=True)
 class Pair:
-    """A candidate and its champion, evaluated on the same test images in the same order."""
+    """A candidate and another version, evaluated on the same test images in the same order."""
 
     candidate: Evaluation
     champion: Evaluation
-    latency_ratio: Estimate | None
+    latency_ratio: Estimate | None = None
     """Median latency as a multiple of the champion's, measured alternately on one machine; None: not measured so."""
 
 
-def _accuracy_drop(pair: Pair, thresholds: Thresholds) -> RuleResult:
-    candidate, champion, maximum = pair.candidate, pair.champion, thresholds.max_accuracy_drop
-    difference = bootstrap_difference(candidate.correct, champion.correct, SIGNIFICANCE)
-    return _at_least(
-        "max-accuracy-drop",
-        f"accuracy {percent(candidate.accuracy, 2)} against the champion's {percent(champion.accuracy, 2)} "
-        f"({between((difference.low, difference.high), points)}); the maximum drop is {points_limit(maximum)}",
+def not_worse_than_champion(pair: Pair, thresholds: Thresholds) -> RuleResult:
+    """Whether the accuracy suffices to replace the champion, by the policy `gate_policy`."""
+    return _skill(pair, thresholds, "not-worse-than-champion", "the champion")
+
+
+def not_worse_than_best(pair: Pair, thresholds: Thresholds) -> RuleResult:
+    """Whether the accuracy suffices beside the best version so far, so that many small drops do not add up."""
+    return _skill(pair, thresholds, "not-worse-than-best", "the best version so far")
+
+
+def _skill(pair: Pair, thresholds: Thresholds, rule: str, other: str) -> RuleResult:
+    candidate, champion, policy = pair.candidate, pair.champion, Policy(thresholds.gate_policy)
+    drop = policy.tolerated_drop(thresholds.max_accuracy_drop)
+    differences = skill_differences(_scores(candidate), _scores(champion))
+    difference = mean_estimate(differences)
+    probability = probability_above(differences, -drop)
+    gained, lost = gained_and_lost(candidate.correct, champion.correct)
+    wanted = f"at most {points_limit(drop)} worse" if drop else "better" if policy is Policy.IMPROVE else "not worse"
+    has_brier = bool(candidate.brier_scores and champion.brier_scores)
+    measured = "accuracy and Brier score together show" if has_brier else "this shows"
+    return _result(
+        rule,
+        accuracy_outcome(probability, policy),
+        f"accuracy {percent(candidate.accuracy, 2)} against {percent(champion.accuracy, 2)} of {other}, {lost:,} of "
+        f"{candidate.images:,} test images newly wrong and {gained:,} newly correct; {measured} a difference of "
+        f"{points(difference.value)} ({between((difference.low, difference.high), points)}), so it is {wanted} with a "
+        f"probability of {percent(probability, 0)}; the policy {policy} requires "
+        f"{percent(policy.required_probability, 0)}",
         difference,
-        -maximum,
+        -drop,
     )
 
 
-def _not_worse(pair: Pair, _: Thresholds) -> RuleResult:
-    candidate, champion = pair.candidate.correct, pair.champion.correct
-    difference = exact_difference(candidate, champion, SIGNIFICANCE)
-    gained, lost = gained_and_lost(candidate, champion)
+def accuracy_outcome(probability: float, policy: Policy) -> RuleOutcome:
+    """The outcome for the probability that the accuracy is as the policy wants it."""
+    if probability >= policy.required_probability:
+        return RuleOutcome.PASS
+    return RuleOutcome.FAIL if probability < REFUSED_PROBABILITY else RuleOutcome.UNDECIDED
+
+
+def _scores(evaluation: Evaluation) -> Scores:
+    return Scores(evaluation.correct, np.array(evaluation.brier_scores) if evaluation.brier_scores else None)
+
+
+def accuracy_drop(pair: Pair, thresholds: Thresholds) -> RuleResult:
+    """Whether the accuracy alone, without the Brier scores, dropped significantly by more than the maximum."""
+    candidate, champion, maximum = pair.candidate, pair.champion, thresholds.max_accuracy_drop
+    difference = score_difference(candidate.correct, champion.correct, SIGNIFICANCE)
+    dropped = "dropped" if difference.high < -maximum else "did not drop"
     return _at_least(
-        "not-worse-than-champion",
-        f"compared with the champion, {lost:,} of {len(candidate):,} test images are newly wrong and {gained:,} newly "
-        f"correct ({between((difference.low, difference.high), points)})",
+        "max-accuracy-drop",
+        f"accuracy {percent(candidate.accuracy, 2)} against the champion's {percent(champion.accuracy, 2)} "
+        f"({between((difference.low, difference.high), points)}) {dropped} significantly by "
+        f"more than {points_limit(maximum)}",
         difference,
-        0.0,
+        -maximum,
     )
 
 
@@ -93,7 +136,9 @@ def _robustness_drop(pair: Pair, thresholds: Thresholds) -> RuleResult:
     count = min(len(measured.rows) if measured else 0 for measured in (candidate, champion))
     if candidate is None or champion is None or not names or candidate.rows[:count] != champion.rows[:count]:
         reason = "the robustness of both was not measured on the same images"
-        return RuleResult(rule, RuleOutcome.UNDECIDED, reason, threshold=-thresholds.max_robustness_drop, unit=POINTS)
+        return RuleResult(
+            rule, RuleOutcome.NOT_MEASURED, reason, threshold=-thresholds.max_robustness_drop, unit=POINTS
+        )
     return _no_group_worse(
         rule,
         ("no accuracy under corruption", "accuracy under"),
@@ -137,7 +182,7 @@ def _latency_rise(pair: Pair, thresholds: Thresholds) -> RuleResult:
     else:
         machines = [evaluation.machine or "an unknown machine" for evaluation in (candidate, champion)]
         reason = f"latency was measured on {machines[0]}, and the champion's on {machines[1]}"
-        return RuleResult(rule, RuleOutcome.UNDECIDED, reason, threshold=maximum, bound=AT_MOST, unit=TIMES)
+        return RuleResult(rule, RuleOutcome.NOT_MEASURED, reason, threshold=maximum, bound=AT_MOST, unit=TIMES)
     return RuleResult.of(
         rule,
         decide_by_interval(times.low, times.high, maximum, AT_MOST),
@@ -150,14 +195,17 @@ def _latency_rise(pair: Pair, thresholds: Thresholds) -> RuleResult:
     )
 
 
-CHAMPION_CHECKS = (_accuracy_drop, _not_worse, _recall_drop, _robustness_drop, _calibration_rise, _latency_rise)
-SIGNIFICANCE = FALSE_REFUSALS / len(CHAMPION_CHECKS)
-"""Of each comparison: Bonferroni's correction holds FALSE_REFUSALS for all, however they depend on each other."""
+GUARDS = (accuracy_drop, _recall_drop, _robustness_drop, _calibration_rise, _latency_rise)
+SIGNIFICANCE = FALSE_REFUSALS / len(GUARDS)
+"""Of each guard: Bonferroni's correction holds FALSE_REFUSALS for all, however they depend on each other."""
+
+
+def _result(rule: str, outcome: RuleOutcome, reason: str, difference: Estimate, threshold: float) -> RuleResult:
+    return RuleResult.of(rule, outcome, reason, difference, threshold, unit=POINTS)
 
 
 def _at_least(rule: str, reason: str, difference: Estimate, threshold: float) -> RuleResult:
-    outcome = decide_by_interval(difference.low, difference.high, threshold)
-    return RuleResult.of(rule, outcome, reason, difference, threshold, unit=POINTS)
+    return _result(rule, decide_by_interval(difference.low, difference.high, threshold), reason, difference, threshold)
 
 
 def _no_group_worse(

@@ -2,9 +2,10 @@
 
 import base64
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, Self
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -19,6 +20,7 @@ from image_classifier.evaluation import (
 from image_classifier.gate.formatting import between, error, milliseconds, percent, points, ratio
 from image_classifier.gate.rules import AT_LEAST, ERROR, POINTS, SECONDS, SHARE, TIMES, RuleOutcome, RuleResult
 from image_classifier.gate.verdict import Verdict
+from image_classifier.package import Package
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -27,7 +29,18 @@ _MOST_CONFUSIONS = 10
 _MOST_CLASSES = 20  # shown; the others are collapsed
 _Writer = Callable[[float], str]
 _WRITERS: dict[str, _Writer] = {SHARE: percent, POINTS: points, ERROR: error, SECONDS: milliseconds, TIMES: ratio}
-_MARKS = {RuleOutcome.PASS: "✓", RuleOutcome.FAIL: "✗", RuleOutcome.UNDECIDED: "?"}
+_MARKS = {
+    RuleOutcome.PASS: "✓ pass",
+    RuleOutcome.FAIL: "✗ fail",
+    RuleOutcome.UNDECIDED: "? held",
+    RuleOutcome.NOT_MEASURED: "– not measured",
+}
+_CLASSES = {
+    RuleOutcome.PASS: "pass",
+    RuleOutcome.FAIL: "fail",
+    RuleOutcome.UNDECIDED: "undecided",
+    RuleOutcome.NOT_MEASURED: "quiet",
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +51,17 @@ class ReportedVersion:
     evaluation: Evaluation | None
     """None if it cannot be compared."""
     provenance: Mapping[str, Any]
-    """From its package; {} if its files are missing."""
+    """From its package, with the resolved parameters; {} if its files are missing."""
+
+    @classmethod
+    def of(cls, name: str, evaluation: Evaluation | None, package: Package | None) -> Self:
+        """A version with its package, None if that is missing. Parameters that are automatic show what was chosen."""
+        if package is None:
+            return cls(name, evaluation, {})
+        parameters = {**package.provenance.get("parameters", {}), "image_size": package.image_size}
+        if precision := package.provenance.get("precision"):
+            parameters["precision"] = precision["chosen"]
+        return cls(name, evaluation, {**package.provenance, "parameters": parameters})
 
 
 @dataclass(frozen=True)
@@ -70,6 +93,7 @@ def render_report(
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.loader = PackageLoader("image_classifier.gate")
     environment.filters |= {"percent": percent, "between": between}
+    environment.filters |= {"loss": partial(_with_interval, points), "speed": partial(_with_interval, ratio)}
     evaluation = candidate.evaluation
     compared = champion.evaluation if champion else None
     by_class = sorted(evaluation.by_class, key=lambda metrics: 2.0 if metrics.recall is None else metrics.recall)
@@ -77,6 +101,8 @@ def render_report(
         verdict=verdict,
         outcome=RuleOutcome,
         marks=_MARKS,
+        classes=_CLASSES,
+        deciding=[result.rule for result in verdict.deciding],
         numbers_of=_numbers_of,
         candidate=candidate,
         champion=champion,
@@ -95,6 +121,12 @@ def render_report(
         confused=evaluation.top_confusions(_MOST_CONFUSIONS),
         provenance=_provenance(candidate),
     )
+
+
+def _with_interval(write: _Writer, values: Sequence[float]) -> str:
+    """A value with its interval, from [value, low, high]."""
+    value, low, high = values
+    return f"{write(value)} ({between((low, high), write)})"
 
 
 def _numbers_of(result: RuleResult) -> tuple[str, str, str]:

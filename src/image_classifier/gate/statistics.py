@@ -2,11 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy.optimize import brentq
-from scipy.stats import binomtest, norm
+from scipy.stats import norm
 
 from image_classifier.evaluation import Estimate
 
@@ -19,42 +20,53 @@ Deviations = npt.NDArray[np.float64]
 """By image and confidence bin: the confidence minus 1 for a correct and 0 for a wrong prediction; float64 [N, B]."""
 
 
+@dataclass(frozen=True)
+class Scores:
+    """A model's result for each image."""
+
+    correct: Correct
+    brier: npt.NDArray[np.float64] | None
+    """Brier scores, float64 [N]; None: not measured."""
+
+
 def gained_and_lost(candidate: Correct, champion: Correct) -> tuple[int, int]:
     """Number of images that only the candidate and that only the champion classifies correctly."""
     return int(np.sum(candidate & ~champion)), int(np.sum(~candidate & champion))
 
 
-def bootstrap_difference(candidate: Correct, champion: Correct, significance: float) -> Estimate:
-    """Difference of the accuracies with its paired bootstrap interval (percentiles; Efron 1979).
+def skill_differences(candidate: Scores, champion: Scores) -> npt.NDArray[np.float64]:
+    """How much better the candidate is on each image, in accuracy; its mean estimates the difference of the accuracies.
 
-    Each bound is missed with probability `significance`. Only the numbers of gained and lost images of a resample are
-    drawn: scipy.stats.bootstrap, which draws the images, takes 450 times as long for 10,000 of them.
+    The mean of two differences: that of right and wrong, and that of the Brier scores (1950), exchanged for accuracy at
+    the rate of both models' errors per Brier score. The Brier score is a proper score, which no model improves by other
+    probabilities than those that it believes; it changes on every image and not only where one model is wrong, so that
+    the same loss shows in fewer images. Without the scores of both models, right and wrong alone.
     """
-    count = len(candidate)
-    gained, lost = gained_and_lost(candidate, champion)
-    fractions = [gained / count, lost / count, 1 - (gained + lost) / count]
-    resamples = np.random.default_rng(_SEED).multinomial(count, fractions, size=_RESAMPLES)
-    low, high = np.quantile((resamples[:, 0] - resamples[:, 1]) / count, [significance, 1 - significance])
-    return Estimate((gained - lost) / count, float(low), float(high))
+    difference = candidate.correct.astype(np.float64) - champion.correct
+    if candidate.brier is None or champion.brier is None:
+        return difference
+    total = float(candidate.brier.sum() + champion.brier.sum())
+    errors = float((~candidate.correct).sum() + (~champion.correct).sum())
+    exchange = errors / total if total else 0.0
+    return (difference + exchange * (champion.brier - candidate.brier)) / 2
 
 
-def exact_difference(candidate: Correct, champion: Correct, significance: float) -> Estimate:
-    """Difference of the accuracies with the interval that belongs to McNemar's exact test.
+def mean_estimate(differences: npt.NDArray[np.float64]) -> Estimate:
+    """The mean with its 95 % confidence interval, by the normal approximation."""
+    mean, error = _mean_and_error(differences)
+    width = error * float(norm.isf(0.025))
+    return Estimate(mean, mean - width, mean + width)
 
-    Among the images that only one model classifies correctly, the fraction that the candidate loses has its exact
-    interval (Clopper & Pearson 1934), each bound of which is missed with at most `significance`. So the upper bound is
-    below 0 if and only if McNemar's exact test, one-sided, is significant.
+
+def probability_above(differences: npt.NDArray[np.float64], bound: float) -> float:
+    """Probability that the true mean exceeds `bound`, given the differences and no other knowledge.
+
+    The posterior under a flat prior, by the normal approximation; one half if nothing speaks for either side.
     """
-    gained, lost = gained_and_lost(candidate, champion)
-    if gained + lost == 0:
-        return Estimate(0.0, 0.0, 0.0)
-    lost_fraction = binomtest(lost, gained + lost).proportion_ci(1 - 2 * significance, method="exact")
-    discordant = (gained + lost) / len(candidate)
-    return Estimate(
-        (gained - lost) / len(candidate),
-        float(1 - 2 * lost_fraction.high) * discordant,
-        float(1 - 2 * lost_fraction.low) * discordant,
-    )
+    mean, error = _mean_and_error(differences)
+    if error == 0:
+        return 0.5 if mean == bound else float(mean > bound)
+    return float(norm.cdf((mean - bound) / error))
 
 
 def score_difference(candidate: Correct, champion: Correct, significance: float) -> Estimate:
@@ -113,6 +125,11 @@ def calibration_difference(candidate: Deviations, champion: Deviations, signific
     value = float(_calibration_errors(candidate.mean(axis=0)) - _calibration_errors(champion.mean(axis=0)))
     differences = _calibration_errors(means[:, :bins]) - _calibration_errors(means[:, bins:])
     return _basic_interval(value, differences, significance)
+
+
+def _mean_and_error(values: npt.NDArray[np.float64]) -> tuple[float, float]:
+    """The mean and its standard error."""
+    return float(values.mean()), float(values.std(ddof=min(1, len(values) - 1)) / math.sqrt(len(values)))
 
 
 def _score(gained: int, lost: int, count: int, difference: float) -> float:

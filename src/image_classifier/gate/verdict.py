@@ -1,30 +1,37 @@
 """The verdict: whether a candidate may replace the champion, from the results of the rules.
 
-An absolute check fails a measured value that misses its threshold. A comparison, on the same test images, fails only a
-significant loss: together the comparisons refuse a model that is no worse with a probability of at most FALSE_REFUSALS.
-An interval that includes the threshold does not refuse; it is reported as "not enough evidence".
+An absolute check fails a measured value that misses its threshold. On the same test images, the accuracy must be shown
+to be good enough beside the champion and beside the best version so far; if that is not shown, the candidate is held,
+and the champion stays. The guards fail a significant loss: together they refuse a model that is no worse with a
+probability of at most FALSE_REFUSALS.
 """
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
+import numpy as np
+import numpy.typing as npt
+
 from image_classifier.evaluation import Estimate, Evaluation
 from image_classifier.gate.absolute_checks import ABSOLUTE_CHECKS
-from image_classifier.gate.champion_checks import CHAMPION_CHECKS, Pair
+from image_classifier.gate.champion_checks import GUARDS, Pair, not_worse_than_best, not_worse_than_champion
 from image_classifier.gate.rules import RuleOutcome, RuleResult, Thresholds
 from image_classifier.registry import Decision, RecordedVerdict
-from image_classifier.text import listed
+from image_classifier.text import counted, listed
 
-CHAMPION = "champion"
-"""The rule that says whether there is a champion to compare with."""
+CHAMPION, BEST = "champion", "best-version"
+"""The rules that say whether there is a version to compare with."""
 NO_CHAMPION = RuleResult(CHAMPION, RuleOutcome.PASS, "there is no champion to compare with")
 _SUMMARY = ("min-accuracy", "not-worse-than-champion", CHAMPION)
 """Rules that the reason of an accepted verdict quotes."""
 
+Hashes = npt.NDArray[np.uint64]
+"""First 64 bits of the SHA-256 of the content of images; uint64 [N]."""
+
 
 @dataclass(frozen=True)
 class Verdict:
-    """Accepted if no rule failed."""
+    """Refused if a rule failed, held if one lacks evidence, else accepted."""
 
     results: tuple[RuleResult, ...]
 
@@ -34,42 +41,91 @@ class Verdict:
 
     @property
     def decision(self) -> Decision:
-        failed = any(result.outcome is RuleOutcome.FAIL for result in self.results)
-        return Decision.REFUSED if failed else Decision.ACCEPTED
+        outcomes = {result.outcome for result in self.results}
+        if RuleOutcome.FAIL in outcomes:
+            return Decision.REFUSED
+        return Decision.HELD if RuleOutcome.UNDECIDED in outcomes else Decision.ACCEPTED
+
+    @property
+    def deciding(self) -> tuple[RuleResult, ...]:
+        """The results that decided: those that failed, or else lack evidence, or else the main ones."""
+        for outcome in (RuleOutcome.FAIL, RuleOutcome.UNDECIDED):
+            if found := tuple(result for result in self.results if result.outcome is outcome):
+                return found
+        return tuple(result for result in self.results if result.rule in _SUMMARY)
 
     @property
     def reason(self) -> str:
-        """The rules that failed; for an accepted verdict, the main rules and what is undecided."""
-        if self.accepted:
-            quoted = [r for r in self.results if r.rule in _SUMMARY or r.outcome is RuleOutcome.UNDECIDED]
-        else:
-            quoted = [r for r in self.results if r.outcome is RuleOutcome.FAIL]
-        return "; ".join(result.sentence for result in quoted)
+        return "; ".join(result.sentence for result in self.deciding)
 
     def to_record(self) -> RecordedVerdict:
         """The form in which the registry stores it."""
         return RecordedVerdict(self.decision, self.reason, tuple(asdict(result) for result in self.results))
 
 
+@dataclass(frozen=True)
+class Opponent:
+    """A version that a candidate is compared with, evaluated on the candidate's test images in the same order."""
+
+    name: str
+    """Such as "version 3, the champion"."""
+    evaluation: Evaluation
+    training_images: Hashes | None = None
+    """The images that it was trained on; None: unknown."""
+    latency_ratio: Estimate | None = None
+    """Its median latency divides the candidate's, measured alternately on one machine; None: not measured so."""
+
+
 def judge(
     candidate: Evaluation,
-    champion: Evaluation | None,
+    champion: Opponent | None,
     thresholds: Thresholds,
     *,
-    latency_ratio: Estimate | None = None,
+    best: Opponent | None = None,
     comparable: RuleResult = NO_CHAMPION,
 ) -> Verdict:
     """Judge a candidate by the absolute checks and, on the same test images, against the champion.
 
     `champion` is None if there is none, or none that can be compared: then only the absolute checks apply, and the
-    result `comparable` says why. Both evaluations must be of the same test images in the same order.
+    result `comparable` says why. `best` is the best champion so far, if it is not the present one: an anchor, so that
+    many small drops do not add up. Images that an opponent was trained on do not count in the comparison with it.
     """
     results = [check(candidate, thresholds) for check in ABSOLUTE_CHECKS]
     if champion is None:
-        results.append(comparable)
-    else:
-        results += [check(Pair(candidate, champion, latency_ratio), thresholds) for check in CHAMPION_CHECKS]
+        return Verdict((*results, comparable))
+    for rule, opponent, checks in (
+        (CHAMPION, champion, (not_worse_than_champion, *GUARDS)),
+        (BEST, best, (not_worse_than_best,)),
+    ):
+        if opponent is not None:
+            unseen = _unseen(candidate, opponent)
+            results.append(_compared(rule, opponent.name, unseen))
+            if unseen.any():
+                pair = Pair(
+                    candidate if unseen.all() else candidate.of_images(unseen),
+                    opponent.evaluation if unseen.all() else opponent.evaluation.of_images(unseen),
+                    opponent.latency_ratio,
+                )
+                results += [check(pair, thresholds) for check in checks]
     return Verdict(tuple(results))
+
+
+def _unseen(candidate: Evaluation, opponent: Opponent) -> npt.NDArray[np.bool_]:
+    """Test images that the opponent was not trained on, as far as it is known; bool [N]."""
+    if opponent.training_images is None or not candidate.hashes:
+        return np.ones(candidate.images, dtype=bool)
+    hashes = np.array([int(value, 16) for value in candidate.hashes], dtype=np.uint64)
+    unseen: npt.NDArray[np.bool_] = ~np.isin(hashes, opponent.training_images)
+    return unseen
+
+
+def _compared(rule: str, name: str, unseen: npt.NDArray[np.bool_]) -> RuleResult:
+    seen = int((~unseen).sum())
+    if seen == len(unseen):
+        reason = f"{name}, was trained on all {seen:,} test images, so there is nothing to compare"
+        return RuleResult(rule, RuleOutcome.UNDECIDED, reason)
+    left_out = f", without {counted(seen, 'image')} that it was trained on" if seen else ""
+    return RuleResult(rule, RuleOutcome.PASS, f"{name}, is compared on the same test images{left_out}")
 
 
 @dataclass(frozen=True)
@@ -84,14 +140,19 @@ class Comparability:
 
 
 def comparability(
-    number: int, candidate: Evaluation, recorded: Evaluation | None, packaged_classes: Sequence[str] | None
+    number: int,
+    candidate: Evaluation,
+    recorded: Evaluation | None,
+    packaged_classes: Sequence[str] | None,
+    *,
+    role: str = "the champion",
 ) -> Comparability:
-    """How to compare a candidate with version `number`, the champion.
+    """How to compare a candidate with version `number`.
 
     `recorded` is the champion's recorded evaluation, `packaged_classes` are the classes of its package; each is None
     if the registry has lost it. A champion that is lost, or that has other classes, does not block a candidate.
     """
-    name = f"version {number}, the champion,"
+    name = f"version {number}, {role},"
     classes = recorded.classes if recorded else packaged_classes
     if classes is None:
         return _not_comparable(f"{name} has neither an evaluation nor files in the registry")
@@ -101,7 +162,9 @@ def comparability(
         )
     comparable = RuleResult(CHAMPION, RuleOutcome.PASS, f"{name} is compared on the same test images")
     if recorded is not None and _same_images(recorded, candidate):
-        if packaged_classes is None or set(candidate.corruptions) <= set(recorded.corruptions):
+        has_scores = bool(recorded.brier_scores) or not candidate.brier_scores
+        is_complete = has_scores and set(candidate.corruptions) <= set(recorded.corruptions)
+        if packaged_classes is None or is_complete:
             return Comparability(comparable, recorded=recorded)
     elif packaged_classes is None:
         return _not_comparable(f"{name} was evaluated on other data, and its files are missing in the registry")
@@ -109,8 +172,10 @@ def comparability(
 
 
 def _same_images(recorded: Evaluation, candidate: Evaluation) -> bool:
+    if recorded.hashes and candidate.hashes:
+        return (recorded.hashes, recorded.labels) == (candidate.hashes, candidate.labels)
     return (recorded.data_digest, recorded.test_fraction) == (candidate.data_digest, candidate.test_fraction)
 
 
 def _not_comparable(reason: str) -> Comparability:
-    return Comparability(RuleResult(CHAMPION, RuleOutcome.UNDECIDED, f"{reason}, so only the absolute checks apply"))
+    return Comparability(RuleResult(CHAMPION, RuleOutcome.NOT_MEASURED, f"{reason}, so only the absolute checks apply"))

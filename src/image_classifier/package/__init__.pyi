@@ -27,3 +27,4 @@ from .reference_statistics import (
     shorter_side as shorter_side,
     top_confidence as top_confidence,
 )
+from .timing import quantile_interval as quantile_interval, time_in_turn as time_in_turn

@@ -5,7 +5,7 @@ training images. Histograms of several servers can be added, and no image can be
 """
 
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,11 +82,11 @@ def bin_index(edges: Sequence[float], value: float) -> int:
 
 
 def compute_reference(
-    images: Images, originals: npt.NDArray[np.int32] | None, probabilities: Probabilities
+    images: Iterable[Images], originals: npt.NDArray[np.int32] | None, probabilities: Probabilities
 ) -> dict[str, Any]:
     """Compute the reference statistics of a package: bin edges and counts of each feature.
 
-    images: training images, uint8 [N, S, S, 3].
+    images: N training images, uint8 [S, S, 3], which are read one by one.
     originals: their stored dimensions, int32 [N, 2 or more], width and height first; None if unknown.
     probabilities: predictions, float32 [M, K], for images that the model was not trained on.
     """
@@ -96,7 +96,7 @@ def compute_reference(
         features[SIZE_FEATURE] = _histogram(np.array([shorter_side(*row[:2]) for row in originals.tolist()]))
     features[CONFIDENCE_FEATURE] = _histogram(np.array([top_confidence(row) for row in probabilities]))
     classes = np.bincount(probabilities.argmax(axis=1), minlength=probabilities.shape[1])
-    return {"images": len(images), "features": {**features, CLASS_FEATURE: {"counts": classes.tolist()}}}
+    return {"images": len(table), "features": {**features, CLASS_FEATURE: {"counts": classes.tolist()}}}
 
 
 def _histogram(values: npt.NDArray[np.float64]) -> dict[str, list[float] | list[int]]:

@@ -24,7 +24,7 @@ from image_classifier.registry import (
     Registry,
     Version,
     check_no_recent_rollback,
-    require_accepted,
+    require_served,
     withdrawal,
 )
 
@@ -111,7 +111,7 @@ def pin_version(
 ) -> WorkloadRollback:
     """Pin version `to`; raises ClusterError or RegistryError if it is live already or may not serve."""
     name = workload["metadata"]["name"]
-    version, champion = require_accepted(registry, to), registry.versions.champion()
+    version, champion = require_served(registry, to), registry.versions.champion()
     pinned = str(params_of(workload).get(PIN_PARAM, ""))
     if champion is None:
         raise _nothing_accepted(name)
@@ -160,8 +160,9 @@ def _nothing_accepted(workload: str) -> ClusterError:
 
 
 def _delete_refusal(cluster: Cluster, workload: str, version: Version) -> None:
-    """Delete the newest TaskRun of `accept` if it refused a version: while it exists, `accept` does not run again."""
+    """Delete the newest TaskRun of `accept` if it did not accept the version: until then `accept` does not rerun."""
     for run in runs_of(cluster, workload, "accept")[:1]:
         results = results_of(run.get("status", {}))
-        if results.get("verdict") == Decision.REFUSED and results.get("model-version") == str(version.number):
+        not_accepted = results.get("verdict") in (Decision.REFUSED, Decision.HELD)
+        if not_accepted and results.get("model-version") == str(version.number):
             cluster.delete(TASK_RUN, run["metadata"]["name"], run["metadata"]["uid"])

@@ -7,16 +7,20 @@ from .events import (
     ROLLED_BACK as ROLLED_BACK,
     WATCHED as WATCHED,
     Event as Event,
+    has_served as has_served,
     last_change as last_change,
+    last_replacement as last_replacement,
+    line_of_champions as line_of_champions,
     withdrawal as withdrawal,
 )
+from .history import Judgement as Judgement
 from .lineage import Entry as Entry, entries as entries
 from .registry import Registry as Registry
 from .rollback_targets import (
     NO_REASON as NO_REASON,
     check_no_recent_rollback as check_no_recent_rollback,
     compare_metrics as compare_metrics,
-    require_accepted as require_accepted,
+    require_served as require_served,
     roll_back_champion as roll_back_champion,
 )
 from .runs import Run as Run

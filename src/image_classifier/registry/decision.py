@@ -10,6 +10,8 @@ class Decision(StrEnum):
     """The gate's decision about a version, and the verdict of a step in its results."""
 
     ACCEPTED = "accepted"
+    HELD = "held"
+    """Not refused, but there is not enough evidence to replace the champion."""
     REFUSED = "refused"
     NOT_JUDGED = "not judged"
 

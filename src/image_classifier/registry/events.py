@@ -11,6 +11,10 @@ from datetime import UTC, datetime
 PREFIX = "event."
 PROMOTED = "promoted"
 REFUSED = "refused"
+HELD = "held"
+"""Not promoted, as there was not enough evidence."""
+JUDGED = "judged"
+"""A judgement of a version that has served, whose first verdict stays as it is."""
 ROLLED_BACK = "rolled-back"
 """To this version."""
 RELEASED = "released"
@@ -22,7 +26,7 @@ MAKE_CHAMPION = (PROMOTED, ROLLED_BACK)
 
 LONGEST_REASON = 2000  # characters
 _TIME = "%Y%m%dT%H%M%S%fZ"
-_STORED = ("actor", "reason", "from_version", "image", "from_image")
+_STORED = ("actor", "reason", "from_version", "image", "from_image", "verdict")
 """Fields in the value of a tag; its key holds the others."""
 
 
@@ -42,17 +46,19 @@ class Event:
     """Server image, with its digest, that this version serves with; "" if unknown, as on a laptop."""
     from_image: str = ""
     """For a rollback: the image of `from_version`, if this pair may not serve again."""
+    verdict: str = ""
+    """For a judgement: the gate's decision, about this version against the champion `from_version`."""
 
     def to_tag(self) -> tuple[str, str]:
         """Key and value of the tag; sorted keys give the events in order."""
-        content = {name: getattr(self, name) for name in _STORED}
+        content = {name: getattr(self, name) for name in _STORED if name != "verdict" or self.verdict}
         return f"{PREFIX}{self.time.strftime(_TIME)}.{self.action}", json.dumps(content, ensure_ascii=False)
 
     @classmethod
     def from_tag(cls, version: int, key: str, value: str) -> "Event":
         stamp, action = key.removeprefix(PREFIX).split(".", 1)
         content = json.loads(value)
-        # The first events of version 0.1 have no images.
+        # The first events of version 0.1 have no images, and only judgements have a verdict.
         known = {name: content[name] for name in _STORED if name in content}
         return cls(datetime.strptime(stamp, _TIME).replace(tzinfo=UTC), action, version, **known)
 
@@ -71,6 +77,17 @@ def events_of(tags_of_versions: Iterable[tuple[int, Mapping[str, str]]]) -> list
 def last_change(events: Sequence[Event]) -> Event | None:
     """The most recent event that made a champion; `events` are newest first."""
     return next((event for event in events if event.action in MAKE_CHAMPION), None)
+
+
+def last_replacement(events: Sequence[Event]) -> Event | None:
+    """The most recent event by which another version became the champion; `events` are newest first."""
+    changes = (event for event in events if event.action in MAKE_CHAMPION)
+    return next((event for event in changes if event.version != event.from_version), None)
+
+
+def has_served(events: Iterable[Event], version: int) -> bool:
+    """Whether a version was the champion at any time."""
+    return any(event.action in MAKE_CHAMPION and event.version == version for event in events)
 
 
 def line_of_champions(events: Sequence[Event]) -> list[int]:

@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from image_classifier.registry.events import MAKE_CHAMPION, ROLLED_BACK, WATCHED, Event, served_until
+from image_classifier.registry.events import JUDGED, MAKE_CHAMPION, ROLLED_BACK, WATCHED, Event, served_until
 from image_classifier.registry.registry import Registry
 
 _DIGEST_CHARACTERS = 12
@@ -25,11 +25,13 @@ class Entry:
     """Of the run, as MLflow has them."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, flat, with ISO 8601 times; `served_until` only if the event made a champion."""
+        """Everything, flat, with ISO 8601 times; `served_until` and `verdict` only for the events that have them."""
         known = {**asdict(self), **asdict(self.event)}
         del known["event"]
         if not self._makes_champion:
             del known["served_until"]
+        if not self.event.verdict:
+            del known["verdict"]
         return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in known.items()}
 
     def lines(self) -> list[str]:
@@ -60,7 +62,8 @@ class Entry:
         version, action = self.event.version, self.event.action
         if action == ROLLED_BACK:
             return f"rolled back to {version}"
-        return f"version {version} {'watched and kept' if action == WATCHED else action}"
+        shown = {WATCHED: "watched and kept", JUDGED: f"judged again, {self.event.verdict},"}
+        return f"version {version} {shown.get(action, action)}"
 
     @property
     def _makes_champion(self) -> bool:

@@ -1,8 +1,9 @@
-"""The model registry of one registered model: its runs, versions and history."""
+"""The model registry of one registered model: its runs, checkpoints, versions and history."""
 
 import re
 
 from image_classifier.errors import RegistryError
+from image_classifier.registry.checkpoints import Checkpoints
 from image_classifier.registry.history import History
 from image_classifier.registry.runs import Runs
 from image_classifier.registry.store import RegistryOptions, Store
@@ -10,7 +11,7 @@ from image_classifier.registry.versions import Versions
 
 
 class Registry:
-    """Runs, versions and history of a registered model. Nothing is contacted before the first use."""
+    """Runs, checkpoints, versions and history of a registered model. Nothing is contacted before the first use."""
 
     def __init__(self, options: RegistryOptions) -> None:
         """Raises RegistryError for a name or a tracking URI that cannot be used."""
@@ -21,6 +22,7 @@ class Registry:
             )
         self._store = Store(options)
         self.runs = Runs(self._store)
+        self.checkpoints = Checkpoints(self._store, self.runs)
         self.versions = Versions(self._store, self.runs)
         self.history = History(self._store, self.versions, self.runs)
 

@@ -1,7 +1,7 @@
 """Rollback targets: which version to return to, whether it may serve, and what changes.
 
-A version that the gate refused is never a target, and no option overrides that: it was never tried as a server. To
-serve it anyway, change the thresholds and judge it again.
+A target must have served before, which its events say; a later judgement does not change that. A version that never
+served is promoted instead, after the gate accepted it.
 """
 
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from image_classifier.errors import RegistryError
 from image_classifier.registry.decision import Decision
-from image_classifier.registry.events import ROLLED_BACK, Event, last_change, line_of_champions
+from image_classifier.registry.events import ROLLED_BACK, Event, has_served, last_change, line_of_champions
 from image_classifier.registry.registry import Registry
 from image_classifier.registry.versions import Version
 
@@ -21,14 +21,15 @@ _JUST_NOW = timedelta(minutes=2)
 def roll_back_champion(registry: Registry, to: str, *, actor: str, reason: str) -> tuple[Version, Version]:
     """Make version `to`, or by default the previous champion, the champion; returns the old and the new champion.
 
-    Raises RegistryError if there is no such version, if it was not accepted, or if it is already the champion.
+    Raises RegistryError if there is no such version, if it never served, or if it is already the champion.
     """
+    registry.versions.check_name()
     champion = registry.versions.champion()
     if champion is None:
         raise RegistryError(f"{registry.name} has no champion to roll back from")
     events = registry.history.events()
     if to:
-        version = require_accepted(registry, to)
+        version = require_served(registry, to)
     else:
         check_no_recent_rollback(events)
         line = line_of_champions(events)
@@ -38,24 +39,29 @@ def roll_back_champion(registry: Registry, to: str, *, actor: str, reason: str) 
                 f"version {champion.number} is the first champion of {registry.name}; choose another version with "
                 "--to (`image-classifier history` lists them)"
             )
-        version = require_accepted(registry, str(earlier[-1]))
+        version = require_served(registry, str(earlier[-1]))
     if version.number == champion.number:
         raise RegistryError(f"version {version.number} is already the champion")
     registry.history.roll_back(version, replaced=champion.number, actor=actor, reason=reason)
     return champion, version
 
 
-def require_accepted(registry: Registry, reference: str) -> Version:
-    """The version, if the gate accepted it; raises RegistryError otherwise."""
+def require_served(registry: Registry, reference: str) -> Version:
+    """The version, if it has served; raises RegistryError otherwise."""
     version = registry.versions.get(reference)
     if version.name != registry.name:
         raise RegistryError(f"{version.uri} is not a version of {registry.name}")
-    if version.decision is not Decision.ACCEPTED:
+    if has_served(registry.history.events(), version.number):
+        return version
+    if version.decision is Decision.ACCEPTED:
         raise RegistryError(
-            f"version {version.number} is {version.decision} by the gate and was never live; to roll back to it, judge "
-            f"it again with other thresholds (`image-classifier gate --model {version.uri} --min-accuracy …`)"
+            f"version {version.number} has never served; promote it instead: image-classifier promote --model "
+            f"{version.number}"
         )
-    return version
+    raise RegistryError(
+        f"version {version.number} is {version.decision} by the gate and was never live; to serve it, judge it again "
+        f"with other thresholds (`image-classifier gate --model {version.uri} --min-accuracy …`)"
+    )
 
 
 def check_no_recent_rollback(events: Sequence[Event]) -> None:

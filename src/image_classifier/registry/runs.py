@@ -23,7 +23,7 @@ LONGEST_RUN_TAG = 8000
 _LONGEST_DATASET_NAME = 500
 _LONGEST_DATASET_DIGEST = 36
 
-_SYSTEM_METRICS_SECONDS = 5
+SYSTEM_METRICS_SECONDS = 5
 _BATCH = 100  # entries of one request
 _PARENT = "mlflow.parentRunId"
 """The tag that nests a run under another."""
@@ -52,10 +52,7 @@ class Run:
 
             with self._store.failures(f"cannot start run {self.id}"):
                 self._monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
-                    self.id,
-                    sampling_interval=_SYSTEM_METRICS_SECONDS,
-                    resume_logging=True,
-                    tracking_uri=self._store.uri,
+                    self.id, sampling_interval=SYSTEM_METRICS_SECONDS, resume_logging=True, tracking_uri=self._store.uri
                 )
                 self._monitor.start()
         return self
@@ -114,6 +111,11 @@ class Run:
             for batch in _batches(Metric(name, float(value), now, step) for name, value in values.items()):
                 self._store.client.log_batch(self.id, metrics=batch)
 
+    def steps_of(self, metric: str) -> set[int]:
+        """The steps at which the run has a value of a metric."""
+        with self._store.failures(f"cannot read metrics of run {self.id}"):
+            return {value.step for value in self._store.client.get_metric_history(self.id, metric)}
+
     def log_dataset(self, dataset: Dataset) -> None:
         """Log the data set as an input for training: its digest and schema, not its images."""
         from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random
@@ -158,7 +160,7 @@ class Runs:
         name: str | None = None,
         parent: str = "",
     ) -> Run:
-        """Start a training run, nested under the run `parent` if given, or resume `run_id` if the store has it."""
+        """Start a training run, nested under the run `parent` if given, or resume `run_id` if it is of this model."""
         run_tags = {name: clip(str(value), LONGEST_RUN_TAG) for name, value in tags.items()}
         if tags.get("source_revision", "unknown") not in ("", "unknown"):
             # MLflow's pages show this tag as the version of the source.
@@ -167,7 +169,7 @@ class Runs:
             run_tags[_PARENT] = parent
         client, experiment = self._store.client, self._store.experiment_id
         with self._store.failures("cannot start a run"):
-            if run_id is None or not self._exists(run_id):
+            if run_id is None or self.model_of(run_id) != self._store.name:
                 run_id = str(client.create_run(experiment, tags=run_tags, run_name=name).info.run_id)
                 run = Run(self._store, run_id, trains=True)
                 run.log_dataset(dataset)
@@ -204,6 +206,14 @@ class Runs:
         with self._store.failures(f"cannot read the metrics of run {run_id}"):
             run = result_or_none(self._store.client.get_run, run_id)
             return {} if run is None else dict(run.data.metrics)
+
+    def model_of(self, run_id: str) -> str | None:
+        """The name of the registered model that a run trains, which is its experiment's; None if there is no run."""
+        with self._store.failures(f"cannot read run {run_id}"):
+            if not self._exists(run_id):
+                return None
+            experiment = self._store.client.get_run(run_id).info.experiment_id
+            return str(self._store.client.get_experiment(experiment).name)
 
     def page_of(self, run_id: str, path: str = "") -> str:
         """Web page of a run, or of one of its artifacts; "" for a local registry, which has no pages."""

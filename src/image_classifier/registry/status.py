@@ -8,7 +8,7 @@ from typing import Any
 
 from image_classifier.registry import artifact_paths
 from image_classifier.registry.decision import Decision, RecordedVerdict
-from image_classifier.registry.events import PROMOTED, REFUSED, Event
+from image_classifier.registry.events import HELD, PROMOTED, REFUSED, Event, has_served
 from image_classifier.registry.registry import Registry
 from image_classifier.registry.versions import Version
 
@@ -23,6 +23,7 @@ class Stage(StrEnum):
     SERVES = "it is live"
     NOT_JUDGED = "it has not been judged"
     REFUSED = "it was refused"
+    HELD = "it was held, as there was not enough evidence to replace the champion"
     NOT_PROMOTED = "it was accepted, but not promoted"
     REPLACED = "it was live, and another version was promoted after it"
 
@@ -40,7 +41,7 @@ class Status:
     promoted: Event | None
     """The champion's last promotion."""
     verdict: RecordedVerdict | None
-    """Of the newest version, if it was refused."""
+    """Of the newest version, if it was refused or held."""
     report: str
     """Address of the newest version's report, or ""."""
 
@@ -52,7 +53,8 @@ class Status:
 
 
 def status_of(registry: Registry) -> Status:
-    """Read the status; raises RegistryError if the registry cannot be used."""
+    """Read the status; raises RegistryError if the registry cannot be used, or has only models of other names."""
+    registry.versions.check_name()
     newest, champion = registry.versions.newest(), registry.versions.champion()
     events = registry.history.events()
     promoted = _last(events, champion, PROMOTED)
@@ -60,15 +62,17 @@ def status_of(registry: Registry) -> Status:
         return Status(registry.name, Stage.NONE, None, champion, None, promoted, None, "")
     if champion is not None and champion.number == newest.number:
         stage, decided = Stage.SERVES, promoted
+    elif has_served(events, newest.number):
+        stage, decided = Stage.REPLACED, promoted
     elif newest.decision is Decision.NOT_JUDGED:
         stage, decided = Stage.NOT_JUDGED, None
     elif newest.decision is Decision.REFUSED:
         stage, decided = Stage.REFUSED, _last(events, newest, REFUSED)
-    elif _last(events, newest, PROMOTED) is not None:
-        stage, decided = Stage.REPLACED, promoted
+    elif newest.decision is Decision.HELD:
+        stage, decided = Stage.HELD, _last(events, newest, HELD)
     else:
         stage, decided = Stage.NOT_PROMOTED, None
-    verdict = registry.history.read_verdict(newest) if stage is Stage.REFUSED else None
+    verdict = registry.history.read_verdict(newest) if stage in _NOT_PASSED else None
     report = registry.runs.page_of(newest.run_id, artifact_paths.REPORT)
     return Status(registry.name, stage, newest, champion, decided, promoted, verdict, report)
 
@@ -95,7 +99,7 @@ def describe_status(status: Status) -> Iterator[str]:
     if status.decided is not None and not status.failed:
         yield f"    on {status.decided.time:%Y-%m-%d %H:%M} UTC by {status.decided.actor}: {status.decided.reason}"
     yield f"  what to do  {_ADVICE[status.stage].format(number=newest.number)}"
-    if status.report and status.stage is Stage.REFUSED:
+    if status.report and status.stage in _NOT_PASSED:
         yield f"  report      {status.report}"
 
 
@@ -113,12 +117,14 @@ def status_to_json(status: Status) -> dict[str, Any]:
     }
 
 
+_NOT_PASSED = (Stage.REFUSED, Stage.HELD)
 _ADVICE = {
     Stage.NOT_JUDGED: "judge it: image-classifier gate",
     Stage.REFUSED: "read the report, then improve the data, train longer, or change a threshold: "
     "image-classifier gate --help",
+    Stage.HELD: "read the report, then add test images or improve the model: image-classifier gate --help",
     Stage.NOT_PROMOTED: "promote it: image-classifier promote (on the platform the step `accept` does so)",
-    Stage.REPLACED: "to promote it again: image-classifier promote --model {number}",
+    Stage.REPLACED: "to return to it: image-classifier rollback --to {number}",
 }
 
 

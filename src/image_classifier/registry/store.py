@@ -79,6 +79,16 @@ class Store:
                 _create_database(self._database)
             return MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
 
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Exclude other processes of this program from a local registry during the block; a server has no lock."""
+        if self._database is None:
+            yield
+            return
+        _ = self.client  # creating the database takes the same lock
+        with _locked(self._database):
+            yield
+
     def check(self) -> None:
         """Raise RegistryError, within the registry timeout, if the registry cannot be used."""
         if self._database is not None:
@@ -223,6 +233,13 @@ def _check_database(path: Path, timeout: float) -> None:
         ) from error
 
 
+@contextmanager
+def _locked(database: Path) -> Iterator[None]:
+    with (database.parent / f".{database.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _create_database(path: Path) -> None:
     """Create a SQLite file with MLflow's tables, completely or not at all, unless it exists.
 
@@ -233,9 +250,8 @@ def _create_database(path: Path) -> None:
     from mlflow import MlflowClient
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    with (path.parent / f".{path.name}.lock").open("w") as lock:
-        # Another process may be creating it.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(path):
+        # Another process may have created it.
         if path.exists():
             return
         draft = path.with_name(f".{path.name}.new")

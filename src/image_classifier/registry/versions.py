@@ -23,7 +23,7 @@ from image_classifier.registry.mlflow_environment import mlflow_environment
 from image_classifier.registry.model_upload import SIZES, upload_package
 from image_classifier.registry.runs import Runs
 from image_classifier.registry.store import Store, all_pages, result_or_none
-from image_classifier.text import clip
+from image_classifier.text import clip, listed
 
 CANDIDATE, CHAMPION, PREVIOUS = "candidate", "champion", "previous"
 VERDICT_TAG = "verdict"
@@ -114,17 +114,18 @@ class Versions:
             if not key.isdigit():
                 number = self.aliases(name).get(key)
                 if number is None:
-                    raise RegistryError(
-                        f"{name} has no {key} in the registry at {self._store.shown}; `image-classifier run` makes one"
-                    )
+                    raise self._missing(name, key, "`image-classifier run` makes one")
                 key = str(number)
             version = result_or_none(self._store.client.get_model_version, name, str(int(key)))
-        if version is None:
-            raise RegistryError(
-                f"{name} has no version {key} in the registry at {self._store.shown}; `image-classifier history` "
-                "lists the versions"
-            )
+            if version is None:
+                raise self._missing(name, f"version {key}", "`image-classifier history` lists the versions")
         return _as_version(version)
+
+    def check_name(self) -> None:
+        """Raise RegistryError, with the names that exist, if the registry has registered models but not this one."""
+        with self._store.failures(f"cannot look up {self.name}"):
+            if result_or_none(self._store.client.get_registered_model, self.name) is None and self._names():
+                raise self._missing(self.name, "version", "")
 
     def champion(self) -> Version | None:
         """The version that serves, None before the first promotion."""
@@ -198,6 +199,16 @@ class Versions:
         """All versions as MLflow returns them, with all their tags."""
         with self._store.failures(f"cannot read the versions of {self.name}"):
             return self._search(f"name = '{self.name}'")
+
+    def _names(self) -> list[str]:
+        return sorted(model.name for model in all_pages(self._store.client.search_registered_models))
+
+    def _missing(self, name: str, what: str, remedy: str) -> RegistryError:
+        """The error for a version that does not exist: another registered model was meant, or `remedy` helps."""
+        names = self._names()
+        if names and name not in names:
+            remedy = f"it has {listed(names)}" + ("; choose one with --name" if name == self.name else "")
+        return RegistryError(f"{name} has no {what} in the registry at {self._store.shown}; {remedy}")
 
     def _search(self, condition: str) -> list[Any]:
         return list(all_pages(self._store.client.search_model_versions, condition, max_results=_PAGE))

@@ -1,2 +1,2 @@
-from .http.server import serve_package as serve_package
+from .http.server import listen as listen, serve_package as serve_package
 from .server_options import ServerOptions as ServerOptions

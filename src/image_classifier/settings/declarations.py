@@ -5,18 +5,26 @@ params and how the templates pass it on, whether it is part of a training's fing
 `make generate` writes the files that are derived.
 """
 
+import hashlib
 import math
+import os
+import re
+import unicodedata
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from image_classifier.errors import SettingError
-from image_classifier.settings.kinds import KINDS, Bytes, Fraction, Kind, OptionalPath, Seconds, Uri
+from image_classifier.settings.kinds import AUTO, KINDS, AutoFraction, Bytes, Fraction, Kind, OptionalPath, Seconds, Uri
 from image_classifier.settings.recipe import Recipe
 
 ENVIRONMENT_PREFIX = "IMAGE_CLASSIFIER_"
+_FILE_SUFFIXES = re.compile(r"(\.(tar|tgz|tbz2?|txz|zip|gz|bz2|xz|zst|parquet))+$")
+_MAX_NAME_CHARACTERS = 63  # of a label in Kubernetes
+_DIGEST_CHARACTERS = 8
 
 
 class Group(StrEnum):
@@ -55,12 +63,39 @@ _signing = partial(_setting, group=Group.SIGNING)
 _chain = partial(_setting, group=Group.CHAIN)
 
 
+def model_name_of(data: str) -> str:
+    """The name of the registered model for a data set: `photos` for ~/Photos, https://host/photos.tar.gz or photos/.
+
+    Valid for MLflow, and as a label in Kubernetes. Accents are dropped; if other characters are lost, as of ФОТО, the
+    start of a SHA-256 of the name is appended, so that different data sets have different models.
+    """
+    parts = urlsplit(data)
+    remote = bool(parts.netloc) and parts.scheme not in ("", "file")
+    path = unquote(parts.path) if parts.scheme else data
+    if not remote:
+        path = os.path.abspath(Path(path).expanduser())  # noqa: PTH100 (a link keeps its name)
+    given = PurePosixPath(path).name or parts.netloc.rpartition("@")[2]
+    text = unicodedata.normalize("NFKD", given).casefold()
+    text = "".join(character for character in text if not unicodedata.combining(character))
+    stem = _FILE_SUFFIXES.sub("", text) or text
+    name = re.sub(r"[^a-z0-9]+", "-", stem).strip("-")
+    if not name or len(name) > _MAX_NAME_CHARACTERS or any(ord(each) > 127 and each.isalnum() for each in stem):
+        digest = hashlib.sha256(stem.encode()).hexdigest()[:_DIGEST_CHARACTERS]
+        name = f"{name[: _MAX_NAME_CHARACTERS - _DIGEST_CHARACTERS - 1].strip('-') or 'data'}-{digest}"
+    return name
+
+
 @dataclass(frozen=True)
 class Settings:
     """The checked values of all settings."""
 
     home: Path = _registry(Path(".image-classifier"), "Folder for the data cache, the local registry and work files.")
-    name: str = _registry("image-classifier", "Name of the registered model.", param=True)
+    name: str = _registry(
+        "",
+        "Name of the registered model; empty: the name of the data set (its folder or file name without suffix, in "
+        "lower case, with - for other characters).",
+        param=True,
+    )
     tracking_uri: Uri = _registry(
         Uri(""),
         "MLflow tracking server, e.g. http://mlflow:5000; empty: a SQLite file in the home folder.",
@@ -99,8 +134,19 @@ class Settings:
         high=0.9,
         trains=True,
     )
+    test_part: str = _data(
+        "auto",
+        "Images to test on; auto: the data's test part, or a fraction of the images if it has none; validation: the "
+        "data's validation part.",
+        choices=("auto", "validation"),
+        trains=True,
+    )
     validation_fraction: Fraction = _data(
-        Fraction(0.1), "Fraction of the training part held out as validation split.", low=0.01, high=0.5, trains=True
+        Fraction(0.1),
+        "Fraction of the training part held out as validation split if the data has no validation part.",
+        low=0.01,
+        high=0.5,
+        trains=True,
     )
     fetch_timeout: Seconds = _data(Seconds(300.0), "Timeout for downloading a data set.", low=0.1)
 
@@ -110,7 +156,7 @@ class Settings:
     )
     mirror: str = _training(
         "auto",
-        "Horizontal-flip augmentation; auto: on for color images, off for grayscale and glyphs.",
+        "Horizontal-flip augmentation; auto: for color images, unless mirrored validation images lose their class.",
         choices=("auto", "yes", "no"),
     )
     precision: str = _training(
@@ -152,15 +198,30 @@ class Settings:
     )
 
     min_accuracy: Fraction = _gate(Fraction(0.5), "Minimum test accuracy.", low=0, high=1)
-    min_recall: Fraction = _gate(Fraction(0.0), "Minimum test recall of every class.", low=0, high=1)
+    min_recall: AutoFraction = _gate(
+        AutoFraction(AUTO),
+        "Minimum test recall of every class; auto: half of what guessing among the classes gives, if enough images of "
+        "the class were tested.",
+        low=0,
+        high=1,
+    )
     min_robustness: Fraction = _gate(Fraction(0.0), "Minimum test accuracy under every corruption.", low=0, high=1)
     max_calibration_error: Fraction = _gate(Fraction(0.15), "Maximum expected calibration error.", low=0, high=1)
     max_latency: Seconds = _gate(Seconds(0.25), "Maximum p95 latency for one image.", low=0)
     max_duplicates: Fraction = _gate(
         Fraction(0.05), "Maximum fraction of test images that duplicate training images.", low=0, high=1
     )
+    gate_policy: str = _gate(
+        "not-worse",
+        "When a candidate replaces the champion: improve, if it is better with a probability of 95 %; not-worse, if it "
+        "is more likely than not within max_accuracy_drop; refresh, unless it is worse than that with 80 %.",
+        choices=("improve", "not-worse", "refresh"),
+    )
     max_accuracy_drop: Fraction = _gate(
-        Fraction(0.005), "Maximum drop in accuracy compared with the champion.", low=0, high=1
+        Fraction(0.005),
+        "Maximum drop in accuracy compared with the champion, and with the best version so far.",
+        low=0,
+        high=1,
     )
     max_recall_drop: Fraction = _gate(
         Fraction(0.05), "Maximum drop in any class's recall compared with the champion.", low=0, high=1
@@ -250,6 +311,11 @@ class Settings:
     )
     image: str = _chain("", "Server image with its digest.")
     url: Uri = _chain(Uri(""), "Address of the candidate that `accept` tries.")
+    pinned: str = _chain(
+        "no",
+        "Whether the workload pins the version that `accept` tries, so that it replaces any champion.",
+        choices=("yes", "no"),
+    )
     accept_timeout: Seconds = _chain(
         Seconds(180.0), "Timeout for a candidate to answer with the expected model and image.", low=1, param=True
     )
@@ -261,6 +327,10 @@ class Settings:
         high=3600,
         param=True,
     )
+
+    def __post_init__(self) -> None:
+        """Resolve an empty `name`, so that every reader of the settings gets the name that is used."""
+        object.__setattr__(self, "name", self.name or model_name_of(self.data))
 
 
 @dataclass(frozen=True)

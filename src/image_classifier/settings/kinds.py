@@ -14,7 +14,10 @@ Seconds = NewType("Seconds", float)
 Bytes = NewType("Bytes", int)
 Fraction = NewType("Fraction", float)
 """From 0 to 1."""
+AutoFraction = NewType("AutoFraction", object)
+"""A fraction, or the text AUTO."""
 Uri = NewType("Uri", str)
+AUTO = "auto"
 OptionalPath = NewType("OptionalPath", str)
 """A path, or "" for none."""
 
@@ -56,6 +59,10 @@ def _parse_float(value: object) -> float:
     return number
 
 
+def _parse_auto_fraction(value: object) -> float | str:
+    return AUTO if value == AUTO else _parse_float(value)
+
+
 def _show_seconds(value: float) -> str:
     """In the largest unit that gives a whole number: 20s, 3m, 250ms."""
     unit = next((u for u in ("d", "h", "m", "s") if value and value % _SECONDS[u] == 0), "ms" if value else "s")
@@ -76,6 +83,9 @@ KINDS: Mapping[Any, Kind] = {
     int: Kind("INTEGER", _parse_int, "a whole number", lambda value: f"{value}"),
     float: Kind("NUMBER", _parse_float, "a number", lambda value: f"{value:g}"),
     Fraction: Kind("FRACTION", _parse_float, "a number", lambda value: f"{value:g}"),
+    AutoFraction: Kind(
+        "FRACTION", _parse_auto_fraction, "a number or auto", lambda value: value if value == AUTO else f"{value:g}"
+    ),
     Seconds: Kind("DURATION", partial(_parse_quantity, _SECONDS), "a duration such as 90s, 3m or 1h", _show_seconds),
     Bytes: Kind("SIZE", lambda value: int(_parse_quantity(_BYTES, value)), "a size such as 20 MiB", _show_bytes),
     Recipe: Kind("RECIPE", Recipe.parse, EXPECTED_RECIPE),

@@ -15,9 +15,13 @@ def data(settings: Settings, report: Report, *, image_size: int | None = None) -
     dataset = prepare(request)
     for warning in dataset.warnings:
         report(f"warning: {warning}")
+    train, test = len(dataset.train.labels), len(dataset.test.labels)
+    parts = f"{train:,} training images"
+    if dataset.validation_rows is not None:
+        validation = len(dataset.validation_rows)
+        parts = f"{train - validation:,} training images, {validation:,} validation images"
     report(
-        f"data {dataset.source}: {len(dataset.train.labels):,} training images and {len(dataset.test.labels):,} test "
-        f"images in {len(dataset.classes)} classes, {dataset.image_size}×{dataset.image_size} pixels, "
-        f"digest {dataset.digest[:12]}"
+        f"data {dataset.source}: {parts} and {test:,} test images in {len(dataset.classes)} classes, "
+        f"{dataset.image_size}×{dataset.image_size} pixels, digest {dataset.digest[:12]}"
     )
     return dataset

@@ -1,5 +1,7 @@
 """The step `evaluate`: evaluate the trained package on the test part."""
 
+from image_classifier.datasets import Dataset
+from image_classifier.errors import DataError
 from image_classifier.evaluation import (
     CORRUPTIONS,
     Evaluation,
@@ -22,14 +24,19 @@ from image_classifier.text import Report
 
 
 def evaluate(settings: Settings, report: Report) -> Evaluation:
-    """Evaluate the trained package, unless its recorded evaluation is current; the test part is read only once."""
+    """Evaluate the trained package on the test part of its data, unless its recorded evaluation is current.
+
+    Raises DataError if the data is not the data that the package was trained on, or is split in another way.
+    """
     work = WorkFolder.of(settings)
     package = work.trained_package()
     registry = open_registry(settings, report)
+    dataset = data(settings, report, image_size=package.image_size)
+    _require_data_of(package, dataset, settings)
     recorded = registry.runs.read_artifact(package.provenance["run_id"], artifact_paths.EVALUATION)
     evaluation = Evaluation.from_json(recorded) if recorded else None
-    if evaluation is None or not _is_current(evaluation, package, settings.abstain_error):
-        evaluation = _evaluate_and_record(settings, registry, package, report)
+    if evaluation is None or not _is_current(evaluation, package, settings):
+        evaluation = _evaluate_and_record(settings, registry, package, dataset)
     write_atomically(work.evaluation, evaluation.to_json().encode())
     low, high = evaluation.accuracy_interval
     report(
@@ -40,8 +47,22 @@ def evaluate(settings: Settings, report: Report) -> Evaluation:
     return evaluation
 
 
-def _evaluate_and_record(settings: Settings, registry: Registry, package: Package, report: Report) -> Evaluation:
-    dataset = data(settings, report, image_size=package.image_size)
+def _require_data_of(package: Package, dataset: Dataset, settings: Settings) -> None:
+    trained_on = package.provenance["data_digest"]
+    if dataset.digest == trained_on:
+        return
+    options = f"--data {package.provenance['data_source']}"
+    fraction = package.provenance["parameters"].get("test_fraction", settings.test_fraction)
+    if fraction != settings.test_fraction:
+        options += f" --test-fraction {fraction:g}"
+    raise DataError(
+        f"the package was trained on data with digest {trained_on[:12]}, but --data {dataset.source} has "
+        f"{dataset.digest[:12]}, of which it may know test images; give the data of its training ({options}), or train "
+        "again"
+    )
+
+
+def _evaluate_and_record(settings: Settings, registry: Registry, package: Package, dataset: Dataset) -> Evaluation:
     evaluation, probabilities = measure(
         Model.load(package, available_cpus()),
         dataset,
@@ -61,8 +82,10 @@ def _evaluate_and_record(settings: Settings, registry: Registry, package: Packag
     return evaluation
 
 
-def _is_current(evaluation: Evaluation, package: Package, abstain_error: float) -> bool:
-    """Whether it is an evaluation of this package, with these settings, of all that this program measures."""
+def _is_current(evaluation: Evaluation, package: Package, settings: Settings) -> bool:
+    """Whether it is an evaluation of this package on its data, with these settings, of all that is measured."""
     measured = evaluation.corruptions == tuple(corruption.name for corruption in CORRUPTIONS)
-    error = evaluation.abstention.error if evaluation.abstention else abstain_error
-    return evaluation.package_digest == package.digest and measured and error == abstain_error
+    error = evaluation.abstention.error if evaluation.abstention else settings.abstain_error
+    found = evaluation.package_digest, evaluation.data_digest, evaluation.test_fraction, error
+    wanted = package.digest, package.provenance["data_digest"], settings.test_fraction, settings.abstain_error
+    return measured and found == wanted

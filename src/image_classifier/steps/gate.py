@@ -1,16 +1,19 @@
 """The step `gate`: judge the candidate, against the champion if there is one, and write the report."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from typing import Any
+
+import numpy as np
 
 from image_classifier.errors import DataError, LostError, PackageError
-from image_classifier.evaluation import Evaluation, Pictures, decode_golden_images, latency_ratio, measure
+from image_classifier.evaluation import Estimate, Evaluation, Pictures, decode_golden_images, latency_ratio, measure
 from image_classifier.files import write_atomically
 from image_classifier.gate import (
     CHAMPION,
     SIGNIFICANCE,
+    Hashes,
+    Opponent,
+    Policy,
     ReportedVersion,
     ReportHeader,
     RuleOutcome,
@@ -23,44 +26,78 @@ from image_classifier.gate import (
 )
 from image_classifier.package import Model, Package
 from image_classifier.process import available_cpus
-from image_classifier.registry import Registry, Version, artifact_paths
+from image_classifier.registry import Registry, Version, artifact_paths, has_served, line_of_champions
 from image_classifier.settings import Settings, pick
 from image_classifier.steps.data import data
-from image_classifier.steps.model_access import actor, evaluation_of, fetch_version, open_registry
+from image_classifier.steps.model_access import actor, evaluation_of, fetch_version, open_registry, version_to_judge
 from image_classifier.steps.results import write_results
 from image_classifier.steps.work_folder import WorkFolder
 from image_classifier.text import Report
 
-_MARKS = {RuleOutcome.PASS: "pass", RuleOutcome.FAIL: "FAIL", RuleOutcome.UNDECIDED: "   ?"}
+_MARKS = {
+    RuleOutcome.PASS: "pass",
+    RuleOutcome.FAIL: "FAIL",
+    RuleOutcome.UNDECIDED: "HOLD",
+    RuleOutcome.NOT_MEASURED: "   –",
+}
+CHAMPION_ROLE, BEST_ROLE = "the champion", "the best version so far"
+SERVED_BEFORE = "served-before"
+"""The rule that a version which another one replaced returns only if it is better."""
 
 
 @dataclass(frozen=True)
-class _Champion:
-    """The parts of the champion that still exist, to compare a candidate with."""
+class _Reference:
+    """The parts of another version that still exist, to compare a candidate with."""
 
     version: Version
     comparable: RuleResult
     evaluation: Evaluation | None  # on the candidate's test images; None if it cannot be compared
     model: Model | None  # None if its files are lost
+    training_images: Hashes | None  # None if they are unknown
+
+    def opponent(self, role: str, latency_ratio: Estimate | None = None) -> Opponent | None:
+        """For the comparison; None if it cannot be compared."""
+        if self.evaluation is None:
+            return None
+        name = f"version {self.version.number}, {role}"
+        return Opponent(name, self.evaluation, self.training_images, latency_ratio)
 
 
 def gate(settings: Settings, report: Report) -> Verdict:
-    """Judge the candidate, or the version that `model` names. A refusal is a result, not an error."""
+    """Judge the version that `model` names, else the one that `register` handed on, else the candidate.
+
+    A refusal is a result, not an error. A version that served until another one replaced it must be better than that
+    one, by the policy `improve`: repeating an old command does not undo a release, which `rollback` is for.
+    """
     registry = open_registry(settings, report)
-    candidate = registry.versions.get(settings.model or "candidate")
+    candidate = version_to_judge(settings, registry)
     champion = registry.versions.champion()
     evaluation = evaluation_of(registry, candidate)
-    page = ""
+    report_path = artifact_paths.REPORT
     if champion is not None and champion.number == candidate.number:
         result = RuleResult(CHAMPION, RuleOutcome.PASS, f"version {candidate.number} is the champion")
         verdict = Verdict((result,))
     else:
         package = fetch_version(settings, registry, candidate)
-        opponent = _champion(settings, registry, champion, evaluation, report) if champion else None
-        verdict = _judge(evaluation, package, opponent, pick(settings, Thresholds))
+        thresholds, opponent, best = pick(settings, Thresholds), None, None
+        served = champion is not None and has_served(registry.history.events(), candidate.number)
+        if served:
+            thresholds = replace(thresholds, gate_policy=Policy.IMPROVE)
+        if champion is not None:
+            opponent = _reference(settings, registry, champion, evaluation, report, role=CHAMPION_ROLE)
+            earlier = _best_before(registry, champion, candidate, evaluation.data_digest)
+            if earlier is not None and opponent.evaluation is not None:
+                best = _reference(settings, registry, earlier, evaluation, report, role=BEST_ROLE)
+                if best.evaluation is not None and best.evaluation.accuracy <= opponent.evaluation.accuracy:
+                    best = None  # on these images the champion is the best
+        verdict = _judge(evaluation, package, opponent, best, thresholds)
+        if served and (not verdict.accepted or opponent is None or opponent.evaluation is None):
+            verdict = Verdict((*verdict.results, _served_before(candidate)))
         page = _report(registry, candidate, evaluation, package, opponent, verdict)
         write_atomically(WorkFolder.of(settings).report, page.encode())
-    registry.history.record_verdict(candidate, verdict.to_record(), actor=actor(), report=page)
+        report_path = registry.history.record_verdict(
+            candidate, verdict.to_record(), actor=actor(), against=champion.number if champion else None, report=page
+        )
     passed_on = candidate if verdict.accepted else champion
     results = {
         "verdict": verdict.decision,
@@ -74,36 +111,39 @@ def gate(settings: Settings, report: Report) -> Verdict:
         report(f"  {_MARKS[result.outcome]}  {result.rule}: {result.sentence}")
     report(f"version {candidate.number} is {verdict.decision}")
     local = WorkFolder.of(settings).report
-    if address := registry.runs.page_of(candidate.run_id, artifact_paths.REPORT) or (local.exists() and local):
+    if address := registry.runs.page_of(candidate.run_id, report_path) or (local.exists() and local):
         report(f"report: {address}")
     return verdict
 
 
-def _champion(
-    settings: Settings, registry: Registry, version: Version, candidate: Evaluation, report: Report
-) -> _Champion:
-    """The champion, with its evaluation on the candidate's test images, which is measured if none is recorded."""
+def _reference(
+    settings: Settings, registry: Registry, version: Version, candidate: Evaluation, report: Report, *, role: str
+) -> _Reference:
+    """A version, with its evaluation on the candidate's test images, which is measured if none is recorded."""
     try:
         content = registry.runs.read_artifact(version.run_id, artifact_paths.EVALUATION)
+        trained_on = registry.runs.read_artifact(version.run_id, artifact_paths.TRAINING_IMAGES)
     except LostError:
-        content = None
+        content = trained_on = None
     try:
         model = Model.load(fetch_version(settings, registry, version), available_cpus())
     except (LostError, PackageError) as error:
-        report(f"warning: cannot run version {version.number}, the champion: {error}")
+        report(f"warning: cannot run version {version.number}, {role}: {error}")
         model = None
     recorded = Evaluation.from_json(content) if content else None
-    found = comparability(version.number, candidate, recorded, model.classes if model else None)
+    found = comparability(version.number, candidate, recorded, model.classes if model else None, role=role)
     evaluation = found.recorded
     if found.needs_evaluation and model is not None:
-        evaluation = _evaluate_champion(settings, version, model, candidate, report)
-    return _Champion(version, found.result, evaluation, model)
+        report(f"evaluating version {version.number}, {role}, on the candidate's test images")
+        evaluation = _evaluate_again(settings, model, candidate, report)
+    return _Reference(version, found.result, evaluation, model, _hashes(trained_on) if trained_on else None)
 
 
-def _evaluate_champion(
-    settings: Settings, version: Version, model: Model, candidate: Evaluation, report: Report
-) -> Evaluation:
-    report(f"evaluating version {version.number}, the champion, on the candidate's test images")
+def _hashes(lines: bytes) -> Hashes:
+    return np.array([int(line, 16) for line in lines.split()], dtype=np.uint64)
+
+
+def _evaluate_again(settings: Settings, model: Model, candidate: Evaluation, report: Report) -> Evaluation:
     dataset = data(settings, report, image_size=model.package.image_size)
     if dataset.digest != candidate.data_digest:
         raise DataError(
@@ -113,7 +153,43 @@ def _evaluate_champion(
     return measure(model, dataset, test_fraction=settings.test_fraction, abstain_error=settings.abstain_error)[0]
 
 
-def _judge(evaluation: Evaluation, package: Package, champion: _Champion | None, thresholds: Thresholds) -> Verdict:
+def _served_before(version: Version) -> RuleResult:
+    return RuleResult(
+        SERVED_BEFORE,
+        RuleOutcome.UNDECIDED,
+        f"version {version.number} served until another one replaced it, so it must be better than that one; to return "
+        f"to it anyway: image-classifier rollback --to {version.number}",
+    )
+
+
+def _best_before(registry: Registry, champion: Version, candidate: Version, data_digest: str) -> Version | None:
+    """The champion before with the highest recorded test accuracy; on this data, if one was evaluated on it.
+
+    None if there is none, or if it is not better than the champion on the same data. A champion that was rolled back
+    from is not one that should serve again.
+    """
+    line = set(line_of_champions(registry.history.events())) - {champion.number, candidate.number}
+    before = [version for version in registry.versions.all() if version.number in line and _accuracy(version)]
+    same_data = [version for version in before if version.tags.get("data_digest") == data_digest]
+    best = max(same_data or before, key=lambda version: (_accuracy(version), version.number), default=None)
+    if best is None:
+        return None
+    is_comparable = champion.tags.get("data_digest") == best.tags.get("data_digest")
+    return None if is_comparable and _accuracy(best) <= _accuracy(champion) else best
+
+
+def _accuracy(version: Version) -> float:
+    """The recorded test accuracy; 0 if there is none."""
+    return float(version.tags.get("test_accuracy", 0))
+
+
+def _judge(
+    evaluation: Evaluation,
+    package: Package,
+    champion: _Reference | None,
+    best: _Reference | None,
+    thresholds: Thresholds,
+) -> Verdict:
     if champion is None:
         return judge(evaluation, None, thresholds)
     ratio = None
@@ -124,7 +200,13 @@ def _judge(evaluation: Evaluation, package: Package, champion: _Champion | None,
             (champion.model, decode_golden_images(champion.model.package)),
             SIGNIFICANCE,
         )
-    return judge(evaluation, champion.evaluation, thresholds, latency_ratio=ratio, comparable=champion.comparable)
+    return judge(
+        evaluation,
+        champion.opponent(CHAMPION_ROLE, ratio),
+        thresholds,
+        best=best.opponent(BEST_ROLE) if best else None,
+        comparable=champion.comparable,
+    )
 
 
 def _report(
@@ -132,18 +214,18 @@ def _report(
     candidate: Version,
     evaluation: Evaluation,
     package: Package,
-    champion: _Champion | None,
+    champion: _Reference | None,
     verdict: Verdict,
 ) -> str:
     """The report as HTML, with the pictures and the learning curve in the registry."""
     pictures = registry.runs.read_artifact(candidate.run_id, artifact_paths.PICTURES)
     other = None
     if champion is not None:
-        provenance: Mapping[str, Any] = champion.model.package.provenance if champion.model else {}
-        other = ReportedVersion(f"version {champion.version.number}", champion.evaluation, provenance)
+        name = f"version {champion.version.number}"
+        other = ReportedVersion.of(name, champion.evaluation, champion.model.package if champion.model else None)
     return render_report(
         verdict,
-        ReportedVersion(f"version {candidate.number}", evaluation, package.provenance),
+        ReportedVersion.of(f"version {candidate.number}", evaluation, package),
         other,
         ReportHeader(
             model=candidate.name,

@@ -7,5 +7,10 @@ from image_classifier.text import Report
 
 
 def history(settings: Settings, report: Report) -> list[Entry]:
-    """All decisions about the model's versions, the newest first."""
-    return entries(open_registry(settings, report))
+    """All decisions about the model's versions, the newest first.
+
+    Raises RegistryError if the registry has only models of other names.
+    """
+    registry = open_registry(settings, report)
+    registry.versions.check_name()
+    return entries(registry)

@@ -62,9 +62,20 @@ def fetch_version(settings: Settings, registry: "Registry", version: "Version") 
     folder = settings.home / "models" / version.name / str(version.number)
     try:
         package = Package.read(folder)
+        cached = _is_package_of(version, package)
     except PackageError:  # missing or damaged
+        cached = False
+    if not cached:
         package = Package.read(registry.versions.download(version, folder))
     return _verified(package, settings.public_key, name=version.name)
+
+
+def version_to_judge(settings: Settings, registry: "Registry") -> "Version":
+    """The version that `model` names, else the one that `register` handed on in this home, else the candidate."""
+    from image_classifier.steps.work_folder import WorkFolder
+
+    handed_on = None if settings.model else WorkFolder.of(settings).registered_version(registry)
+    return handed_on or registry.versions.get(settings.model or "candidate")
 
 
 def evaluation_of(registry: "Registry", version: "Version") -> "Evaluation":
@@ -75,7 +86,15 @@ def evaluation_of(registry: "Registry", version: "Version") -> "Evaluation":
     content = registry.runs.read_artifact(version.run_id, artifact_paths.EVALUATION)
     if content is None:
         raise RegistryError(f"version {version.number} has no evaluation; run `image-classifier evaluate` first")
-    return Evaluation.from_json(content)
+    evaluation = Evaluation.from_json(content)
+    trained_on = version.tags.get("data_digest", evaluation.data_digest)
+    if evaluation.data_digest != trained_on:
+        raise RegistryError(
+            f"version {version.number} was trained on data with digest {trained_on[:12]}, but evaluated on data with "
+            f"digest {evaluation.data_digest[:12]}; give its own --data to `image-classifier train`, which fetches it, "
+            "then to `evaluate` and `gate`"
+        )
+    return evaluation
 
 
 def named(settings: Settings, name: str) -> Settings:
@@ -89,6 +108,13 @@ def actor() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a numeric user without a passwd entry, as in a container
         return f"uid {os.getuid()}"
+
+
+def _is_package_of(version: "Version", package: Package) -> bool:
+    """Whether a cached package is of this version, and not of one with its name and number in another registry."""
+    if digest := version.tags.get("package_digest"):
+        return package.digest == digest
+    return bool(package.provenance.get("run_id") == version.run_id)
 
 
 def _verified(package: Package, public_key: str, *, name: str) -> Package:

@@ -1,7 +1,7 @@
 """The step `register`: register the evaluated package in MLflow."""
 
 from image_classifier.attestation import Attestations
-from image_classifier.errors import PackageError
+from image_classifier.errors import PackageError, RegistryError
 from image_classifier.evaluation import Evaluation
 from image_classifier.package import Package
 from image_classifier.registry import Version
@@ -17,6 +17,12 @@ def register(settings: Settings, report: Report) -> Version:
     package = work.trained_package()
     evaluation = _evaluation_of(work, package)
     registry = open_registry(settings, report)
+    trained_as = registry.runs.model_of(package.provenance["run_id"])
+    if trained_as not in (None, registry.name):  # without a run, the upload says so
+        raise RegistryError(
+            f"the package in {work.package} was trained as {trained_as}, not as {registry.name}; give the --data of "
+            f"its training, or --name {trained_as}"
+        )
     attestations = Attestations.create(
         name=settings.name, actor=actor(), steps_image=settings.steps_image, signing_key=settings.signing_key
     )
@@ -33,6 +39,7 @@ def register(settings: Settings, report: Report) -> Version:
             "test_accuracy": f"{evaluation.accuracy:.4f}",
         },
     )
+    work.write_registered(version)
     report(f"registered as {version.uri}")
     if not attestations.tags.items() <= version.tags.items():
         report(
@@ -44,7 +51,8 @@ def register(settings: Settings, report: Report) -> Version:
 
 def _evaluation_of(work: WorkFolder, package: Package) -> Evaluation:
     evaluation = Evaluation.from_json(work.evaluation.read_bytes()) if work.evaluation.exists() else None
-    if evaluation is None or evaluation.package_digest != package.digest:
+    judged = (evaluation.package_digest, evaluation.data_digest) if evaluation else None
+    if evaluation is None or judged != (package.digest, package.provenance["data_digest"]):
         raise PackageError(
             f"the package in {work.package} has not been evaluated; run `image-classifier evaluate` first"
         )

@@ -42,8 +42,8 @@ def rollback(settings: Settings, request: RollbackRequest, report: Report) -> No
         return
     if request.release:
         raise RegistryError(
-            "--release needs a workload, as nothing is blocked without a platform; to promote a version again use "
-            "`image-classifier promote --model NUMBER`"
+            "--release needs a workload, as nothing is blocked without a platform; to return to a version use "
+            "`image-classifier rollback --to NUMBER`"
         )
     registry = open_registry(settings, report)
     before, after = roll_back_champion(registry, request.to, actor=actor(), reason=request.reason or NO_REASON)

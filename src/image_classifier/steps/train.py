@@ -2,17 +2,18 @@
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import image_classifier
 from image_classifier.datasets import DataRequest, Dataset, prepare
-from image_classifier.errors import PackageError, TrainingError
+from image_classifier.errors import PackageError, RegistryUnavailableError, TrainingError
 from image_classifier.files import write_atomically
 from image_classifier.package import Package
 from image_classifier.process import available_cpus, limit_thread_spinning
@@ -25,6 +26,9 @@ from image_classifier.steps.work_folder import WorkFolder
 from image_classifier.text import Report
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from image_classifier.registry import Registry, Run, Version
     from image_classifier.training import Group, Plan
 
@@ -42,6 +46,8 @@ class TrainingIdentity:
     @classmethod
     def of(cls, settings: Settings, dataset: Dataset) -> "TrainingIdentity":
         code = training_code_digest(SOURCE)
+        if settings.mirror == "auto" and not dataset.mirror:  # which depends on the format, too
+            settings = replace(settings, mirror="no")
         return cls(fingerprint(code, dataset.digest, settings), code, source_revision(settings.source_revision, SOURCE))
 
     @property
@@ -110,7 +116,7 @@ def _train_first(settings: Settings, report: Report, group: "Group") -> Package:
     group.broadcast(dataset.digest)
     identity, work = TrainingIdentity.of(settings, dataset), WorkFolder.of(settings)
     version = registry.versions.find(identity.fingerprint)
-    package = None if version else _unregistered_package(work, identity)
+    package = None if version else _unregistered_package(registry, work, identity)
     group.broadcast(version is not None or package is not None)
     if version is not None:
         return _registered_package(registry, version, work, report)
@@ -129,13 +135,17 @@ def _registered_package(registry: "Registry", version: "Version", work: WorkFold
     return Package.read(work.package)
 
 
-def _unregistered_package(work: WorkFolder, identity: TrainingIdentity) -> Package | None:
-    """The package in the work folder, if it has this identity: a run was interrupted before `register`."""
+def _unregistered_package(registry: "Registry", work: WorkFolder, identity: TrainingIdentity) -> Package | None:
+    """The package in the work folder, if it is of this model and identity: a run was interrupted before `register`."""
+    if work.checkpoint_of(identity.fingerprint).exists():  # MLflow lacks records of the training
+        return None
     try:
         package = Package.read(work.package)
     except PackageError:
         return None
-    return package if package.provenance.get("fingerprint") == identity.fingerprint else None
+    if package.provenance.get("fingerprint") != identity.fingerprint:
+        return None
+    return package if registry.runs.model_of(package.provenance["run_id"]) == registry.name else None
 
 
 def _fit_and_export(
@@ -146,27 +156,41 @@ def _fit_and_export(
     identity: TrainingIdentity,
     group: "Group",
 ) -> Package:
-    from image_classifier.training import ReportPoint, export_package, fit, plot_learning_curve
+    from image_classifier.training import CHECKPOINT_FILE, ReportPoint, export_package, fit, plot_learning_curve
 
     work = WorkFolder.of(settings)
-    checkpoint = work.checkpoint / identity.fingerprint[:16]
+    checkpoint = work.checkpoint_of(identity.fingerprint)
     parameters = training_settings(settings)
-    with registry.runs.start(
-        parameters={**parameters, "data": settings.data, "data_digest": dataset.digest},
-        tags=identity.tags,
-        dataset=dataset,
-        run_id=_interrupted_run(checkpoint),
-    ) as run:
+    parameters["image_size"] = dataset.image_size
+    if settings.mirror == "auto":
+        del parameters["mirror"]  # the training decides it
+    run_id = _interrupted_run(registry, checkpoint, identity.fingerprint, report)
+    with (
+        registry.runs.start(
+            parameters={**parameters, "data": settings.data, "data_digest": dataset.digest},
+            tags=identity.tags,
+            dataset=dataset,
+            run_id=run_id,
+        ) as run,
+        registry.checkpoints.uploads(run.id, checkpoint / CHECKPOINT_FILE, report) as uploads,
+    ):
         write_atomically(checkpoint / "run_id", run.id.encode())
+        recorded = run.steps_of("train_loss") if run_id else set()
+        is_available = True
 
         def on_report(point: ReportPoint) -> None:
-            run.log_metrics(point.metrics, step=point.number)
+            nonlocal is_available
+            uploads.offer()
+            if is_available:
+                try:
+                    run.log_metrics(point.metrics, step=point.number)
+                    recorded.add(point.number)
+                except RegistryUnavailableError as error:
+                    is_available = False
+                    report(f"{error}; the training continues and records its metrics at the end")
 
         trained = fit(dataset, _plan(settings, group), checkpoint=checkpoint, on_report=on_report)
-        last = trained.history[-1]
-        run.log_parameters(trained.parameters)
-        run.log_metrics({"training_seconds": trained.seconds, "final_validation_accuracy": last.validation_accuracy})
-        run.log_figure(plot_learning_curve(trained.history), artifact_paths.LEARNING_CURVE)
+        # Before the records, so that a registry that fails costs no training.
         package = export_package(
             work.package,
             trained.classifier,
@@ -176,10 +200,20 @@ def _fit_and_export(
             precision=settings.precision,
             threads=available_cpus(),
         )
+        for point in trained.history:
+            if point.number not in recorded:
+                run.log_metrics(point.metrics, step=point.number)
+        accuracy = package.provenance["validation_accuracy"]
+        run.log_parameters({name: package.provenance["parameters"][name] for name in trained.parameters})
+        run.log_metrics({"training_seconds": trained.seconds, "final_validation_accuracy": accuracy})
+        run.log_figure(plot_learning_curve(trained.history), artifact_paths.LEARNING_CURVE)
+        run.log_text(_lines_of(dataset.train.hashes), artifact_paths.TRAINING_IMAGES)
+        uploads.delete()
+    shutil.rmtree(checkpoint)
     together = f" in {group.size} processes" if group.size > 1 else ""
     report(
-        f"trained for {trained.seconds:.1f} s{together}: validation accuracy "
-        f"{100 * package.provenance['validation_accuracy']:.2f} %; the package is in {work.package}"
+        f"trained for {trained.seconds:.1f} s{together}: validation accuracy {100 * accuracy:.2f} %; "
+        f"the package is in {work.package}"
     )
     return package
 
@@ -197,7 +231,24 @@ def _provenance(
     }
 
 
-def _interrupted_run(checkpoint: Path) -> str | None:
-    """The run that an interrupted training with the same fingerprint had started."""
+def _lines_of(hashes: "npt.NDArray[np.uint64]") -> str:
+    return "".join(f"{value:016x}\n" for value in hashes.tolist())
+
+
+def _interrupted_run(registry: "Registry", checkpoint: Path, fingerprint: str, report: Report) -> str | None:
+    """The run that an interrupted training with the same fingerprint had started, here or on another machine.
+
+    The checkpoint of another machine is downloaded into the folder `checkpoint`.
+    """
+    from image_classifier.training import CHECKPOINT_FILE
+
     file = checkpoint / "run_id"
-    return file.read_text() if file.exists() else None
+    if file.exists():
+        return file.read_text()
+    fetched = registry.checkpoints.fetch(fingerprint)
+    if fetched is None:
+        return None
+    run_id, content = fetched
+    write_atomically(checkpoint / CHECKPOINT_FILE, content)
+    report(f"resuming the interrupted training of run {run_id} from its checkpoint in MLflow")
+    return run_id

@@ -38,7 +38,7 @@ def tune(settings: Settings, report: Report) -> Recipe:
         settings,
         SearchOptions,
         request=pick(settings, DataRequest),
-        plan=Plan(settings.budget, settings.seed, settings.validation_fraction, Recipe(), threads),
+        plan=pick(settings, Plan, recipe=Recipe(), threads=threads),
         registry=pick(settings, RegistryOptions),
         storage=settings.tune_storage or f"sqlite:///{settings.home.resolve() / 'tuning.db'}",
         study=study_name(settings.name, identity.fingerprint),

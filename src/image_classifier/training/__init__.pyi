@@ -1,3 +1,4 @@
+from .checkpoint import CHECKPOINT_FILE as CHECKPOINT_FILE
 from .distributed import Group as Group, join_group as join_group, local_processes as local_processes
 from .export import export_package as export_package
 from .learning_curve import (

@@ -64,10 +64,10 @@ class Batches:
         self._first_flips = torch.rand(count, generator=_generator(inputs.plan.seed, "flips", 0)) < 0.5
         self._epoch, self._order = -1, torch.empty(0, dtype=torch.int64)
 
-    def batch(self, step: int, *, half_size: bool) -> tuple[Tensor, Tensor]:
+    def batch(self, step: int, *, half_size: bool, flip: bool = False) -> tuple[Tensor, Tensor]:
         """This process's share of the batch of a step, counted from 0: images float32 [N, C, S, S], labels int64 [N].
 
-        With `half_size` the images have half the side.
+        With `half_size` the images have half the side; with `flip` half of them are flipped horizontally.
         """
         plan, train = self._inputs.plan, self._inputs.train
         epoch, number = divmod(step, self._batches_per_epoch)
@@ -78,7 +78,7 @@ class Batches:
         chosen = plan.group.shard(self._order[start : start + self._inputs.batch_size])
         indices = train[chosen.numpy()]
         # Alternating flip (airbench, arXiv:2404.00498): each image is flipped in every second epoch, not at random.
-        flips = self._first_flips[chosen] ^ bool(epoch % 2) if self._inputs.dataset.mirror else None
+        flips = self._first_flips[chosen] ^ bool(epoch % 2) if flip else None
         pixels = self._images.pixels(indices)
         if half_size:
             pixels = F.avg_pool2d(pixels, 2)

@@ -32,6 +32,8 @@ class TrainingState:
     step: int = 0
     elapsed: float = 0.0
     """Seconds of the budget that are spent."""
+    flip: bool | None = None
+    """Whether images are flipped horizontally; None: not yet, but `mirrored_images_keep_their_class` may allow it."""
     best_loss: float = math.inf
     """Lowest validation loss of a report point."""
     best_weights: dict[str, Tensor] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class TrainingState:
         self.best_weights = _with_prefix("best.", tensors)
         self.best_loss, self.step, self.elapsed = values["best_loss"], values["step"], values["elapsed"]
         self.history = [ReportPoint(**point) for point in values["history"]]
+        self.flip = values["flip"]
 
 
 def save_checkpoint(folder: Path, key: str, state: TrainingState) -> None:
@@ -61,6 +64,7 @@ def save_checkpoint(folder: Path, key: str, state: TrainingState) -> None:
         "elapsed": state.elapsed,
         "best_loss": state.best_loss,
         "history": [asdict(point) for point in state.history],
+        "flip": state.flip,
     }
     content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"progress": json.dumps(values)})
     write_atomically(folder / CHECKPOINT_FILE, content)

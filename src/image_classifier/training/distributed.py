@@ -47,13 +47,13 @@ class Group:
         torch.distributed.broadcast_object_list(values)
         return values[0]
 
-    def broadcast_number(self, value: float) -> float:
+    def broadcast_numbers(self, *values: float) -> list[float]:
         """The same as `broadcast`, fast enough for every step."""
         if self.size == 1:
-            return value
-        number = torch.tensor(value, dtype=torch.float64)
-        torch.distributed.broadcast(number, src=0)
-        return number.item()
+            return list(values)
+        numbers = torch.tensor(values, dtype=torch.float64)
+        torch.distributed.broadcast(numbers, src=0)
+        return numbers.tolist()
 
     def threads(self, cpus: int) -> int:
         """Number of threads for each process on a machine with this number of CPUs."""

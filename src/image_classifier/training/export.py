@@ -29,12 +29,11 @@ from image_classifier.package import (
 )
 from image_classifier.training.network import Classifier
 from image_classifier.training.plan import Indices
-from image_classifier.training.quantization import CALIBRATION_IMAGES, choose_precision
+from image_classifier.training.quantization import CALIBRATION_IMAGES, ImageRows, choose_precision, predict
 
 _TOLERANCE = 1e-4
 _GOLDEN_IMAGES = 8
 _REFERENCE_IMAGES = 10_000
-_BATCH_IMAGES = 256
 
 
 def export_package(
@@ -50,16 +49,18 @@ def export_package(
     """Write the package of `classifier` to `folder` atomically, and load it once.
 
     `validation` holds indices into `dataset.train`; int8 is calibrated on other images. `precision` is float32, int8 or
-    auto (`choose_precision`), with the measurements in the provenance. Raises PackageError, and writes nothing, if a
-    probability of ONNX Runtime differs from PyTorch's by more than 1e-4 on the validation split.
+    auto (`choose_precision`), with the measurements in the provenance; its validation accuracy and temperature are
+    those of the exported graph. Raises PackageError, and writes nothing, if a probability of ONNX Runtime differs from
+    PyTorch's by more than 1e-4 on the validation split.
     """
-    images = dataset.train.images[validation]
+    images = ImageRows(dataset.train.images, validation)
     labels = dataset.train.labels[validation]
     model = export_graph(classifier, dataset.classes, dataset.image_size)
-    probabilities = Graph(model, threads).probabilities(images)
+    probabilities = predict(Graph(model, threads), images)
     _compare(probabilities, _torch_probabilities(classifier, images))
     calibration = _calibration_images(dataset, validation)
-    choice = choose_precision(precision, model, probabilities, calibration, images, labels)
+    choice = choose_precision(precision, model, classifier.temperature, probabilities, calibration, images, labels)
+    chosen = choice.record[choice.record["chosen"]]
     golden = _spread_over_classes(labels, _GOLDEN_IMAGES)
     golden_labels = [dataset.classes[label] for label in labels[golden]]
     with folder_written_atomically(folder) as draft:
@@ -70,10 +71,11 @@ def export_package(
             image_size=dataset.image_size,
             provenance={
                 **provenance,
-                "validation_accuracy": choice.record[choice.record["chosen"]]["validation_accuracy"],
+                "parameters": {**provenance.get("parameters", {}), "temperature": chosen["temperature"]},
+                "validation_accuracy": chosen["validation_accuracy"],
                 "precision": choice.record,
             },
-            golden=(images[golden], golden_labels, choice.probabilities[golden]),
+            golden=(dataset.train.images[validation[golden]], golden_labels, choice.probabilities[golden]),
             reference=compute_reference(*_reference_images(dataset), choice.probabilities),
         )
         Model.load(package, threads)
@@ -138,27 +140,26 @@ def _move_relu_before_pool(graph: onnx.GraphProto) -> None:
             graph.value_info.remove(shape)
 
 
-def _calibration_images(dataset: Dataset, validation: Indices) -> Images:
+def _calibration_images(dataset: Dataset, validation: Indices) -> ImageRows:
     others = np.setdiff1d(np.arange(len(dataset.train.labels)), validation)
-    return np.asarray(dataset.train.images[others[_spread(len(others), CALIBRATION_IMAGES)]])
+    return ImageRows(dataset.train.images, others[_spread(len(others), CALIBRATION_IMAGES)])
 
 
-def _reference_images(dataset: Dataset) -> tuple[Images, npt.NDArray[np.int32] | None]:
+def _reference_images(dataset: Dataset) -> tuple[Iterator[Images], npt.NDArray[np.int32] | None]:
     """Images spread over the training part, which is in order of the classes, and their originals."""
     rows = _spread(len(dataset.train.labels), _REFERENCE_IMAGES)
     originals = dataset.train.originals
-    return np.asarray(dataset.train.images[rows]), None if originals is None else originals[rows]
+    images = (dataset.train.images[row] for row in rows)
+    return images, None if originals is None else originals[rows]
 
 
 def _spread(length: int, count: int) -> Indices:
     return np.linspace(0, length - 1, min(length, count)).astype(np.int64)
 
 
-def _torch_probabilities(classifier: Classifier, images: Images) -> Probabilities:
-    starts = range(0, len(images), _BATCH_IMAGES)
+def _torch_probabilities(classifier: Classifier, images: ImageRows) -> Probabilities:
     with torch.inference_mode():
-        batches = [classifier(torch.tensor(images[start : start + _BATCH_IMAGES])).numpy() for start in starts]
-    return np.concatenate(batches)
+        return np.concatenate([classifier(torch.tensor(batch)).numpy() for batch in images.batches()])
 
 
 def _compare(probabilities: Probabilities, expected: Probabilities) -> None:

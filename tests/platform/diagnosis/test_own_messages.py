@@ -31,7 +31,7 @@ from image_classifier.steps.accept import accept
 from image_classifier.steps.data import data
 from tests.platform.conftest import SERVER_IMAGE
 from tests.ports import free_port
-from tests.registry.mlflow_helpers import registry_at
+from tests.registry.mlflow_helpers import record_training, registry_at
 
 CHAIN = Path(__file__).parents[3] / "config" / "chain"
 TESTED = {
@@ -132,9 +132,10 @@ def test_a_server_that_is_not_ready():
     assert recognized("it has been running", Origin.CONTAINER, NOT_READY).name == "never-ready"
 
 
-def test_a_refusal_of_the_gate():
-    cause = recognized("accuracy is low", reason=Decision.REFUSED)
-    assert (cause.name, cause.meaning) == ("refused", "the gate refused the new model: accuracy is low")
+@pytest.mark.parametrize("decision", [Decision.REFUSED, Decision.HELD])
+def test_a_model_that_the_gate_does_not_accept(decision):
+    cause = recognized("accuracy is low", reason=decision)
+    assert (cause.name, cause.meaning) == ("refused", f"the gate {decision} the new model: accuracy is low")
 
 
 def test_failed_tests():
@@ -262,16 +263,20 @@ def test_a_damaged_version_in_a_step(registry, tmp_path):
         model.write_bytes(content)
 
 
-@pytest.mark.parametrize("verdict", [Decision.REFUSED, None])
-def test_a_version_that_the_gate_did_not_accept(registry, verdict):
-    version = registry.versions.get("2")
+@pytest.mark.parametrize("verdict", [Decision.REFUSED, Decision.HELD, None])
+def test_a_version_that_the_gate_did_not_accept(registry, tmp_path, verdict):
+    version = record_training(registry, tmp_path / "new", f"new-{verdict}")()
     registry.versions.set_tags(version, {"verdict": verdict or ""})
     settings = replace(
-        Settings(), home=registry._store._artifacts.parent, name=registry.name, model="2", image="server@b"
+        Settings(),
+        home=registry._store._artifacts.parent,
+        name=registry.name,
+        model=str(version.number),
+        image="server@b",
     )
     cause = cause_of(accept, settings, print)
     assert cause.name == "version-refused"
-    assert cause.meaning == f"version 2 is {verdict or 'not judged'} by the gate, so it is not served"
+    assert cause.meaning == f"version {version.number} is {verdict or 'not judged'} by the gate, so it is not served"
 
 
 def try_server(url, package, *, max_latency=10.0):

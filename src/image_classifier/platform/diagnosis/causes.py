@@ -302,7 +302,7 @@ CAUSES = (
     ),
     Cause(
         "version-refused",
-        r"version (?P<version>\d+) is (?P<verdict>refused|not judged)[^\n]* by the gate and cannot be served",
+        r"version (?P<version>\d+) is (?P<verdict>refused|held|not judged)[^\n]* by the gate and cannot be served",
         "version {version} is {verdict} by the gate, so it is not served",
         f"pin an accepted version, or none: {_APPLY} --param model_version-",
         _OWN,
@@ -325,8 +325,8 @@ CAUSES = (
     ),
     Cause(
         "refused",
-        r"^refused: (?P<message>.*)",
-        "the gate refused the new model: {message}",
+        r"^(?P<verdict>refused|held): (?P<message>.*)",
+        "the gate {verdict} the new model: {message}",
         "improve the data, train longer, or change the threshold that the message names (docs/gate.md): "
         f"{_APPLY} --param NAME=VALUE",
         (Origin.RESULT,),

@@ -139,7 +139,7 @@ class _Collector:
         """The exit status and log of the step that failed, or the log of the last step if it refused."""
         steps = status.get("steps", [])
         failed = [step for step in steps if step.get("terminated", {}).get("exitCode", 0) != 0]
-        is_refused = results_of(status).get("verdict") == Decision.REFUSED
+        is_refused = results_of(status).get("verdict") in (Decision.REFUSED, Decision.HELD)
         for step in (failed or (steps[-1:] if is_refused else []))[:1]:
             reporter, ended = f"{run}, step {step['name']}", step["terminated"]
             if failed:

@@ -103,8 +103,8 @@ def condition_symptoms(
 
 
 def result_symptoms(reported_by: str, status: Mapping[str, Any]) -> Iterator[Symptom]:
-    """The verdict of a TaskRun whose step failed or refused."""
+    """The verdict of a TaskRun whose step failed, or that refused or held a version."""
     results = results_of(status)
     verdict = results.get("verdict", "")
-    if verdict in (FAILED, Decision.REFUSED):
+    if verdict in (FAILED, Decision.REFUSED, Decision.HELD):
         yield Symptom(Origin.RESULT, reported_by, verdict, results.get("reason", ""))

@@ -51,7 +51,7 @@ def serve_package(options: ServerOptions, package: Package) -> None:
     """
     return_large_blocks()
     identity = ModelIdentity.read(package, options.name)
-    listener = _listen(options.host, options.port)
+    listener = listen(options.host, options.port)
     address = _address(listener)
     cpus = max(1, available_cpus() // options.workers)
     # Decoding and inference are CPU-bound, so more slots than CPUs would only compete.
@@ -162,7 +162,8 @@ def _shared_metrics() -> dict[str, Any]:
     return {"child_exit": remove_worker, "on_exit": remove_folder}
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that listens on an address; raises SettingError if the port is taken or the address cannot be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
