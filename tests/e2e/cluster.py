@@ -17,6 +17,8 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parent.parent.parent
+BRIEF = {"budget": "1.5s", "min_accuracy": "0.3", "min_recall": "0"}
+"""Params of a model that is trained briefly, beside other pods, and is to be accepted."""
 VARIABLES = {
     "KUBECONFIG": "the cluster",
     "E2E_TRAINER_IMAGE": "target trainer of the Dockerfile, with its digest",

@@ -2,7 +2,16 @@
 
 import pytest
 
-from tests.e2e.cluster import VARIABLES, Cluster, Repository, copy_project, environment, make_repository, new_name
+from tests.e2e.cluster import (
+    BRIEF,
+    VARIABLES,
+    Cluster,
+    Repository,
+    copy_project,
+    environment,
+    make_repository,
+    new_name,
+)
 
 
 @pytest.fixture(scope="session")
@@ -33,5 +42,5 @@ def repository(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Re
 def flowers(cluster: Cluster, repository: Repository) -> str:
     """A workload with a briefly trained model, which longer training easily improves."""
     name = new_name("flowers")
-    cluster.create(name, "--git-repo", repository.address, "--git-branch", "main", budget="1.5s", min_accuracy="0.3")
+    cluster.create(name, "--git-repo", repository.address, "--git-branch", "main", **BRIEF)
     return name

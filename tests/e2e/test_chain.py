@@ -6,7 +6,7 @@ import urllib.request
 
 import pytest
 
-from tests.e2e.cluster import Cluster, Repository, scaled, wait
+from tests.e2e.cluster import BRIEF, Cluster, Repository, scaled, wait
 from tests.e2e.user import Load, predict, wait_for_message, wait_for_version, wait_until_ready
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -151,7 +151,7 @@ def test_a_local_folder_is_pushed_and_released(cluster: Cluster, repository: Rep
         pytest.skip("needs E2E_REGISTRY")
     source = ("--local-path", str(repository.folder), "--source-image", f"{registry}/pushed")
     resources = ("--env", "GREETING=hello", "--limit-memory", "640Mi")
-    params = {"insecure_registry": "true", "budget": "2s"}
+    params = {"insecure_registry": "true", **BRIEF}
     with cluster.workload("pushed", *source, *resources, **params) as name:
         wait_until_ready(cluster, name)
         assert predict(cluster.url(name)) == "1"

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.cluster import Cluster, CommandError, Repository, new_name, run, wait
+from tests.e2e.cluster import BRIEF, Cluster, CommandError, Repository, new_name, run, wait
 from tests.e2e.node import Node
 from tests.e2e.registry_check import inconsistencies
 from tests.e2e.user import Load, predict, wait_for_message, wait_for_version, wait_until_ready
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(1800)]
 
-QUICK = {"budget": "8s", "max_accuracy_drop": "0.5", "max_recall_drop": "1", "max_robustness_drop": "1"}
+QUICK = {**BRIEF, "budget": "8s", "max_accuracy_drop": "0.5", "max_recall_drop": "1", "max_robustness_drop": "1"}
 """A short training, and a gate that accepts all of its models."""
 MLFLOW = r"mlflow server|uvicorn.*mlflow"
 SERVER = r"image-classifier serve "

@@ -5,11 +5,11 @@ import time
 
 import pytest
 
-from tests.e2e.cluster import Cluster, CommandError, Repository
+from tests.e2e.cluster import BRIEF, Cluster, CommandError, Repository
 from tests.e2e.user import Load, predict, wait_for_message, wait_for_version, wait_until_ready
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-FIRST = {"budget": "1.5s", "min_accuracy": "0.3"}
+FIRST = BRIEF
 MAX_SECONDS = 60
 
 

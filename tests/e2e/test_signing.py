@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.attestation.test_model_signature import write_keys
-from tests.e2e.cluster import ROOT, Cluster, Repository, new_name, run
+from tests.e2e.cluster import BRIEF, ROOT, Cluster, Repository, new_name, run
 from tests.e2e.user import predict, wait_for_message, wait_until_ready
 from tests.manifests.test_network import ALL_PODS, selecting
 
@@ -51,7 +51,7 @@ def test_a_signed_model_is_served_and_an_altered_one_is_not(signing: tuple[Clust
     cluster, key = signing
     name = new_name("signed")
     source = ("--git-repo", repository.address, "--git-branch", "main")
-    easy = {"budget": "5s", "min_accuracy": "0.15", "max_calibration_error": "1"}
+    easy = {**BRIEF, "budget": "5s", "min_accuracy": "0.15", "max_calibration_error": "1"}
     params = {**easy, "public_key": key, "min_scale": "1"}
     cluster.create(name, *source, **params)
     print(wait_until_ready(cluster, name))

@@ -9,11 +9,10 @@ from typing import Any
 import pytest
 from mlflow import MlflowClient
 
-from tests.e2e.cluster import Cluster, Repository, copy_project, make_repository, run, wait
+from tests.e2e.cluster import BRIEF, Cluster, Repository, copy_project, make_repository, run, wait
 from tests.e2e.user import predict, wait_for_message, wait_until_ready
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
-QUICK = {"budget": "2s"}
 
 
 def git(repository: Repository, branch: str = "main") -> tuple[str, ...]:
@@ -22,11 +21,11 @@ def git(repository: Repository, branch: str = "main") -> tuple[str, ...]:
 
 def test_a_project_in_a_sub_folder_needs_a_sub_path(cluster: Cluster, tmp_path: Path):
     other = make_repository(cluster.environment, "folders", tmp_path)
-    with cluster.workload("folders", *git(other), **QUICK) as name:
+    with cluster.workload("folders", *git(other), **BRIEF) as name:
         print(wait_for_message(cluster, name, "test", "no src/image_classifier"))
         copy_project(tmp_path / "models" / "digits")
         revision = other.commit("The project in a folder")
-        cluster.change(name, "--sub-path", "models/digits", **QUICK)
+        cluster.change(name, "--sub-path", "models/digits", **BRIEF)
         wait("its tests", lambda: revision in cluster.outputs(name, "test").get("revision", ""))
 
 
@@ -45,14 +44,14 @@ def test_an_image_is_built_in_the_cluster_if_the_namespace_allows_it(cluster: Cl
         "registry": registry,
         "insecure_registry": "true",
     }
-    with building.workload("built", *git(repository), *base, **QUICK, **params) as name:
+    with building.workload("built", *git(repository), *base, **BRIEF, **params) as name:
         print(wait_until_ready(building, name, seconds=800))
         assert predict(building.url(name)) == "1"
         assert building.outputs(name, "accept")["config"].count(f"{registry}/{name}-") == 1
     run("kubectl", "delete", "namespace", building.namespace, "--wait=false")
 
 
-SLOW = {"budget": "60s", "min_accuracy": "0.3", "max_accuracy_drop": "0.05", "gate_policy": "refresh"}
+SLOW = {**BRIEF, "budget": "60s", "max_accuracy_drop": "0.05", "gate_policy": "refresh"}
 """The first training still runs when the second one starts, and the gate accepts both."""
 TRAINING_CODE = "src/image_classifier/training/plan.py"
 

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from tests.e2e.cluster import Cluster, Repository, wait
+from tests.e2e.cluster import BRIEF, Cluster, Repository, wait
 from tests.e2e.user import Load, predict, wait_for_message, wait_until_ready
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
@@ -27,7 +27,7 @@ def watched(cluster: Cluster, repository: Repository) -> Iterator[str]:
     if not cluster.environment.get("E2E_FAULTY_IMAGE"):
         pytest.skip("needs E2E_FAULTY_IMAGE")
     cluster.allow_watching()
-    params = {"budget": "2s", "min_accuracy": "0.3", "watch_duration": "150s", "rollout_duration": "60s"}
+    params = {**BRIEF, "watch_duration": "150s", "rollout_duration": "60s"}
     source = ("--git-repo", repository.address, "--git-branch", "main")
     with cluster.workload("watched", *source, **params) as name:
         wait_until_ready(cluster, name)

@@ -17,7 +17,7 @@ from image_classifier.platform.cluster import Cluster as ClusterClient
 from image_classifier.platform.diagnosis.collector import collect_evidence
 from image_classifier.platform.diagnosis.diagnosis import Diagnosis, Outcome, diagnose
 from image_classifier.platform.diagnosis.presentation import describe_diagnosis
-from tests.e2e.cluster import ROOT, Cluster, make_repository, new_name, run, wait
+from tests.e2e.cluster import BRIEF, ROOT, Cluster, make_repository, new_name, run, wait
 from tests.e2e.user import wait_until_ready
 from tests.platform.faults import (
     DAMAGED,
@@ -31,7 +31,7 @@ from tests.platform.faults import (
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
 TEST = "def test_{outcome}():\n    assert {outcome}\n"
-MODEL = {"budget": "1.5s", "min_accuracy": "0.3"}
+MODEL = BRIEF
 SMALL = ("--request-cpu", "10m", "--request-memory", "64Mi")
 """Requests that let many servers run at the same time."""
 NAMESPACES = {

@@ -180,8 +180,8 @@ def test_a_version_that_was_replaced_returns_only_if_it_is_better(workshop):
     assert "version 1 is held" in lines.text
     assert "the policy improve requires 95 %: not enough evidence" in lines.text
     assert verdict.reason.endswith(
-        "version 1 served until another one replaced it, so it must be better than that one; to return to it anyway: "
-        "image-classifier rollback --to 1: not enough evidence"
+        "version 1 served until a newer release replaced it, so it must be better than the champion; to return to it "
+        "anyway: image-classifier rollback --to 1: not enough evidence"
     )
 
 

@@ -66,10 +66,10 @@ def run(settings: Settings, report: Report, *, keep_serving: bool) -> RunOutcome
             if keep_serving:
                 report(f"{why}; {serves} at http://{settings.host}:{settings.port}/ until Ctrl-C")
                 server.process.wait()
-            else:
-                report(f"{why}; {serves}")
         except KeyboardInterrupt:
             report("stopping")
+    if not keep_serving:  # after the server's own lines
+        report(f"{why}; {serves}")
     return RunOutcome.NEW_SERVES if is_new else RunOutcome.OTHER_SERVES
 
 
