@@ -5,7 +5,7 @@ import pytest
 
 from image_classifier.monitoring.drift_record import DriftWindow
 from image_classifier.monitoring.retraining_policy import RetrainingPolicy, consecutive_refusals, decide_retraining
-from image_classifier.registry.events import PROMOTED, REFUSED, RETRAINING, Event
+from image_classifier.registry.events import HELD, PROMOTED, REFUSED, RETRAINING, Event
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 DAY, HOUR = timedelta(days=1), timedelta(hours=1)
@@ -63,7 +63,9 @@ def test_the_pause_doubles_with_every_refused_candidate():
     refused = [event(REFUSED, 35 * HOUR, 2), event(RETRAINING, 36 * HOUR)]
     decision = decide(ON_DRIFT, *refused, newest=window())
     assert not decision.start
-    assert "within the pause of 2 days (backoff after 1 refused candidate)" in decision.reason
+    assert "within the pause of 2 days (backoff after 1 rejected candidate)" in decision.reason
+    held = [event(HELD, 35 * HOUR, 2), event(RETRAINING, 36 * HOUR)]
+    assert decide(ON_DRIFT, *held, newest=window()) == decision
     before = [event(REFUSED, 5 * DAY, 3), event(RETRAINING, 6 * DAY)]
     assert consecutive_refusals([*refused, *before]) == 2
 

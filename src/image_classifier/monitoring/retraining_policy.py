@@ -1,4 +1,4 @@
-"""The retraining policy: train again on drift or on a schedule, with a backoff while candidates are refused."""
+"""The retraining policy: train again on drift or on a schedule, with a backoff while candidates are refused or held."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from image_classifier.monitoring.drift_detection import DriftVerdict
 from image_classifier.monitoring.drift_record import DriftWindow
-from image_classifier.registry import PROMOTED, REFUSED, RETRAINING, Event
+from image_classifier.registry import HELD, PROMOTED, REFUSED, RETRAINING, Event
 from image_classifier.text import counted
 
 _MAX_DOUBLINGS = 6
@@ -20,7 +20,7 @@ class RetrainingPolicy:
     every: timedelta
     """Maximum time between two trainings; 0 for no schedule."""
     pause: timedelta
-    """Minimum time between two retrainings; doubled after each refused candidate."""
+    """Minimum time between two retrainings; doubled after each refused or held candidate."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def decide_retraining(
     if trigger is None:
         return RetrainingDecision(False, "neither drift nor the schedule requires a retraining")
     if last is not None and now - last < pause:
-        backoff = f" (backoff after {counted(refusals, 'refused candidate')})" if refusals else ""
+        backoff = f" (backoff after {counted(refusals, 'rejected candidate')})" if refusals else ""
         return RetrainingDecision(
             False,
             f"{trigger}; but the last retraining started {describe_duration(now - last)} ago, within the pause of "
@@ -69,16 +69,16 @@ def _trigger(
 
 
 def consecutive_refusals(events: Sequence[Event]) -> int:
-    """Number of retrainings since the last promotion whose candidate was refused; `events` are newest first."""
-    refusals, outcome = 0, None
+    """Number of retrainings since the last promotion whose candidate was refused or held; `events` are newest first."""
+    refusals, is_refused = 0, False
     for event in events:
         if event.action == PROMOTED:
             break
-        if event.action == REFUSED:
-            outcome = REFUSED
+        if event.action in (HELD, REFUSED):
+            is_refused = True
         elif event.action == RETRAINING:
-            refusals += outcome == REFUSED
-            outcome = None
+            refusals += is_refused
+            is_refused = False
     return refusals
 
 

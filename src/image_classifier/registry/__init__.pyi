@@ -1,6 +1,7 @@
 from .artifact_paths import REPORT as REPORT, SIGNATURE as SIGNATURE, SIGNED_BY as SIGNED_BY, page_of_run as page_of_run
 from .decision import Decision as Decision, RecordedVerdict as RecordedVerdict
 from .events import (
+    HELD as HELD,
     PROMOTED as PROMOTED,
     REFUSED as REFUSED,
     RETRAINING as RETRAINING,

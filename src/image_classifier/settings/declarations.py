@@ -273,7 +273,7 @@ class Settings:
     )
     retrain_pause: Seconds = _retraining(
         Seconds(86_400.0),
-        "Minimum time between two trainings that `retrain` starts; doubled after each refused model.",
+        "Minimum time between two trainings that `retrain` starts; doubled after each refused or held model.",
         low=60,
     )
 
