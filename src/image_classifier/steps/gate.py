@@ -1,7 +1,6 @@
 """The step `gate`: judge the candidate, against the champion if there is one, and write the report."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import numpy as np
@@ -14,7 +13,6 @@ from image_classifier.gate import (
     SIGNIFICANCE,
     Hashes,
     Opponent,
-    Policy,
     ReportedVersion,
     ReportHeader,
     RuleOutcome,
@@ -27,16 +25,7 @@ from image_classifier.gate import (
 )
 from image_classifier.package import Model, Package
 from image_classifier.process import available_cpus
-from image_classifier.registry import (
-    ROLLED_BACK,
-    Event,
-    Registry,
-    Version,
-    artifact_paths,
-    has_served,
-    last_replacement,
-    line_of_champions,
-)
+from image_classifier.registry import Registry, Version, artifact_paths, line_of_champions
 from image_classifier.settings import Settings, pick
 from image_classifier.steps.data import data
 from image_classifier.steps.model_access import actor, evaluation_of, fetch_version, open_registry, version_to_judge
@@ -51,8 +40,6 @@ _MARKS = {
     RuleOutcome.NOT_MEASURED: "   –",
 }
 CHAMPION_ROLE, BEST_ROLE = "the champion", "the best version so far"
-SERVED_BEFORE = "served-before"
-"""The rule that a version which a newer release replaced returns only if it is better."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +63,7 @@ class _Reference:
 def gate(settings: Settings, report: Report) -> Verdict:
     """Judge the version that `model` names, else the one that `register` handed on, else the candidate.
 
-    A refusal is a result, not an error. A version that served until a newer release replaced it must be better than the
-    champion, by the policy `improve`: repeating an old command does not undo a release, which `rollback` is for.
+    A refusal is a result, not an error.
     """
     registry = open_registry(settings, report)
     candidate = version_to_judge(settings, registry)
@@ -89,10 +75,7 @@ def gate(settings: Settings, report: Report) -> Verdict:
         verdict = Verdict((result,))
     else:
         package = fetch_version(settings, registry, candidate)
-        thresholds, opponent, best = pick(settings, Thresholds), None, None
-        superseded = champion is not None and _is_superseded(registry.history.events(), candidate)
-        if superseded:
-            thresholds = replace(thresholds, gate_policy=Policy.IMPROVE)
+        opponent = best = None
         if champion is not None:
             opponent = _reference(settings, registry, champion, evaluation, report, role=CHAMPION_ROLE)
             earlier = _best_before(registry, champion, candidate, evaluation.data_digest)
@@ -100,9 +83,7 @@ def gate(settings: Settings, report: Report) -> Verdict:
                 best = _reference(settings, registry, earlier, evaluation, report, role=BEST_ROLE)
                 if best.evaluation is not None and best.evaluation.accuracy <= opponent.evaluation.accuracy:
                     best = None  # on these images the champion is the best
-        verdict = _judge(evaluation, package, opponent, best, thresholds)
-        if superseded and (not verdict.accepted or opponent is None or opponent.evaluation is None):
-            verdict = Verdict((*verdict.results, _served_before(candidate)))
+        verdict = _judge(evaluation, package, opponent, best, pick(settings, Thresholds))
         page = _report(registry, candidate, evaluation, package, opponent, verdict)
         write_atomically(WorkFolder.of(settings).report, page.encode())
         report_path = registry.history.record_verdict(
@@ -161,22 +142,6 @@ def _evaluate_again(settings: Settings, model: Model, candidate: Evaluation, rep
             f"now has {dataset.digest[:12]}; give the candidate's data, or train again"
         )
     return measure(model, dataset, test_fraction=settings.test_fraction, abstain_error=settings.abstain_error)[0]
-
-
-def _is_superseded(events: Sequence[Event], version: Version) -> bool:
-    """Whether a version served until another one was promoted; not if it was rolled back from, as it may return."""
-    change = last_replacement(events)
-    is_rolled_back = change is not None and (change.action, change.from_version) == (ROLLED_BACK, version.number)
-    return has_served(events, version.number) and not is_rolled_back
-
-
-def _served_before(version: Version) -> RuleResult:
-    return RuleResult(
-        SERVED_BEFORE,
-        RuleOutcome.UNDECIDED,
-        f"version {version.number} served until a newer release replaced it, so it must be better than the champion; "
-        f"to return to it anyway: image-classifier rollback --to {version.number}",
-    )
 
 
 def _best_before(registry: Registry, champion: Version, candidate: Version, data_digest: str) -> Version | None:
