@@ -135,7 +135,6 @@ def accept(settings: Settings) -> None:
 
     If another version became the champion since the gate judged it, it is judged against that one first.
 
-
     \b
     image-classifier accept --model models:/image-classifier/7 --url http://candidate.example.org
     """

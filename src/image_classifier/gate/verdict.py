@@ -82,7 +82,7 @@ def judge(
     thresholds: Thresholds,
     *,
     best: Opponent | None = None,
-    comparable: RuleResult = NO_CHAMPION,
+    comparable: RuleResult | None = None,
 ) -> Verdict:
     """Judge a candidate by the absolute checks and, on the same test images, against the champion.
 
@@ -92,7 +92,7 @@ def judge(
     """
     results = [check(candidate, thresholds) for check in ABSOLUTE_CHECKS]
     if champion is None:
-        return Verdict((*results, comparable))
+        return Verdict((*results, comparable or NO_CHAMPION))
     for rule, opponent, checks in (
         (CHAMPION, champion, (not_worse_than_champion, *GUARDS)),
         (BEST, best, (not_worse_than_best,)),
@@ -132,7 +132,8 @@ def _compared(rule: str, name: str, unseen: npt.NDArray[np.bool_]) -> RuleResult
 class Comparability:
     """How a candidate can be compared with the champion."""
 
-    result: RuleResult
+    result: RuleResult | None = None
+    """Why it cannot; None if it can."""
     recorded: Evaluation | None = None
     """The champion's recorded evaluation, if it is of the candidate's test images."""
     needs_evaluation: bool = False
@@ -160,15 +161,14 @@ def comparability(
         return _not_comparable(
             f"{name} has other classes ({listed(classes)}) than the candidate ({listed(candidate.classes)})"
         )
-    comparable = RuleResult(CHAMPION, RuleOutcome.PASS, f"{name} is compared on the same test images")
     if recorded is not None and _same_images(recorded, candidate):
         has_scores = bool(recorded.brier_scores) or not candidate.brier_scores
         is_complete = has_scores and set(candidate.corruptions) <= set(recorded.corruptions)
         if packaged_classes is None or is_complete:
-            return Comparability(comparable, recorded=recorded)
+            return Comparability(recorded=recorded)
     elif packaged_classes is None:
         return _not_comparable(f"{name} was evaluated on other data, and its files are missing in the registry")
-    return Comparability(comparable, needs_evaluation=True)
+    return Comparability(needs_evaluation=True)
 
 
 def _same_images(recorded: Evaluation, candidate: Evaluation) -> bool:

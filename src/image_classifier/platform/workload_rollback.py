@@ -19,6 +19,7 @@ from image_classifier.platform.object_status import is_true, output_of, results_
 from image_classifier.platform.pod_metrics import ServedPair
 from image_classifier.platform.workload import PIN_PARAM, params_of, runs_of, set_params
 from image_classifier.registry import (
+    NOT_ACCEPTED,
     Decision,
     Event,
     Registry,
@@ -163,6 +164,5 @@ def _delete_refusal(cluster: Cluster, workload: str, version: Version) -> None:
     """Delete the newest TaskRun of `accept` if it did not accept the version: until then `accept` does not rerun."""
     for run in runs_of(cluster, workload, "accept")[:1]:
         results = results_of(run.get("status", {}))
-        not_accepted = results.get("verdict") in (Decision.REFUSED, Decision.HELD)
-        if not_accepted and results.get("model-version") == str(version.number):
+        if results.get("verdict") in NOT_ACCEPTED and results.get("model-version") == str(version.number):
             cluster.delete(TASK_RUN, run["metadata"]["name"], run["metadata"]["uid"])

@@ -1,5 +1,5 @@
 from .artifact_paths import REPORT as REPORT, SIGNATURE as SIGNATURE, SIGNED_BY as SIGNED_BY, page_of_run as page_of_run
-from .decision import Decision as Decision, RecordedVerdict as RecordedVerdict
+from .decision import NOT_ACCEPTED as NOT_ACCEPTED, Decision as Decision, RecordedVerdict as RecordedVerdict
 from .events import (
     HELD as HELD,
     PROMOTED as PROMOTED,

@@ -21,6 +21,10 @@ class Decision(StrEnum):
         return cls(value) if value else cls.NOT_JUDGED
 
 
+NOT_ACCEPTED = (Decision.HELD, Decision.REFUSED)
+"""Decisions after which the champion stays."""
+
+
 @dataclass(frozen=True)
 class RecordedVerdict:
     """The verdict of a version as the registry stores it."""

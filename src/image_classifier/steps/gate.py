@@ -47,7 +47,7 @@ class _Reference:
     """The parts of another version that still exist, to compare a candidate with."""
 
     version: Version
-    comparable: RuleResult
+    comparable: RuleResult | None  # why it cannot be compared; None if it can
     evaluation: Evaluation | None  # on the candidate's test images; None if it cannot be compared
     model: Model | None  # None if its files are lost
     training_images: Hashes | None  # None if they are unknown

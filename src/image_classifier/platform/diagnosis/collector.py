@@ -36,7 +36,7 @@ from image_classifier.platform.object_status import (
     transition_time,
 )
 from image_classifier.platform.workload import newest_first, params_of, require_workload, resource_labels
-from image_classifier.registry import Decision
+from image_classifier.registry import NOT_ACCEPTED
 
 _TRAIN, _SERVE = "train", "serve"  # resources of the supply chain
 _FIRST_ATTEMPT = ", first attempt"
@@ -139,7 +139,7 @@ class _Collector:
         """The exit status and log of the step that failed, or the log of the last step if it refused."""
         steps = status.get("steps", [])
         failed = [step for step in steps if step.get("terminated", {}).get("exitCode", 0) != 0]
-        is_refused = results_of(status).get("verdict") in (Decision.REFUSED, Decision.HELD)
+        is_refused = results_of(status).get("verdict") in NOT_ACCEPTED
         for step in (failed or (steps[-1:] if is_refused else []))[:1]:
             reporter, ended = f"{run}, step {step['name']}", step["terminated"]
             if failed:

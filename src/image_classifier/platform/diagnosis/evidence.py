@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from image_classifier.platform.object_status import conditions_of, object_name, results_of
-from image_classifier.registry import Decision
+from image_classifier.registry import NOT_ACCEPTED
 
 FAILED = "failed"  # verdict in the results of a step that ended with an error
 
@@ -106,5 +106,5 @@ def result_symptoms(reported_by: str, status: Mapping[str, Any]) -> Iterator[Sym
     """The verdict of a TaskRun whose step failed, or that refused or held a version."""
     results = results_of(status)
     verdict = results.get("verdict", "")
-    if verdict in (FAILED, Decision.REFUSED, Decision.HELD):
+    if verdict in (FAILED, *NOT_ACCEPTED):
         yield Symptom(Origin.RESULT, reported_by, verdict, results.get("reason", ""))
