@@ -68,6 +68,7 @@ lock: $(VENV)/.test  ## resolve requirements/*.in into the pinned requirements/*
 	sed -i 's/^\(torch==[0-9.]*\)+cpu$$/\1/' requirements/train.txt
 	$(UV_COMPILE) requirements/serve.in --constraint requirements/test.txt --output-file requirements/serve.txt
 	$(UV_COMPILE) requirements/mlflow.in --output-file requirements/mlflow.txt
+	$(UV_COMPILE) requirements/mlserver.in --output-file requirements/mlserver.txt
 	$(UV_COMPILE) requirements/bom.in --constraint requirements/test.txt --output-file requirements/bom.txt
 	$(UV_COMPILE) requirements/docs.in --constraint requirements/test.txt --output-file requirements/docs.txt
 
@@ -86,8 +87,13 @@ $(VENV)/.train: $(VENV)/.made requirements/train.txt pyproject.toml
 	$(INSTALL) --no-deps --editable .
 	touch $@
 
-$(VENV)/.test: $(VENV)/.train requirements/test.txt
+$(VENV)/.test: $(VENV)/.train $(VENV)/mlserver/.made requirements/test.txt
 	$(INSTALL) --requirement requirements/test.txt
+	touch $@
+
+$(VENV)/mlserver/.made: $(VENV)/.made requirements/mlserver.txt
+	$(BIN)/python -m venv --without-pip $(VENV)/mlserver
+	$(UV) pip install --quiet --python $(VENV)/mlserver/bin/python --requirement requirements/mlserver.txt
 	touch $@
 
 $(VENV)/.docs: $(VENV)/.made requirements/docs.txt

@@ -14,6 +14,8 @@ from image_classifier.settings import Settings, pick
 
 NAME = "colors"
 """Name of the model, unless a test gives an identity."""
+BROWSER = {"Accept": "text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,*/*;q=0.8"}
+"""The header with which browsers request pages."""
 
 
 def server_options(**settings: Any) -> ServerOptions:

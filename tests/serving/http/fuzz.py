@@ -7,12 +7,14 @@ starts a server and sends requests to it; test_fuzz.py sends fewer.
 
 import argparse
 import base64
+import gzip
 import http.client
 import io
 import json
 import random
 import sys
 import tempfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,10 +60,19 @@ class Fuzzer:
             case = self._random.choice(makers)()
             headers = dict(case.headers)
             if self._random.random() < 0.1:
-                headers[self._random.choice(("X-Request-Id", "traceparent", "Content-Type", "Origin"))] = "".join(
+                names = ("X-Request-Id", "traceparent", "Content-Type", "Content-Encoding", "Accept", "Origin")
+                headers[self._random.choice(names)] = "".join(
                     chr(self._random.randrange(32, 255)) for _ in range(self._random.randrange(60))
                 ).strip()
-            yield case._replace(headers=headers)
+            case = case._replace(headers=headers)
+            yield self._compressed(case) if self._random.random() < 0.2 else case
+
+    def _compressed(self, case: Case) -> Case:
+        encoding = self._random.choice(("gzip", "deflate", "deflate, x-gzip", "identity", "br"))
+        body = zlib.compress(case.body) if encoding.startswith("deflate") else case.body
+        body = gzip.compress(body) if encoding.endswith("gzip") else body
+        body = self._mutated(body) if self._random.random() < 0.3 else body
+        return case._replace(headers={**case.headers, "Content-Encoding": encoding}, body=body)
 
     def _image(self) -> bytes:
         image = self._random.choice(self._images)
@@ -100,15 +111,17 @@ class Fuzzer:
         return Case("POST", "/predict", {"Content-Type": "multipart/form-data; boundary=b"}, body)
 
     def _v1(self) -> Case:
-        instances = [{"b64": base64.b64encode(self._image()).decode()} for _ in range(self._random.randrange(3))]
+        key = self._random.choice(("b64", "image", "\ud800"))
+        instances = [{key: base64.b64encode(self._image()).decode()} for _ in range(self._random.randrange(3))]
         return self._json(f"/v1/models/{self._name}:predict", {"instances": instances})
 
     def _v2(self) -> Case:
         shape = [1, self._size, self._size, 3]
         pixels = {"name": "image", "datatype": "UINT8", "shape": shape, "data": list(self._tensor)}
         encoded = base64.b64encode(self._image()).decode()
-        images = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [encoded]}
-        return self._json(f"/v2/models/{self._name}/infer", {"inputs": [self._random.choice((pixels, images))]})
+        images = {"name": "image", "datatype": "BYTES", "shape": [1, 1], "data": [encoded], "parameters": None}
+        content = {"id": self._random.choice((None, "\ud800")), "inputs": [self._random.choice((pixels, images))]}
+        return self._json(f"/v2/models/{self._name}/infer", content)
 
     def _json(self, path: str, content: object) -> Case:
         body = json.dumps(content).encode()

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import gzip
 import io
 import json
 import re
@@ -11,8 +12,10 @@ import struct
 import subprocess
 import sys
 import time
+import tracemalloc
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, reduce
 from pathlib import Path
 
 import numpy as np
@@ -20,8 +23,9 @@ import pytest
 from PIL import Image
 from werkzeug.test import Client
 
-from image_classifier.package.package import encode_png
-from tests.conftest import COLORS, SIZE
+from image_classifier.package.model import Model
+from image_classifier.package.package import Package, encode_png
+from tests.conftest import COLORS, SIZE, write_color_package
 from tests.serving.apps import NAME, make_app, make_client
 from tests.serving.server_process import Server, running
 
@@ -112,6 +116,34 @@ def test_as_many_pixels_as_json_may_contain_are_classified(default_server, memor
 PART = b'--b\r\nContent-Disposition: form-data; name="a"; filename="a.png"\r\n'
 
 
+@cache
+def decompression_bomb(encoding: str) -> bytes:
+    """A form whose file has 300 MiB of zeros, compressed once or several times."""
+    compressor = zlib.compressobj(1, wbits=31)
+    pieces = [compressor.compress(PART + b"\r\n"), *(compressor.compress(bytes(2**20)) for _ in range(300))]
+    bomb = b"".join(pieces) + compressor.flush()
+    return reduce(lambda content, _: gzip.compress(content), encoding.split(",")[1:], bomb)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("path", "content_type"),
+    [
+        ("/predict", "image/png"),
+        ("/predict", "multipart/form-data; boundary=b"),
+        ("/v1/models/{name}:predict", "application/json"),
+        ("/v2/models/{name}/infer", "application/json"),
+    ],
+)
+@pytest.mark.parametrize("encoding", ["gzip", "gzip, gzip"])
+def test_a_decompression_bomb_is_refused_before_it_takes_memory(default_server, memory, path, content_type, encoding):
+    headers = {"Content_Type": content_type, "Content_Encoding": encoding}
+    path = path.format(name=default_server.model_name())
+    response = default_server.request("POST", path, decompression_bomb(encoding), **headers)
+    assert (response.status, response.json["code"]) == (413, "body_too_large")
+    assert memory.mebibytes < 250
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "expected"),
@@ -183,6 +215,20 @@ def test_every_prefix_of_an_image_is_rejected_or_classified_like_the_image(model
             else:
                 assert (response.status_code, response.json["code"]) == (400, "invalid_image")
         assert 400 in statuses
+
+
+def test_empty_instances_are_refused_without_the_memory_of_their_images(tmp_path):
+    write_color_package(tmp_path, size=512)
+    client = make_client(Model(Package.read(tmp_path), None))
+    body = f'{{"instances": [{",".join(["[]"] * 100_000)}]}}'
+    tracemalloc.start()
+    try:
+        response = client.post(f"/v1/models/{NAME}:predict", data=body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert (response.status_code, response.json["code"]) == (400, "invalid_request")
+    assert peak < 50 * 2**20
 
 
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])

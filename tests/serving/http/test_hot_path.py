@@ -1,5 +1,6 @@
 """The hot path responds like Flask, and leaves everything unusual to gunicorn and Flask."""
 
+import gzip
 import json
 import subprocess
 import sys
@@ -116,6 +117,8 @@ def test_other_requests_go_to_flask(clients, pngs):
     assert len(hot.post("/predict?top=2", data=pngs["red"]).json["predictions"][0]["top"]) == 2
     assert hot.get("/predict").status_code == 405
     assert hot.post("/predict", data=b"{}", content_type="application/json").status_code == 415
+    compressed = hot.post("/predict", data=gzip.compress(pngs["red"]), headers={"Content-Encoding": "gzip"})
+    assert compressed.json["predictions"][0]["label"] == "red"
 
 
 @pytest.mark.parametrize("settings", [{"token": "secret"}, {"cors_origins": "https://a.example.org"}])
@@ -154,6 +157,7 @@ def test_a_complete_request_for_a_small_image_is_recognized(app, pngs):
         "X-Bare: a\nb: c",
         "X_Under: a",
         "Authorization: Bearer a",
+        "Content-Encoding: gzip",
     ],
 )
 def test_unusual_header_fields_are_left_to_gunicorn(app, pngs, field):

@@ -21,7 +21,7 @@ from image_classifier.package.reference_statistics import (
 from image_classifier.serving.observe import drift_monitor
 from image_classifier.serving.observe.drift_monitor import DriftMonitor
 from tests.conftest import SIZE, write_color_package
-from tests.serving.apps import NAME, make_client
+from tests.serving.apps import BROWSER, NAME, make_client
 from tests.serving.observe.noisy_images import noisy_images
 from tests.serving.server_process import running
 
@@ -92,7 +92,7 @@ def test_darker_images_are_drift_and_the_changed_feature_is_named(client):
     assert samples["image_classifier_drift_distance", "brightness"] > 0.5
     assert samples["image_classifier_drift_p_value", "brightness"] < 0.001
     assert samples["image_classifier_drift_windows_total",] == 1
-    page = client.get("/").text
+    page = client.get("/", headers=BROWSER).text
     assert "Detected" in page
     assert "rightness is lower" in page
 
@@ -175,11 +175,11 @@ def test_a_token_protects_the_drift_report(monitored):
     client = make_client(monitored, token="secret")
     assert client.get("/drift").status_code == 401
     assert client.get("/drift", headers={"Authorization": "Bearer secret"}).status_code == 200
-    assert "Input drift" not in client.get("/").text
+    assert "Input drift" not in client.get("/", headers=BROWSER).text
 
 
 def test_the_page_says_that_there_are_not_enough_images(client):
-    assert "Not enough images yet" in client.get("/").text
+    assert "Not enough images yet" in client.get("/", headers=BROWSER).text
 
 
 @pytest.mark.slow

@@ -44,13 +44,13 @@ def test_binary_contents_follow_the_json_in_order():
 
 
 INVALID = [
-    (b"", None, "not valid JSON"),
-    (b"[" * 100_000, None, "not valid JSON"),
+    (b"", None, "the body is empty"),
+    (b"[" * 100_000, None, "not valid JSON: lists and objects are nested too deeply"),
     (b"[]", None, "must be a JSON object, not []"),
     (b"{}", None, "inputs must be a list of objects, not null"),
     (body(7), None, "inputs must be a list of objects, not [7]"),
     (body(tensor(name=7)), None, "the name of an input must be a string, not 7"),
-    (body(tensor(datatype="FP32")), None, "tensor image: datatype must be UINT8 (pixels) or BYTES"),
+    (body(tensor(datatype="FP32")), None, "tensor image: datatype must be UINT8 (pixels from 0 to 255) or BYTES"),
     (body(tensor(shape=[1, 2, 2])), None, "shape [1, 2, 2] requires 4 numbers, but data has 12"),
     (body(tensor(shape=[-1, 12])), None, "non-negative integers, not [-1, 12]"),
     (body(tensor(shape=[True])), None, "non-negative integers, not [true]"),

@@ -12,7 +12,7 @@ from PIL import Image
 from image_classifier.package.identity import ModelIdentity
 from image_classifier.package.package import Package
 from tests.conftest import COLORS, write_color_package
-from tests.serving.apps import make_client
+from tests.serving.apps import BROWSER, make_client
 
 
 @pytest.fixture(scope="module")
@@ -151,18 +151,18 @@ def test_the_model_name_in_headers_is_printable_ascii(client_of_package):
     "report", ["https://mlflow.example.org/#/models/flowers/7?a=b", "http://127.0.0.1:5000/report.html", "", None]
 )
 def test_the_page_links_to_the_report_that_the_registry_names(client_of_package, report):
-    page = client_of_package({"version": 7, "report": report}).get("/").text
+    page = client_of_package({"version": 7, "report": report}).get("/", headers=BROWSER).text
     links = re.findall(r'<a href="([^"]+)" rel="noopener noreferrer">evaluation report', page)
     assert links == ([report] if report else [])
 
 
 def test_quotes_in_the_url_of_the_report_are_escaped(client_of_package):
     report = 'https://a.example.org/"><script>alert(1)</script>'
-    assert "<script>alert" not in client_of_package({"version": 7, "report": report}).get("/").text
+    assert "<script>alert" not in client_of_package({"version": 7, "report": report}).get("/", headers=BROWSER).text
 
 
 def test_the_page_states_the_limitations_of_the_model(client_of_package):
-    text = " ".join(client_of_package(validation_accuracy="0.875").get("/").text.split())
+    text = " ".join(client_of_package(validation_accuracy="0.875").get("/", headers=BROWSER).text.split())
     for expected in (
         "one of its 4 classes",
         "scaled to 16 × 16 pixels",
@@ -173,7 +173,7 @@ def test_the_page_states_the_limitations_of_the_model(client_of_package):
 
 
 def test_the_page_describes_the_model_and_loads_nothing_from_other_hosts(client):
-    page = client.get("/")
+    page = client.get("/", headers=BROWSER)
     assert page.content_type == "text/html; charset=utf-8"
     for name in (*COLORS, "unregistered", "dddddddddddd", "abc123"):
         assert name in page.text
@@ -193,16 +193,39 @@ def test_the_page_describes_the_model_and_loads_nothing_from_other_hosts(client)
     ],
 )
 def test_the_page_shows_the_name_of_the_data_but_not_its_location(client_of_package, source, shown):
-    text = client_of_package(data_source=source).get("/").text
+    text = client_of_package(data_source=source).get("/", headers=BROWSER).text
     assert f"<dd>{shown}</dd>" in text
     assert "anna" not in text
     assert "secret" not in text
 
 
 def test_values_from_the_package_are_escaped_on_the_page(client_of_package):
-    text = client_of_package(name="<b>", data_source="<script>alert(1)<script>").get("/").text
+    text = client_of_package(name="<b>", data_source="<script>alert(1)<script>").get("/", headers=BROWSER).text
     assert "<script>alert" not in text
     assert "<b>" not in text
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [None, "*/*", "application/json", "text/html;q=0.5, application/json", "text/plain", ";;q=x", "text/html;q=0"],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_programs_learn_at_the_root_that_the_server_is_alive(client, accept, method):
+    """As KServe's own server answers its V1 clients."""
+    response = client.open("/", method=method, headers={"Accept": accept} if accept else {})
+    assert (response.status_code, response.content_type) == (200, "application/json")
+    assert response.text == ('{"status": "alive"}\n' if method == "GET" else "")
+    assert response.headers["Vary"] == "Accept"
+
+
+@pytest.mark.parametrize(
+    "accept", [BROWSER["Accept"], "text/html", "text/*", "application/json;q=0.1, text/html;q=0.2"]
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_browsers_get_the_page_at_the_root(client, accept, method):
+    response = client.open("/", method=method, headers={"Accept": accept})
+    assert (response.status_code, response.content_type) == (200, "text/html; charset=utf-8")
+    assert response.headers["Vary"] == "Accept"
 
 
 def test_the_examples_are_the_golden_images(client, model):

@@ -126,6 +126,24 @@ def test_an_example_can_be_chosen_by_keyboard(page):
     assert text(result, "label") == "blue"
 
 
+@pytest.mark.parametrize(
+    ("label", "name"),
+    [
+        ("Corn_(maize)", "Corn_-maize-"),
+        ("日本語", "日本語"),
+        ("हिन्दी", "हिन्दी"),
+        ("😀", "😀"),
+        ("a'b $(x)", "a-b-x-"),
+        ("?", "example"),
+    ],
+)
+def test_an_example_is_named_after_its_class(page, label, name):
+    button = page.find_elements(By.CSS_SELECTOR, "[data-example]")[2]
+    page.execute_script("arguments[0].title = arguments[1]; arguments[0].click()", button, label)
+    [result] = results(page, 1)
+    assert text(result, "file").startswith(f"{name}.png, ")
+
+
 def test_an_invalid_file_shows_the_error_and_the_others_are_classified(page, pngs):
     send_files(page, "drop", ("notes.txt", "text/plain", b"text"), ("sky.png", "image/png", pngs["blue"]))
     classified, failed = results(page, 2)

@@ -10,6 +10,8 @@ from http import HTTPStatus
 from image_classifier.errors import ImageError, ImageTooLargeError
 
 RETRY_SECONDS = 1
+ACCEPTED_ENCODINGS = ("gzip", "deflate")  # of request bodies, besides identity
+_UNSUPPORTED_ENCODING = "unsupported_encoding"
 
 _log = logging.getLogger(__name__)
 
@@ -27,9 +29,11 @@ def error_body(status: int, code: str, message: str) -> str:
     return json.dumps({"error": message, "code": code, "status": status}) + "\n"
 
 
-def retry_headers(status: int) -> list[tuple[str, str]]:
-    """Retry-After for a status after which a client should retry."""
-    return [("Retry-After", str(RETRY_SECONDS))] if status == HTTPStatus.SERVICE_UNAVAILABLE else []
+def error_headers(status: int, code: str) -> list[tuple[str, str]]:
+    """Retry-After for an error after which a client should retry; Accept-Encoding for an unsupported encoding."""
+    if status == HTTPStatus.SERVICE_UNAVAILABLE:
+        return [("Retry-After", str(RETRY_SECONDS))]
+    return [("Accept-Encoding", ", ".join(ACCEPTED_ENCODINGS))] if code == _UNSUPPORTED_ENCODING else []
 
 
 def error_code(status: int) -> str:
@@ -63,6 +67,16 @@ def invalid_request(message: str) -> RequestError:
 
 def not_found(message: str) -> RequestError:
     return RequestError(HTTPStatus.NOT_FOUND, "not_found", message)
+
+
+def unsupported_encoding(encoding: str) -> RequestError:
+    """415 for a body in the content encoding that a client's header names."""
+    return RequestError(
+        HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
+        _UNSUPPORTED_ENCODING,
+        f"the content encoding {encoding!r} is not supported; send the body uncompressed, or with one of "
+        f"{', '.join(ACCEPTED_ENCODINGS)}",
+    )
 
 
 def unavailable(code: str, message: str) -> RequestError:

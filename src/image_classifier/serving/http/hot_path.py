@@ -18,7 +18,7 @@ from gunicorn.util import http_date
 
 from image_classifier.images import header_pixel_count
 from image_classifier.serving.http import health
-from image_classifier.serving.http.error_responses import as_request_error, error_body, retry_headers
+from image_classifier.serving.http.error_responses import as_request_error, error_body, error_headers
 from image_classifier.serving.http.request_body import MeteredBody, Upload, is_raw_image, read_body
 from image_classifier.serving.http.response_headers import REQUEST_ID, TRACE, RequestIds
 from image_classifier.serving.service import Service
@@ -80,7 +80,8 @@ class HotPath:
         method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
         is_probe = method == "GET" and path in self._probes
         is_image = method == "POST" and path == PREDICT_PATH and is_raw_image(environ.get("CONTENT_TYPE", ""))
-        if environ["QUERY_STRING"] or not (is_probe or is_image):
+        is_encoded = is_image and "HTTP_CONTENT_ENCODING" in environ
+        if environ["QUERY_STRING"] or is_encoded or not (is_probe or is_image):
             return self._application(environ, start_response)
         ids = RequestIds.of(environ.get("HTTP_X_REQUEST_ID", ""), environ.get("HTTP_TRACEPARENT", ""))
         if is_probe:
@@ -159,19 +160,19 @@ class HotPath:
     ) -> tuple[HTTPStatus, list[tuple[str, str]], bytes]:
         """Status, headers and content of the JSON that `make_text` returns, or of the error that it raises."""
         started = perf_counter()
-        status, retry = HTTPStatus.OK, []
+        status, extra = HTTPStatus.OK, []
         try:
             text = make_text()
         except Exception as exception:
             error = as_request_error(exception, f"{method} {path}", ids.request_id)
-            status, retry = error.status, retry_headers(error.status)
+            status, extra = error.status, error_headers(error.status, error.code)
             text = error_body(status, error.code, str(error))
         content = text.encode()
         headers = [
             ("Content-Type", "application/json"),
             ("Content-Length", str(len(content))),
             *self._service.headers.of(ids, method),
-            *retry,
+            *extra,
         ]
         self._service.metrics.request(path, status, perf_counter() - started)
         return status, headers, content

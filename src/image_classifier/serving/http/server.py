@@ -18,6 +18,7 @@ import click
 from gunicorn.app.base import BaseApplication
 from gunicorn.arbiter import Arbiter
 
+from image_classifier.addresses import address_of
 from image_classifier.errors import PackageError, SettingError
 from image_classifier.package import Model, ModelIdentity, Package, load_runtime
 from image_classifier.process import available_cpus, permanent_imports, return_large_blocks
@@ -52,7 +53,7 @@ def serve_package(options: ServerOptions, package: Package) -> None:
     return_large_blocks()
     identity = ModelIdentity.read(package, options.name)
     listener = listen(options.host, options.port)
-    address = _address(listener)
+    address = f"{address_of(*listener.getsockname()[:2])}/"
     cpus = max(1, available_cpus() // options.workers)
     # Decoding and inference are CPU-bound, so more slots than CPUs would only compete.
     slots = options.threads or cpus
@@ -173,8 +174,3 @@ def listen(host: str, port: int) -> socket.socket:
         raise SettingError(
             f"cannot listen on {host}, port {port}: {error.strerror}; choose another --host or --port"
         ) from None
-
-
-def _address(listener: socket.socket) -> str:
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"

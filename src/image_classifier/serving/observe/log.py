@@ -68,7 +68,7 @@ class ServerLogger(Logger):  # type: ignore[misc]
             path=path,
             status=status,
             seconds=request_time.total_seconds(),
-            received=environ.get("CONTENT_LENGTH"),
+            received=dict(req.headers).get("CONTENT-LENGTH"),
             sent=resp.sent,
         )
 

@@ -5,8 +5,6 @@ Inference-Header-Content-Length, it is that many bytes of JSON, followed by the 
 the object, each as long as its parameter `binary_data_size`.
 """
 
-import base64
-import binascii
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -16,18 +14,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from image_classifier.serving.http.error_responses import RequestError, invalid_request, too_many
+from image_classifier.serving.http.error_responses import RequestError, invalid_request
+from image_classifier.serving.protocols.json_body import clip, decode_base64, parse_json
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 _MAX_DIMENSIONS = 8
 _LENGTH_BYTES = 4
-_MAX_OCCURRENCES = {
-    b",": (2**21, "values"),
-    b"[": (2**19, "lists"),
-    b"{": (2**16, "objects"),
-    b'"': (2**18, "quotation marks"),
-}
-"""Limits on JSON, because parsed values can take 30 times the memory of their text, and parsing blocks all threads."""
+_ADVICE = (
+    'send {"inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": ["<base64 of an image>"]}]}; '
+    f"tensors in binary need the header {LENGTH_HEADER}"
+)
 
 
 @dataclass(frozen=True)
@@ -53,10 +49,10 @@ class InferenceRequest:
 def parse_request(body: bytes, header_length: str | None) -> InferenceRequest:
     """Parse a request; raises RequestError (400), which names the tensor that is wrong."""
     content, rest = _split(body, header_length)
-    parsed = parse_json(content)
+    parsed = parse_json(content, _ADVICE)
     request_id = parsed.get("id")
     if request_id is not None and not isinstance(request_id, str):
-        raise invalid_request(f"id must be a string, not {_clip(request_id)}")
+        raise invalid_request(f"id must be a string, not {clip(request_id)}")
     inputs = []
     for entry in _objects(parsed, "inputs", required=True):
         tensor, rest = _parse_tensor(entry, rest)
@@ -101,22 +97,8 @@ def write_response(
                 [value.decode() for value in values] if isinstance(values, list) else values.ravel().tolist()
             )
         entries.append(entry)
-    text = json.dumps({**header, "outputs": entries}, ensure_ascii=False).encode()
+    text = json.dumps({**header, "outputs": entries}).encode()
     return b"".join([text, *contents]), len(text) if contents else None
-
-
-def parse_json(content: bytes) -> dict[str, Any]:
-    """Parse a JSON object; raises RequestError: 400, or 413 if it would take too much memory."""
-    for mark, (limit, what) in _MAX_OCCURRENCES.items():
-        if content.count(mark) > limit:
-            raise too_many(what, limit)
-    try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError) as error:
-        raise invalid_request(f"the body is not valid JSON: {error}") from None
-    if not isinstance(parsed, dict):
-        raise invalid_request(f"the body must be a JSON object, not {_clip(parsed)}")
-    return parsed
 
 
 def parse_pixels(data: object, shape: tuple[int, ...], what: str) -> NDArray[np.uint8]:
@@ -139,21 +121,11 @@ def parse_pixels(data: object, shape: tuple[int, ...], what: str) -> NDArray[np.
     return numbers.astype(np.uint8).reshape(shape)
 
 
-def decode_base64(text: object, what: str) -> bytes:
-    """Bytes from base64 in JSON; raises RequestError (400)."""
-    if not isinstance(text, str):
-        raise invalid_request(f"{what} must be a base64 string, not {_clip(text)}")
-    try:
-        return base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise invalid_request(f"{what} is not valid base64: {_clip(text)}") from None
-
-
 def _split(body: bytes, header_length: str | None) -> tuple[bytes, bytes | None]:
     if header_length is None:
         return body, None
     if not (header_length.isascii() and header_length.isdigit()) or len(header_length) > 12:
-        raise invalid_request(f"{LENGTH_HEADER} must be a number of bytes, not {_clip(header_length)}")
+        raise invalid_request(f"{LENGTH_HEADER} must be a number of bytes, not {clip(header_length)}")
     length = int(header_length)
     if length > len(body):
         raise invalid_request(f"{LENGTH_HEADER} is {length:,}, but the body has only {len(body):,} bytes")
@@ -166,7 +138,7 @@ def _parse_tensor(entry: dict[str, Any], rest: bytes | None) -> tuple[Tensor, by
     datatype, shape = entry.get("datatype"), _shape(entry.get("shape"), what)
     if datatype not in ("UINT8", "BYTES"):
         raise invalid_request(
-            f"{what}: datatype must be UINT8 (pixels) or BYTES (encoded images), not {_clip(datatype)}"
+            f"{what}: datatype must be UINT8 (pixels from 0 to 255) or BYTES (encoded images), not {clip(datatype)}"
         )
     size = _parameters(entry, what).get("binary_data_size")
     if size is not None:
@@ -186,14 +158,14 @@ def _shape(shape: object, what: str) -> tuple[int, ...]:
         or not all(type(length) is int and 0 <= length < 2**31 for length in shape)
     ):
         raise invalid_request(
-            f"{what}: shape must be a list of 1 to {_MAX_DIMENSIONS} non-negative integers, not {_clip(shape)}"
+            f"{what}: shape must be a list of 1 to {_MAX_DIMENSIONS} non-negative integers, not {clip(shape)}"
         )
     return tuple(shape)
 
 
 def _binary(size: object, rest: bytes | None, what: str, has_data: bool) -> tuple[bytes, bytes]:
     if type(size) is not int or size < 0:
-        raise invalid_request(f"{what}: binary_data_size must be a number of bytes, not {_clip(size)}")
+        raise invalid_request(f"{what}: binary_data_size must be a number of bytes, not {clip(size)}")
     if has_data:
         raise invalid_request(f"{what} has both data and binary_data_size")
     if rest is None:
@@ -229,7 +201,7 @@ def _from_binary(content: bytes, datatype: str, shape: tuple[int, ...], what: st
 
 def _elements(data: object, shape: tuple[int, ...], what: str) -> list[bytes]:
     if not isinstance(data, list):
-        raise invalid_request(f"{what}: data must be a list of base64 strings, not {_clip(data)}")
+        raise invalid_request(f"{what}: data must be a list of base64 strings, not {clip(data)}")
     if len(data) != math.prod(shape):
         raise _wrong_element_count(len(data), shape, what)
     return [decode_base64(text, f"element {number} of {what}") for number, text in enumerate(data)]
@@ -250,31 +222,26 @@ def _objects(holder: Mapping[str, Any], name: str, *, required: bool) -> list[di
         or (required and not entries)
         or not all(isinstance(entry, dict) for entry in entries)
     ):
-        raise invalid_request(f"{name} must be a list of objects, not {_clip(holder.get(name))}")
+        raise invalid_request(f"{name} must be a list of objects, not {clip(holder.get(name))}")
     return entries
 
 
 def _parameters(holder: Mapping[str, Any], what: str) -> dict[str, Any]:
     parameters = holder.get("parameters", {})
     if not isinstance(parameters, dict):
-        raise invalid_request(f"{what}: parameters must be an object, not {_clip(parameters)}")
+        raise invalid_request(f"{what}: parameters must be an object, not {clip(parameters)}")
     return parameters
 
 
 def _name(entry: Mapping[str, Any], what: str) -> str:
     name = entry.get("name")
     if not isinstance(name, str):
-        raise invalid_request(f"the name of {what} must be a string, not {_clip(name)}")
+        raise invalid_request(f"the name of {what} must be a string, not {clip(name)}")
     return name
 
 
 def _flag(parameters: Mapping[str, Any], name: str, default: bool) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise invalid_request(f"{name} must be true or false, not {_clip(value)}")
+        raise invalid_request(f"{name} must be true or false, not {clip(value)}")
     return value
-
-
-def _clip(value: object) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -1,9 +1,12 @@
 """The Open Inference Protocol (KServe's V2), in JSON and binary.
 
-The model has one input, `image`: pixels, UINT8 [N, S, S, 3], or encoded images, BYTES [N]. It has two outputs:
-`probabilities`, FP32 [N, K], and `label`, BYTES [N].
+The model has one input, `image`: pixels, UINT8 [N, S, S, 3], or encoded images, BYTES [N] or [N, 1], as MLServer's
+codecs and Triton's clients of batching models write it. It has two outputs: `probabilities`, FP32 [N, K], and `label`,
+BYTES [N].
 """
 
+import re
+from contextlib import suppress
 from importlib import metadata
 from typing import Any
 
@@ -15,6 +18,7 @@ from image_classifier.serving.http.error_responses import RequestError, invalid_
 from image_classifier.serving.http.health import check_ready
 from image_classifier.serving.http.request_body import Upload, read_body
 from image_classifier.serving.inference import Slot
+from image_classifier.serving.protocols.json_body import decode_base64
 from image_classifier.serving.protocols.tensors import (
     LENGTH_HEADER,
     InferenceRequest,
@@ -25,6 +29,7 @@ from image_classifier.serving.protocols.tensors import (
 from image_classifier.serving.service import Service
 
 LABEL = "label"
+_BASE64_START = re.compile(rb"[A-Za-z0-9+/_-]{16}")  # no image format begins like this
 _SERVER = "image-classifier"
 
 
@@ -108,17 +113,26 @@ def _images(inputs: tuple[Tensor, ...], slot: Slot, size: int) -> Images:
         raise invalid_request(f"the model has one input, {INPUT}; the request has {names}")
     (tensor,) = inputs
     if tensor.datatype == "BYTES":
-        if len(tensor.shape) != 1 or not tensor.shape[0]:
-            raise _wrong_shape(tensor, "[N] with N at least 1")
-        return slot.decode([Upload(f"element {n} of {INPUT}", data) for n, data in enumerate(tensor.values)])
+        if not tensor.shape[0] or set(tensor.shape[1:]) - {1}:
+            raise _wrong_shape(tensor, "[N] or [N, 1] with N at least 1")
+        return slot.decode([_upload(data, f"element {n} of {INPUT}") for n, data in enumerate(tensor.values)])
     if len(tensor.shape) != 4 or not tensor.shape[0] or tensor.shape[1:] != (size, size, 3):
         raise _wrong_shape(tensor, f"[N, {size}, {size}, 3] with N at least 1")
     return np.asarray(tensor.values)
 
 
+def _upload(data: bytes, name: str) -> Upload:
+    """An element of a BYTES tensor: an image, or its base64 as text, which Triton's client sends in binary too."""
+    if _BASE64_START.match(data):
+        with suppress(RequestError):
+            return Upload(name, decode_base64(data.decode("latin-1"), name))
+    return Upload(name, data)
+
+
 def _wrong_shape(tensor: Tensor, expected: str) -> RequestError:
+    hint = "" if tensor.datatype == "BYTES" else "; send encoded images, of any size, as BYTES"
     return invalid_request(
-        f"tensor {tensor.name} ({tensor.datatype}) must have shape {expected}, not {list(tensor.shape)}"
+        f"tensor {tensor.name} ({tensor.datatype}) must have shape {expected}, not {list(tensor.shape)}{hint}"
     )
 
 

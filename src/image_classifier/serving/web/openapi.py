@@ -14,6 +14,7 @@ from flask import Blueprint, Flask, Response, current_app, render_template, requ
 
 from image_classifier.monitoring import DriftVerdict
 from image_classifier.package import INPUT, OUTPUT, ModelIdentity, Package
+from image_classifier.serving.http.error_responses import ACCEPTED_ENCODINGS
 from image_classifier.serving.http.hot_path import PREDICT_PATH
 from image_classifier.serving.protocols.tensors import LENGTH_HEADER
 from image_classifier.serving.server_options import ServerOptions
@@ -59,10 +60,10 @@ _ERRORS = {
     404: "The path, model, version or example does not exist.",
     408: "The body arrived too slowly.",
     413: "The body, the number of values in it, or the number of pixels exceeds the limit.",
-    415: "The body is neither an image nor a form.",
+    415: "The body is neither an image nor a form, or it is compressed in a way that is not supported.",
     503: "The server is overloaded or shutting down; retry after the time in Retry-After.",
 }
-_INFERENCE_ERRORS = (400, 401, 408, 413, 503)
+_INFERENCE_ERRORS = (400, 401, 408, 413, 415, 503)
 
 
 def _operation(tag: str, summary: str, success: Schema, *errors: int, curl: str = "", **details: Any) -> Schema:
@@ -92,6 +93,10 @@ def _json_body(schema: str, example: Any, **others: Schema) -> Schema:
     }
 
 
+def _header(name: str, description: str, schema: Schema) -> Schema:
+    return {"name": name, "in": "header", "description": description, "required": False, "schema": schema}
+
+
 def _query(name: str, description: str, schema: Schema) -> Schema:
     return {"name": name, "in": "query", "description": description, "required": False, "schema": schema}
 
@@ -99,13 +104,16 @@ def _query(name: str, description: str, schema: Schema) -> Schema:
 def _operations(options: ServerOptions, package: Package) -> dict[str, Schema]:
     """The operation of each Flask endpoint."""
     size, classes = package.image_size, len(package.classes)
-    binary_length: Schema = {
-        "name": LENGTH_HEADER,
-        "in": "header",
-        "description": "Length in bytes of the JSON part, if binary contents of the tensors follow it.",
-        "required": False,
-        "schema": _COUNT,
-    }
+    binary_length = _header(
+        LENGTH_HEADER,
+        "Length in bytes of the decoded body's JSON part, if binary contents of the tensors follow it.",
+        _COUNT,
+    )
+    encoding = _header(
+        "Content-Encoding",
+        "How the body is compressed; its limits apply to the decoded body.",
+        {"type": "string", "enum": ["identity", *ACCEPTED_ENCODINGS]},
+    )
     top: Schema = {"type": "integer", "minimum": 1, "maximum": 999999999}
     formats: Schema = {"type": "string", "enum": ["json", "png"]}
     status, flag = _object({"status": _TEXT}), {"type": "boolean"}
@@ -117,10 +125,12 @@ def _operations(options: ServerOptions, package: Package) -> dict[str, Schema]:
             "Classify one or more images",
             _response("One prediction per image.", _schema("Predictions")),
             *_INFERENCE_ERRORS,
-            415,
             description="Send the bytes of one image, or a form of image files. Predictions are in the order of the "
             "files.",
-            parameters=[_query("top", f"Number of classes listed for each image; default {options.top}.", top)],
+            parameters=[
+                _query("top", f"Number of classes listed for each image; default {options.top}.", top),
+                encoding,
+            ],
             requestBody=_images(several=True),
             curl="curl --data-binary @photo.jpg {server}/predict",
         ),
@@ -129,10 +139,9 @@ def _operations(options: ServerOptions, package: Package) -> dict[str, Schema]:
             "Explain a prediction with an occlusion map",
             _response("The occlusion map.", _schema("Explanation"), also={"image/png": _BINARY}),
             *_INFERENCE_ERRORS,
-            415,
             description="Hides one square of the image at a time. The response is the drop in probability for each "
             "square, or a transparent PNG to overlay on the center square of the image.",
-            parameters=[_query("format", "Format of the response; default json.", formats)],
+            parameters=[_query("format", "Format of the response; default json.", formats), encoding],
             requestBody=_images(several=False),
             curl="curl --data-binary @photo.jpg '{server}/explain?format=png' --output heat.png",
         ),
@@ -148,7 +157,9 @@ def _operations(options: ServerOptions, package: Package) -> dict[str, Schema]:
             _response("One prediction per instance.", _schema("V1Answer")),
             *_INFERENCE_ERRORS,
             404,
-            description=f"An instance is an encoded image as base64 in an object, or its pixels [{size}][{size}][3].",
+            description=f"An instance is an encoded image as base64 or its pixels [{size}][{size}][3], by itself or as "
+            "the only member of an object: `b64`, or a name of the client's choice.",
+            parameters=[encoding],
             requestBody=_json_body("V1Request", {"instances": [{"b64": "iVBORw0KGgo…"}]}),
             curl='curl --json \'{{"instances": [{{"b64": "\'$(base64 --wrap=0 photo.jpg)\'"}}]}}\' {server}{path}',
         ),
@@ -174,9 +185,9 @@ def _operations(options: ServerOptions, package: Package) -> dict[str, Schema]:
             _response("The requested outputs.", _schema("V2Answer"), also={"application/octet-stream": _BINARY}),
             *_INFERENCE_ERRORS,
             404,
-            description=f"One input, `{INPUT}`: UINT8 [N, {size}, {size}, 3], or BYTES [N] of encoded images "
-            f"(in JSON as base64). Two outputs: `{OUTPUT}`, FP32 [N, {classes}], and `label`, BYTES [N].",
-            parameters=[binary_length],
+            description=f"One input, `{INPUT}`: UINT8 [N, {size}, {size}, 3], or BYTES [N] or [N, 1] of encoded "
+            f"images (in JSON as base64). Two outputs: `{OUTPUT}`, FP32 [N, {classes}], and `label`, BYTES [N].",
+            parameters=[binary_length, encoding],
             requestBody=_json_body(
                 "V2Request",
                 {"inputs": [{"name": INPUT, "datatype": "BYTES", "shape": [1], "data": ["iVBORw0KGgo…"]}]},
@@ -206,7 +217,11 @@ def _operations(options: ServerOptions, package: Package) -> dict[str, Schema]:
             _OPERATION, "This API document", _response("An OpenAPI 3.0.3 document.", {"type": "object"})
         ),
         "openapi.docs": _operation(_WEB_PAGES, "This API document as a web page", html),
-        "page.page": _operation(_WEB_PAGES, "Web page for trying the model", html),
+        "page.page": _operation(
+            _WEB_PAGES,
+            "Web page for trying the model, or liveness for KServe's V1 clients",
+            _response("An HTML page if Accept prefers text/html, else JSON.", status, also={"text/html": _TEXT}),
+        ),
         "page.example": _operation(_WEB_PAGES, "Example image", _response("A PNG image.", _BINARY, "image/png"), 404),
     }
 
@@ -234,8 +249,11 @@ def _schemas(identity: ModelIdentity) -> dict[str, Schema]:
     difference = {"p_value": _PROBABILITY, "distance": _PROBABILITY, "drifted": {"type": "boolean"}}
     feature = _object({"name": _TEXT, "images": _COUNT, **difference, "in_words": _TEXT})
     histograms = {"type": "object", "additionalProperties": _list(_COUNT)}
-    encoded = _object({"b64": {"type": "string", "format": "byte"}})
+    base64: Schema = {"type": "string", "format": "byte"}
     rows = _list(_list({"type": "integer", "minimum": 0, "maximum": 255}, minItems=3, maxItems=3))
+    values = [base64, _list(rows)]
+    boxed = {"type": "object", "additionalProperties": {"anyOf": values}, "minProperties": 1, "maxProperties": 1}
+    named = {**boxed, "additionalProperties": {"anyOf": [boxed, *values]}}
     return {
         "Error": _object({"error": _TEXT, "code": _TEXT, "status": {"type": "integer"}}),
         "Predictions": _object(
@@ -253,7 +271,7 @@ def _schemas(identity: ModelIdentity) -> dict[str, Schema]:
                 "model": about["model"],
             }
         ),
-        "V1Request": _object({"instances": _list({"oneOf": [encoded, _list(rows)]}, minItems=1)}),
+        "V1Request": _object({"instances": _list({"anyOf": [named, *values]}, minItems=1)}),
         "V1Answer": _object({"predictions": _list(_object(ranked), minItems=1)}),
         "V2Request": _object({"inputs": tensors}, id=_TEXT, parameters=_PARAMETERS, outputs=requested),
         "V2Answer": _object({"model_name": _TEXT, "model_version": _TEXT, "outputs": outputs}, id=_TEXT),

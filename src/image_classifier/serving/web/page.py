@@ -5,7 +5,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-from flask import Blueprint, Response, render_template
+from flask import Blueprint, Response, render_template, request
 
 from image_classifier.monitoring import DriftVerdict
 from image_classifier.serving.http.error_responses import not_found
@@ -13,6 +13,7 @@ from image_classifier.serving.service import Service
 
 _FILE_TYPES = "image/jpeg,image/png,image/webp,image/bmp,image/gif,image/tiff"
 """A list of types makes a phone convert photos that it stores in another format."""
+_ALIVE = '{"status": "alive"}\n'  # as KServe's own server responds
 _VERDICTS = {
     DriftVerdict.DRIFT: "Detected",
     DriftVerdict.NO_DRIFT: "Not detected",
@@ -28,7 +29,17 @@ def page_routes(service: Service) -> Blueprint:
     options, package = service.options, service.package
 
     @routes.get("/")
-    def page() -> str:
+    def page() -> Response:
+        # KServe's V1 clients ask here whether the server is live. They and most programs send no Accept or */*.
+        accepted = request.accept_mimetypes
+        if accepted["text/html"] > accepted["application/json"]:
+            response = Response(home(), mimetype="text/html")
+        else:
+            response = Response(_ALIVE, mimetype="application/json")
+        response.vary.add("Accept")
+        return response
+
+    def home() -> str:
         return render_template(
             "page.html",
             identity=service.identity,

@@ -16,20 +16,20 @@ from image_classifier.serving.http.error_responses import (
     as_request_error,
     error_body,
     error_code,
+    error_headers,
     not_found,
-    retry_headers,
     too_large,
     too_many,
     too_slow,
 )
-from image_classifier.serving.http.request_body import MeteredBody
+from image_classifier.serving.http.request_body import MeteredBody, decode_body
 from image_classifier.serving.http.response_headers import REQUEST_ID, TRACE, RequestIds
 from image_classifier.serving.http.uploads import form_limits
 from image_classifier.serving.protocols.tensors import LENGTH_HEADER
 from image_classifier.serving.server_options import ServerOptions
 from image_classifier.serving.service import Service
 
-_CORS_REQUEST_HEADERS = f"Authorization, Content-Type, {LENGTH_HEADER}, {REQUEST_ID}, {TRACE}"
+_CORS_REQUEST_HEADERS = f"Authorization, Content-Encoding, Content-Type, {LENGTH_HEADER}, {REQUEST_ID}, {TRACE}"
 _CORS_RESPONSE_HEADERS = f"{LENGTH_HEADER}, Retry-After, X-Model-Name, X-Model-Version, {REQUEST_ID}"
 _PREFLIGHT_SECONDS = "600"
 _PROTECTED_PATHS = ("/metrics", "/drift")
@@ -42,7 +42,8 @@ def register_request_context(app: Flask, service: Service) -> None:
     def begin() -> None:
         g.started = perf_counter()
         g.ids = RequestIds.of(request.headers.get(REQUEST_ID, ""), request.headers.get(TRACE, ""))
-        g.body = request.environ["wsgi.input"] = MeteredBody(request.environ["wsgi.input"], service.memory)
+        body = decode_body(request.environ, service.options.max_upload)
+        g.body = request.environ["wsgi.input"] = MeteredBody(body, service.memory)
 
     @app.after_request
     def finish(response: Response) -> Response:
@@ -82,7 +83,7 @@ def register_access_control(app: Flask, options: ServerOptions) -> None:
         origin = request.headers.get("Origin")
         if not origins or origin is None:
             return response
-        response.headers["Vary"] = "Origin"
+        response.vary.add("Origin")
         if origin in origins:
             response.headers["Access-Control-Allow-Origin"] = origin
             response.headers["Access-Control-Expose-Headers"] = _CORS_RESPONSE_HEADERS
@@ -135,4 +136,4 @@ def register_error_handlers(app: Flask, max_upload: int) -> None:
 
 
 def error_response(status: int, code: str, message: str) -> Response:
-    return Response(error_body(status, code, message), status, retry_headers(status), mimetype="application/json")
+    return Response(error_body(status, code, message), status, error_headers(status, code), mimetype="application/json")

@@ -215,7 +215,9 @@ async function copy(button) {
 async function tryExample(button) {
   const path = button.dataset.example;
   const response = await fetch(path);
-  const name = `${button.title.replaceAll(/[^\w.-]+/g, "-")}.png`;
+  // Part of the commands on the page: letters, digits and pictographs of any script.
+  const label = button.title.replaceAll(/[^\p{L}\p{M}\p{N}\p{Extended_Pictographic}_.-]+/gu, "-");
+  const name = /^-*$/.test(label) ? "example.png" : `${label}.png`;
   enqueue([new File([await response.blob()], name, { type: "image/png" })]);
 }
 
