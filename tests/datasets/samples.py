@@ -49,7 +49,9 @@ def prepared(
     mirror: str = "auto",
     test_fraction: float = 0.2,
     test_part: str = "auto",
+    **options: str,
 ) -> Dataset:
+    """The data set `data`; `options` are `layout`, `labels` and `label_column`."""
     request = DataRequest(
         home=tmp_path / HOME,
         data=str(data),
@@ -60,6 +62,7 @@ def prepared(
         fetch_timeout=fetch_timeout,
         mirror=mirror,
         test_part=test_part,
+        **options,
     )
     return prepare(request, public or PUBLIC_DATASETS)
 

@@ -134,3 +134,13 @@ def test_nothing_of_the_test_and_validation_parts_is_trained_on(tmp_path, conten
     assert trained == {"train"}
     assert validated == ({"val"} if test_part == "auto" else set())
     assert test_part == "validation" or any(text.startswith(warning) for text in dataset.warnings), dataset.warnings
+
+
+def test_a_validation_part_of_unknown_classes_is_replaced(tmp_path):
+    folder = write(tmp_path / "pets", files(prefix="train/") | files("eel", 4, "val/", 300))
+    dataset = prepared(folder, tmp_path)
+    assert dataset.validation_rows is None
+    assert dataset.warnings == (
+        "skipped 1 class without training images, with 4 validation images: eel",
+        "the validation part has no usable images, so a random selection of the training part replaces it",
+    )

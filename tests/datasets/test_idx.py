@@ -46,6 +46,16 @@ def test_the_prefix_val_marks_the_validation_part(tmp_path):
     assert names == {f"val-images-idx3-ubyte row {row}" for row in range(6)}
 
 
+def test_a_label_of_minus_one_in_a_byte_is_no_class(tmp_path):
+    for number, (part, values) in enumerate((("train", LABELS), ("t10k", np.full(4, 255, np.uint8)))):
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(images(IMAGES[: len(values)] ^ number))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(labels(values))
+    dataset = prepared(tmp_path, tmp_path)
+    assert (dataset.classes, len(dataset.train.labels) + len(dataset.test.labels)) == (("0", "1"), 20)
+    assert dataset.warnings[0].startswith("4 images without a class, with the label 255 (-1 in a byte): t10k-images")
+    assert dataset.warnings[1].startswith("the test part has no usable images, so ")
+
+
 @pytest.mark.parametrize(
     ("contents", "message"),
     [

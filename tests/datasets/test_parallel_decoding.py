@@ -1,8 +1,11 @@
+import multiprocessing
+import signal
+
 import numpy as np
 import pytest
 
 from image_classifier.datasets import parallel_decoding
-from image_classifier.datasets.parallel_decoding import MAX_IN_PROCESS_BYTES
+from image_classifier.datasets.parallel_decoding import MAX_IN_PROCESS_BYTES, _deferred_interrupt, worker_pool
 from tests.datasets.samples import encoded, files, prepared, write
 
 
@@ -19,6 +22,25 @@ def test_worker_processes_decode_the_same_as_one_process(tmp_path, monkeypatch):
     single = prepared(folder, tmp_path / "single")
     assert (pooled.digest, pooled.warnings) == (single.digest, single.warnings)
     assert np.array_equal(pooled.train.images, single.train.images)
+
+
+@pytest.mark.slow
+def test_worker_processes_do_not_get_the_interrupt_of_a_terminal():
+    """They would print where they were; their parent ends them."""
+    with pytest.raises(KeyboardInterrupt), worker_pool(MAX_IN_PROCESS_BYTES + 1, 2) as pool:
+        assert signal.SIGINT in pool.submit(signal.pthread_sigmask, signal.SIG_BLOCK, ()).result()
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+        (process, *_) = multiprocessing.active_children()
+        raise KeyboardInterrupt
+    assert not process.is_alive()
+
+
+def test_an_interrupt_while_processes_start_comes_when_they_have_started():
+    started = False
+    with pytest.raises(KeyboardInterrupt), _deferred_interrupt():
+        signal.raise_signal(signal.SIGINT)
+        started = True
+    assert started
 
 
 @pytest.mark.parametrize(

@@ -158,3 +158,14 @@ def test_a_change_of_the_decoder_prepares_cached_data_again(tmp_path):
     set_filter("BICUBIC")
     assert pixels() == first
     assert len(cached_files(tmp_path)) == 2 * len(entries)
+
+
+def test_the_same_images_in_two_folders_have_their_own_names_and_warnings(tmp_path):
+    first = prepared(write(tmp_path / "one", files() | {"notes.txt": b""}), tmp_path)
+    moved = {name.replace(".png", "-copy.png"): content for name, content in files().items()}
+    second = prepared(write(tmp_path / "two", moved | {"cat/x.png": b"x"}), tmp_path)
+    assert first.digest == second.digest
+    assert first.warnings == ("skipped 1 non-image file: notes.txt",)
+    assert len(second.warnings) == 1
+    assert second.warnings[0].startswith("skipped 1 image that cannot be read: cat/x.png")
+    assert all("-copy" in name for name in second.train.names)

@@ -1,13 +1,26 @@
 import hashlib
 import io
+import os
 import re
+import socket
+import ssl
+import subprocess
+import sys
 import threading
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from image_classifier.datasets.public_datasets import PublicDataset, PublicFile
-from image_classifier.datasets.remote_files import _Download, fetch
+from image_classifier.datasets.remote_files import _Download, fetch, file_system
 from image_classifier.errors import DataError
 from image_classifier.progress import Progress
 from tests.datasets.samples import files, prepared, write
@@ -234,3 +247,125 @@ def test_the_error_of_an_s3_store_names_the_url(tmp_path, address, monkeypatch):
     with pytest.raises(DataError, match="s3://bucket/pets.zip cannot be fetched: ") as caught:
         prepared("s3://bucket/pets.zip", tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_download_goes_through_the_proxy_of_the_environment(site, address, tmp_path, monkeypatch):
+    site.contents["http://data.invalid/photos.zip"] = b"content"
+    monkeypatch.setenv("http_proxy", address)
+    assert fetch("http://data.invalid/photos.zip", tmp_path, 30, 2**20).read_bytes() == b"content"
+
+
+def test_a_host_that_the_environment_excepts_is_reached_without_the_proxy(site, address, tmp_path, monkeypatch):
+    site.contents["/photos.zip"] = b"content"
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    assert fetch(f"{address}/photos.zip", tmp_path, 30, 2**20).read_bytes() == b"content"
+
+
+def test_files_of_google_cloud_storage_are_requested_through_the_proxy_of_the_environment(site, address, monkeypatch):
+    monkeypatch.setenv("http_proxy", address)
+    monkeypatch.setenv("STORAGE_EMULATOR_HOST", "http://storage.invalid")
+    monkeypatch.setenv("NO_GCE_CHECK", "true")  # no metadata server gives credentials
+    system, path = file_system("gs://bucket/photos.zip")
+    with pytest.raises(FileNotFoundError):
+        system.info(path)
+    assert all(path.startswith("http://storage.invalid/") for _, path, _ in site.requests)
+    assert site.requests
+
+
+def write_certificate(folder: Path, host: str) -> None:
+    """Write certificate.pem, which is its own certification authority, and key.pem."""
+    key, name = ec.generate_private_key(ec.SECP256R1()), x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, host)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    (folder / "certificate.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    (folder / "key.pem").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+
+
+class Tunnels(BaseHTTPRequestHandler):
+    """A proxy that connects every host to one server on loopback."""
+
+    target: int
+    hosts: list[str]
+
+    def do_CONNECT(self):
+        self.hosts.append(self.path)
+        self.send_response(200)
+        self.end_headers()
+        with socket.create_connection(("127.0.0.1", self.target)) as server:
+            self.connection.settimeout(30)
+            back = threading.Thread(target=copy_bytes, args=(server, self.connection), daemon=True)
+            back.start()
+            copy_bytes(self.connection, server)
+            back.join(30)
+        self.close_connection = True
+
+    def log_message(self, *_):
+        pass
+
+
+def copy_bytes(source: socket.socket, destination: socket.socket) -> None:
+    with suppress(OSError):
+        while content := source.recv(65536):
+            destination.sendall(content)
+        destination.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def tunnel(site, tmp_path):
+    """A proxy in front of a TLS server for data.invalid, whose certification authority only certificate.pem names."""
+    write_certificate(tmp_path, "data.invalid")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "certificate.pem", tmp_path / "key.pem")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler(site))
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    Tunnels.target, Tunnels.hosts = server.server_port, []
+    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Tunnels)
+    for each in (server, proxy):
+        threading.Thread(target=each.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+    yield f"http://127.0.0.1:{proxy.server_port}"
+    for each in (proxy, server):
+        each.shutdown()
+        each.server_close()
+
+
+def prepare_remote(tmp_path: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "image_classifier.cli", "data", "--home", str(tmp_path / "home")]
+    own = re.compile(".*_(PROXY|CA_BUNDLE|CERT_FILE)", re.IGNORECASE)
+    environment = {name: value for name, value in os.environ.items() if not own.fullmatch(name)}
+    command += ["--data", "https://reader:secret@data.invalid/photos.zip?sig=secret"]
+    return subprocess.run(command, env=environment | variables, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "SSL_CERT_FILE"])
+def test_https_data_comes_through_a_proxy_from_a_server_with_a_private_authority(site, tunnel, tmp_path, variable):
+    site.contents["/photos.zip"] = zipped(tmp_path / "photos.zip", files()).read_bytes()
+    done = prepare_remote(tmp_path, HTTPS_PROXY=tunnel, **{variable: str(tmp_path / "certificate.pem")})
+    assert done.returncode == 0, done.stderr
+    assert "data https://data.invalid/photos.zip: " in done.stdout
+    assert set(Tunnels.hosts) == {"data.invalid:443"}
+
+
+@pytest.mark.slow
+def test_an_unknown_authority_is_one_line_without_the_credentials(tunnel, tmp_path):
+    done = prepare_remote(tmp_path, HTTPS_PROXY=tunnel)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1
+    assert "https://data.invalid/photos.zip cannot be fetched: " in done.stderr
+    assert "certificate verify failed" in done.stderr
+    assert "secret" not in done.stderr
+
+
+@pytest.mark.parametrize("data", ["https://reader:secret@[bad/x.zip?sig=secret", "https://reader:secret@h:port/x.zip"])
+def test_an_address_that_is_none_is_named_without_its_credentials(tmp_path, data):
+    with pytest.raises(DataError) as caught:
+        fetch(data, tmp_path, 10, 2**20)
+    assert "secret" not in str(caught.value)
+    assert str(caught.value).startswith("https://")

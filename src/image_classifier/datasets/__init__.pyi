@@ -6,6 +6,6 @@ from .location import file_stamps as file_stamps, locate as locate
 from .parallel_decoding import MAX_IN_PROCESS_BYTES as MAX_IN_PROCESS_BYTES
 from .preparation import DataRequest as DataRequest, prepare as prepare
 from .public_datasets import PUBLIC_DATASETS as PUBLIC_DATASETS, apply_metadata as apply_metadata
-from .remote_files import file_system as file_system, is_remote as is_remote, without_credentials as without_credentials
+from .remote_files import file_system as file_system, is_remote as is_remote
 from .shard_decoding import decode_stored_image as decode_stored_image
 from .split import split_validation as split_validation

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from image_classifier.datasets.cache import HASHES, IMAGES, LABELS, NAMES, ORIGINALS, DatasetMetadata
+from image_classifier.datasets.class_names import require_distinct_names
 from image_classifier.datasets.data_checks import (
     UsableRows,
     drop_untrained_classes,
@@ -48,6 +49,8 @@ def assemble(
     Raises DataError if the usable images are not enough for training and test; the warnings name all skipped ones.
     """
     rows = select_readable(source, decoded, origin)
+    kept = rows.kept
+    require_distinct_names(rows.classes, rows.labels[kept], source.in_test[kept], source.in_validation[kept], origin)
     drop_untrained_classes(rows, source.in_test, source.in_validation, origin)
     in_test, in_validation = source.in_test & rows.kept, source.in_validation & rows.kept
     derived = not in_test.any()
@@ -61,6 +64,10 @@ def assemble(
         if source.in_test.any():
             chosen = counted(int(in_test.sum()), "image")
             rows.warnings.append(f"the test part has no usable images, so {chosen} of the training part replace it")
+    if source.in_validation.any() and not in_validation.any():
+        rows.warnings.append(
+            "the validation part has no usable images, so a random selection of the training part replaces it"
+        )
     require_two_images_per_class(rows, origin)
     rows.warnings += untested_class_warnings(rows, in_test, source, decoded.hashes, derived=derived)
     rows.warnings += duplicate_warnings(rows, in_test, decoded.hashes, source.names)

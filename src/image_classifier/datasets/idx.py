@@ -10,15 +10,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from image_classifier.datasets.folder import part_from_name
-from image_classifier.datasets.image_source import ImageSource, RawPixelShard
+from image_classifier.datasets.image_source import UNLABELED, ImageSource, RawPixelShard
+from image_classifier.datasets.layout import part_from_name, resolve_evaluation
 from image_classifier.errors import DataError
-from image_classifier.text import counted
+from image_classifier.text import counted, listed
 
 _IMAGES = re.compile(r"(?:(.*)[-.])?images[-.]idx3[-.]ubyte(\.gz)?", re.IGNORECASE)
 _IMAGES_MAGIC, _LABELS_MAGIC = 0x803, 0x801
 _IMAGES_HEADER_BYTES, _LABELS_HEADER_BYTES = 16, 8
 _CHUNK_BYTES = 2**20
+_UNKNOWN = 255
+"""The label of an image without one in many data sets, -1, in a byte without sign."""
 
 
 def idx_files(paths: Sequence[str]) -> list[str]:
@@ -33,16 +35,27 @@ def read_idx(root: Path, images: Sequence[str], scratch: Path, max_data: int) ->
     """
     shards: list[RawPixelShard] = []
     labels, names, parts = [], [], []
+    used = resolve_evaluation(_part(name) or "" for name in images)
     for number, name in enumerate(images):
         shard = _read_images(root / name, scratch / f"idx-{number}", max_data)
         shards += shard.split()
         labels.append(_read_labels(root / re.sub("images([-.])idx3", r"labels\1idx1", name), shard.count))
         names += [f"{name} row {row}" for row in range(shard.count)]
-        parts.append(np.full(shard.count, _part(name) or ""))
+        parts.append(np.full(shard.count, used[_part(name) or ""]))
     all_labels = np.concatenate(labels).astype(np.int64)
-    classes = tuple(str(label) for label in range(int(all_labels.max(initial=-1)) + 1))
     part = np.concatenate(parts)
-    return ImageSource(classes, tuple(shards), all_labels, part == "test", part == "validation", names, False, ())
+    warnings = []
+    unknown = all_labels == _UNKNOWN
+    # With 255 classes or more it is one of them.
+    if unknown.any() and (all_labels != _UNKNOWN - 1).all():
+        all_labels[unknown] = UNLABELED
+        shown = listed([names[row] for row in np.flatnonzero(unknown)])
+        unlabeled = counted(int(unknown.sum()), "image")
+        warnings.append(f"{unlabeled} without a class, with the label {_UNKNOWN} (-1 in a byte): {shown}")
+    classes = tuple(str(label) for label in range(int(all_labels.max(initial=-1)) + 1))
+    return ImageSource(
+        classes, tuple(shards), all_labels, part == "test", part == "validation", names, False, tuple(warnings)
+    )
 
 
 def _read_images(path: Path, unpacked: Path, max_data: int) -> RawPixelShard:

@@ -59,10 +59,10 @@ class FileShard:
 
     def read(self) -> Iterator[StoredImage]:
         for path in self.paths:
-            if Path(path).exists() and not Path(path).is_file():
-                yield ImageError("it is not a regular file")
-                continue
             try:
+                if Path(path).exists() and not Path(path).is_file():
+                    yield ImageError("it is not a regular file")
+                    continue
                 with Path(path).open("rb") as file:
                     yield limit_encoded_size(file.read(MAX_ENCODED_BYTES + 1))
             except OSError as error:
@@ -74,8 +74,8 @@ class ByteRangeShard:
     """Encoded images in one file."""
 
     path: str
-    ranges: tuple[tuple[int, int], ...]
-    """Offset and size of each, in bytes."""
+    ranges: tuple[tuple[int, int] | str, ...]
+    """Offset and size of each, in bytes, or the reason why it cannot be read."""
 
     @property
     def count(self) -> int:
@@ -83,7 +83,11 @@ class ByteRangeShard:
 
     def read(self) -> Iterator[StoredImage]:
         with Path(self.path).open("rb") as file:
-            for offset, size in self.ranges:
+            for place in self.ranges:
+                if isinstance(place, str):
+                    yield ImageError(place)
+                    continue
+                offset, size = place
                 file.seek(offset)
                 yield limit_encoded_size(file.read(min(size, MAX_ENCODED_BYTES + 1)))
 

@@ -8,6 +8,8 @@ from image_classifier.datasets.folder import list_files
 from image_classifier.datasets.public_datasets import PublicDataset, fetch_public_dataset
 from image_classifier.datasets.remote_files import fetch, is_remote
 from image_classifier.errors import DataError
+from image_classifier.files import expand_home
+from image_classifier.text import without_credentials
 
 DIGITS = "digits"
 
@@ -28,12 +30,12 @@ def locate(
     if is_remote(data):
         return fetch(data, downloads, timeout, max_data)
     parts = urlsplit(data)
-    path = Path(unquote(parts.path)) if parts.scheme == "file" else Path(data).expanduser()
+    path = Path(unquote(parts.path)) if parts.scheme == "file" else expand_home(data)
     if not path.exists():
         raise DataError(
-            f"there is no data set, file or folder {data!r}; use {DIGITS}, {', '.join(public)}, a folder with one "
-            "subfolder per class, a zip or tar archive of it, a parquet file, a folder of IDX files, or an s3://, "
-            "gs:// or https:// URL"
+            f"there is no data set, file or folder {without_credentials(data)!r}; use {DIGITS}, "
+            f"{', '.join(public)}, a folder with one subfolder per class, a zip or tar archive of it, a parquet file, "
+            "a folder of IDX files, or an s3://, gs:// or https:// URL"
         )
     return path.absolute()
 
@@ -46,3 +48,9 @@ def file_stamps(path: Path | None) -> list[tuple[str, str, int, int]]:
     # A broken link is reported when it is read.
     stats = [(file, file.stat() if file.exists() else file.lstat()) for file in files]
     return [(str(path), str(file), stat.st_size, stat.st_mtime_ns) for file, stat in stats]
+
+
+def table_stamps(labels: str) -> list[tuple[str, str, int, int]]:
+    """The stamp of a table of labels outside of the data; those of the data have the stamps of other files."""
+    path = expand_home(labels)
+    return file_stamps(path.absolute()) if labels and path.is_file() else []

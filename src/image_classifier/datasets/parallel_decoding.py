@@ -2,6 +2,8 @@
 
 import multiprocessing
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -40,14 +42,41 @@ def worker_pool(data_bytes: int, processes: int) -> Iterator[Executor | None]:
     # Not forked: the parent may run PyTorch threads, whose locks a child would inherit.
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         try:
-            pool.submit(os.getpid)
+            with _deferred_interrupt():
+                pool.submit(os.getpid)
             yield pool
         except BrokenProcessPool:
             raise DataError(
                 "a decoding process was killed, probably because memory ran out; lower max_pixels or use more memory"
             ) from None
+        except KeyboardInterrupt:
+            for process in multiprocessing.active_children():
+                process.kill()
+            raise
         finally:
             pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _deferred_interrupt() -> Iterator[None]:
+    """Defer Ctrl-C to the end of the block; processes that are started in it never get it.
+
+    A terminal sends it to all processes, which would print where they were; their parent ends them.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    received: list[int] = []
+    handler = signal.signal(signal.SIGINT, lambda number, _: received.append(number))
+    # Inherited by the processes, as a handler is not. It defers nothing here if another thread gets the signal.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        for number in received:
+            signal.raise_signal(number)
 
 
 def decode_source(
@@ -87,6 +116,7 @@ def _run(tasks: list[_Task], pool: Executor | None) -> Iterator[tuple[_Task, Dec
         for task in tasks:
             yield task, decode_shard(*task)
         return
-    futures = {pool.submit(decode_shard, *task): task for task in tasks}
+    with _deferred_interrupt():
+        futures = {pool.submit(decode_shard, *task): task for task in tasks}
     for future in as_completed(futures):
         yield futures.pop(future), future.result()

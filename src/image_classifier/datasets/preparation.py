@@ -4,26 +4,27 @@ import functools
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import PIL
 
 from image_classifier.datasets.assembly import allocate, assemble
-from image_classifier.datasets.cache import Cache
+from image_classifier.datasets.cache import NAMES, Cache
 from image_classifier.datasets.dataset import Dataset
 from image_classifier.datasets.formats import read_source
 from image_classifier.datasets.image_source import UNLABELED, ImageSource
-from image_classifier.datasets.location import file_stamps, locate
+from image_classifier.datasets.labeling import LabelOptions
+from image_classifier.datasets.layout import AUTO
+from image_classifier.datasets.location import file_stamps, locate, table_stamps
 from image_classifier.datasets.parallel_decoding import choose_image_size, decode_source, worker_pool
 from image_classifier.datasets.public_datasets import PUBLIC_DATASETS, PublicDataset, apply_metadata
-from image_classifier.datasets.remote_files import without_credentials
 from image_classifier.errors import DataError
-from image_classifier.files import why_unwritten
+from image_classifier.files import sha256_of, why_unwritten
 from image_classifier.images import MIN_IMAGE_SIZE
 from image_classifier.process import available_cpus
-from image_classifier.text import counted
+from image_classifier.text import counted, readable, without_credentials
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,9 @@ class DataRequest:
     mirror: str
     test_part: str
     """"auto" or "validation"."""
+    layout: str = AUTO
+    labels: str = ""
+    label_column: str = ""
 
 
 def prepare(request: DataRequest, public: Mapping[str, PublicDataset] = PUBLIC_DATASETS) -> Dataset:
@@ -57,15 +61,20 @@ def prepare(request: DataRequest, public: Mapping[str, PublicDataset] = PUBLIC_D
     root = request.home / "cache"
     try:
         dataset = _prepare(request, Cache(root), public)
+    except DataError as error:
+        # It may name files whose names are not UTF-8.
+        raise DataError(readable(str(error))) from error
     except OSError as error:
         raise DataError(why_unwritten(error, "the prepared data", str(root), "set home")) from error
     return dataset if request.mirror == "auto" else replace(dataset, mirror=request.mirror == "yes")
 
 
 def _prepare(request: DataRequest, cache: Cache, public: Mapping[str, PublicDataset]) -> Dataset:
-    shown = without_credentials(request.data)
+    shown = readable(without_credentials(request.data))
     path = locate(request.data, cache.root / "fetched", public, request.fetch_timeout, request.max_data)
+    options = LabelOptions(request.layout, request.labels, request.label_column)
     parameters = [_code_digest(), request.image_size, request.max_pixels, request.test_fraction, request.test_part]
+    parameters += [astuple(options), table_stamps(request.labels)]
     stamps = file_stamps(path)
     signature = _hash([request.data if request.data in public else "", stamps, parameters])
     cached = cache.find(signature, shown)
@@ -73,7 +82,7 @@ def _prepare(request: DataRequest, cache: Cache, public: Mapping[str, PublicData
         return cached
     total = sum(size for _, _, size, _ in stamps)
     with cache.draft() as draft, worker_pool(total, available_cpus()) as pool:
-        source = read_source(path, draft, request.max_data)
+        source = read_source(path, draft, request.max_data, options)
         if request.data in public:
             source = apply_metadata(source, public[request.data])
         if not len(source.labels):
@@ -87,7 +96,8 @@ def _prepare(request: DataRequest, cache: Cache, public: Mapping[str, PublicData
         entry = draft / "entry"
         entry.mkdir()
         metadata = assemble(source, decoded, pixels, entry, size, request.test_fraction, shown)
-        key = _hash([metadata.digest, metadata.image_size, metadata.mirror, parameters])
+        shown_parts = [metadata.warnings, sha256_of(entry / NAMES)]
+        key = _hash([metadata.digest, metadata.image_size, metadata.mirror, shown_parts, parameters])
         return cache.publish(entry, key, metadata, signature, shown)
 
 

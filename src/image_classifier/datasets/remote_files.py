@@ -13,12 +13,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from image_classifier.errors import DataError
 from image_classifier.files import write_atomically
 from image_classifier.progress import Progress
-from image_classifier.text import one_line
+from image_classifier.text import one_line, without_credentials
 
 REMOTE_SCHEMES = ("http", "https", "s3", "gs", "gcs")
 _CHUNK_BYTES = 2**20
@@ -32,15 +32,7 @@ _Validators = dict[str, dict[str, str]]
 
 
 def is_remote(location: str) -> bool:
-    return urlsplit(location).scheme in REMOTE_SCHEMES
-
-
-def without_credentials(location: str) -> str:
-    """Remove user, password and query, which may hold a signature, from a URL; other locations stay as they are."""
-    if not is_remote(location):
-        return location
-    parts = urlsplit(location)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return location.partition("://")[0].lower() in REMOTE_SCHEMES
 
 
 def file_system(url: str) -> tuple[Any, str]:
@@ -53,10 +45,12 @@ def file_system(url: str) -> tuple[Any, str]:
         import aiohttp
 
         timeout = aiohttp.ClientTimeout(sock_connect=_CONNECT_TIMEOUT_SECONDS, sock_read=_READ_TIMEOUT_SECONDS)
-        options = {"client_kwargs": {"timeout": timeout}, "skip_instance_cache": True}
+        options = {"client_kwargs": {"timeout": timeout, "trust_env": True}, "skip_instance_cache": True}
     elif scheme == "s3":
         timeouts = {"connect_timeout": _CONNECT_TIMEOUT_SECONDS, "read_timeout": _READ_TIMEOUT_SECONDS}
         options = {"config_kwargs": timeouts}
+    elif scheme in ("gs", "gcs"):
+        options = {"session_kwargs": {"trust_env": True}}
     system, path = fsspec.core.url_to_fs(url, use_listings_cache=False, **options)
     return system, path
 
@@ -155,7 +149,7 @@ def _local_name(name: str, base: str) -> str:
     """Path of a remote file below our folder. Raises DataError if it would be outside."""
     relative = name[len(base) :].lstrip("/") if base else PurePosixPath(urlsplit(name).path).name or "data"
     if ".." in PurePosixPath(relative).parts:
-        raise DataError(f"{name} is refused: the path leads out of the download folder")
+        raise DataError(f"{without_credentials(name)} is refused: the path leads out of the download folder")
     return relative
 
 

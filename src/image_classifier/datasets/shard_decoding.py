@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -14,6 +15,7 @@ from image_classifier.datasets.dataset import ORIGINAL_FORMATS, RAW_PIXELS
 from image_classifier.datasets.image_source import Shard, StoredImage
 from image_classifier.errors import ImageError
 from image_classifier.images import Dimensions, decode_with_metadata, read_dimensions, resize_and_crop
+from image_classifier.text import one_line
 
 _BATCH_IMAGES = 256
 
@@ -63,28 +65,48 @@ def sample_dimensions(shard: Shard, count: int, max_pixels: int) -> Iterator[Dim
     """Yield the dimensions of a shard's first `count` images, except those that cannot be read."""
     for image in islice(shard.read(), count):
         try:
-            yield _dimensions(image, max_pixels)
+            dimensions = _dimensions(image, max_pixels)
         except ImageError:
             # Reported when it is decoded.
             continue
+        yield dimensions
 
 
 def decode_stored_image(image: StoredImage, size: int, max_pixels: int) -> tuple[NDArray[np.uint8], Dimensions, str]:
-    """Returns the pixels, uint8 [size, size, 3], the stored dimensions and the format. Raises ImageError."""
-    if isinstance(image, ImageError):
-        raise image
-    if isinstance(image, bytes):
-        return decode_with_metadata(image, size, max_pixels)
-    height, width = image.shape[:2]
-    return resize_and_crop(Image.fromarray(image), size), Dimensions(width, height), RAW_PIXELS
+    """Returns the pixels, uint8 [size, size, 3], the stored dimensions and the format, one of ORIGINAL_FORMATS.
+
+    Raises ImageError, also instead of an exception that the decoder should not raise: one image stops no others.
+    """
+    with _unforeseen_errors():
+        if isinstance(image, ImageError):
+            raise image
+        if isinstance(image, bytes):
+            pixels, dimensions, format = decode_with_metadata(image, size, max_pixels)
+            if format not in ORIGINAL_FORMATS:
+                raise ImageError(f"the format {format} is not accepted")
+            return pixels, dimensions, format
+        height, width = image.shape[:2]
+        return resize_and_crop(Image.fromarray(image), size), Dimensions(width, height), RAW_PIXELS
+
+
+@contextmanager
+def _unforeseen_errors() -> Iterator[None]:
+    """Convert an exception of one image to an ImageError that names it."""
+    try:
+        yield
+    except ImageError:
+        raise
+    except Exception as error:
+        raise ImageError(f"unexpected {type(error).__name__}: {one_line(error)}") from error
 
 
 def _dimensions(image: StoredImage, max_pixels: int) -> Dimensions:
-    if isinstance(image, ImageError):
-        raise image
-    if isinstance(image, bytes):
-        return read_dimensions(image, max_pixels)
-    return Dimensions(image.shape[1], image.shape[0])
+    with _unforeseen_errors():
+        if isinstance(image, ImageError):
+            raise image
+        if isinstance(image, bytes):
+            return read_dimensions(image, max_pixels)
+        return Dimensions(image.shape[1], image.shape[0])
 
 
 def _content(image: StoredImage) -> bytes | memoryview:
