@@ -12,6 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 from image_classifier.cli import main
+from tests.steps.chain import write_images
 
 SECTIONS = {
     "All steps on this machine": ["run"],
@@ -181,6 +182,77 @@ def test_debug_shows_the_traceback(tmp_path):
     assert done.returncode == 1
     assert "Traceback" in done.stderr
     assert "SettingError" in done.stderr
+
+
+@pytest.fixture
+def unforeseen(tmp_path, monkeypatch):
+    """Let the step `history` fail as no error class of this program does; returns what is raised."""
+    raised = []
+
+    def fail(*_):
+        raise raised[0]
+
+    monkeypatch.setattr("image_classifier.steps.history.history", fail)
+    return raised
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (KeyError("label"), "KeyError: 'label'"),
+        (ValueError("two\nlines"), "ValueError: two lines"),
+        (MemoryError(), "MemoryError"),
+        (RecursionError("maximum recursion depth exceeded"), "RecursionError: maximum recursion depth exceeded"),
+        (
+            OSError(28, "No space left on device", "/data/cat.jpg"),
+            "[Errno 28] No space left on device: '/data/cat.jpg'",
+        ),
+    ],
+)
+def test_an_unforeseen_exception_is_one_line_and_status_1(unforeseen, tmp_path, error, text):
+    unforeseen.append(error)
+    result = run("history", home=tmp_path, IMAGE_CLASSIFIER_RESULTS=str(tmp_path))
+    assert result.exit_code == 1
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("error: history failed unexpectedly: ")
+    assert line.endswith(f"{text}; --debug shows where")
+    assert text in (tmp_path / "reason").read_text()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--debug", "history"], ["history", "--debug"], ["history", "--debug", "--json"]]
+)
+def test_debug_works_before_and_after_the_command(unforeseen, tmp_path, arguments):
+    unforeseen.append(KeyError("label"))
+    result = run(*arguments, home=tmp_path)
+    assert result.exit_code == 1
+    assert result.exception is unforeseen[0]
+
+
+def test_an_interrupt_and_a_closed_pipe_are_no_errors(unforeseen, tmp_path):
+    for error in (KeyboardInterrupt(), BrokenPipeError(32, "Broken pipe")):
+        unforeseen[:] = [error]
+        result = run("history", home=tmp_path)
+        assert result.exit_code == 1
+        assert "error" not in result.stderr
+
+
+def test_a_failure_is_shown_if_its_results_cannot_be_written(tmp_path):
+    result = run("train", "--budget", "abc", home=tmp_path, IMAGE_CLASSIFIER_RESULTS=str(tmp_path / "missing"))
+    assert result.exit_code == 1
+    warning, error = result.stderr.splitlines()
+    assert warning.startswith("warning: cannot write the results of the step: ")
+    assert error.startswith("error: budget is 'abc'")
+
+
+@pytest.mark.slow
+def test_a_name_that_the_encoding_of_the_output_lacks_is_escaped(tmp_path):
+    images = write_images(tmp_path / "images Ω", {"日本語": (9, 9, 200), "cat": (200, 9, 9)}, count=10)
+    command = [sys.executable, "-m", "image_classifier.cli", "data", "--data", images, "--home", tmp_path / "home"]
+    environment = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    done = subprocess.run(command, env=environment, capture_output=True, encoding="latin-1")
+    assert done.returncode == 0, done.stderr
+    assert "images \\u03a9: 20 training images" in done.stdout
 
 
 def test_an_option_overrides_the_param_of_a_workload(tmp_path):

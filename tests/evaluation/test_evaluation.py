@@ -3,10 +3,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import example, given, strategies as st
+from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, _validate_metric_name
 
 from image_classifier.evaluation.calibration import Abstention
 from image_classifier.evaluation.duplicates import Duplicates
-from image_classifier.evaluation.evaluation import Evaluation, Robustness, Slice
+from image_classifier.evaluation.evaluation import Evaluation, Robustness, Slice, recall_metric
 from image_classifier.evaluation.intervals import wilson_interval
 from image_classifier.evaluation.label_errors import LabelErrors, Suspect
 
@@ -128,3 +130,56 @@ def test_accuracy_without_duplicates_excludes_them():
     assert leaked.accuracy_without_duplicates == 0.0
     everything = replace(evaluation, duplicates=Duplicates(4, 10, (0, 1, 2, 3), (), (5, 6, 7, 8)))
     assert everything.accuracy_without_duplicates is None
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"),
+    [
+        ("cat", "recall/cat"),
+        ("a b_c-d.e", "recall/a b_c-d.e"),
+        ("a:b", "recall/a:b"),
+        ("animals/cat", "recall/animals/cat"),
+        ("日本語", "recall/日本語"),
+        ("Corn_(maize)", "recall/Corn_:28:maize:29:"),
+        ("colt's foot", "recall/colt:27:s foot"),
+        ("😀", "recall/:1f600:"),
+        ("..", "recall/:2e::2e:"),
+        ("a//b", "recall/a:2f::2f:b"),
+        (":28:", "recall/:3a:28:3a:"),
+    ],
+)
+def test_a_class_name_is_its_metric_with_other_characters_than_mlflow_accepts_escaped(name, metric):
+    assert recall_metric(name) == metric
+
+
+ODD_NAMES = st.text(st.sampled_from("a:/.28-_ (😀é\u0301日"), min_size=1, max_size=8) | st.text(
+    min_size=1, max_size=300
+)
+
+
+@given(ODD_NAMES)
+@example("x" * 255)
+@example("é" * 127)
+@example("😀" * 63)
+@example("con")
+@example("../../etc")
+@example("/")
+@example("a/")
+def test_mlflow_accepts_the_metric_of_every_class_name(name):
+    metric = recall_metric(name)
+    _validate_metric_name(metric)
+    assert len(metric) <= MAX_ENTITY_KEY_LENGTH
+
+
+@given(ODD_NAMES, ODD_NAMES)
+@example("(", ":28:")
+@example(".", ":2e:")
+@example("y" * 250 + "a", "y" * 250 + "b")
+def test_two_classes_have_different_metrics(one, other):
+    assert (recall_metric(one) == recall_metric(other)) is (one == other)
+
+
+def test_the_recall_of_an_oddly_named_class_is_logged():
+    metrics = evaluation_of([0, 0, 1], [0, 1, 1], classes=("Corn_(maize)", "50%", "emu")).metrics
+    assert metrics["recall/Corn_:28:maize:29:"] == 0.5
+    assert metrics["recall/50:25:"] == 1.0

@@ -179,6 +179,12 @@ def test_names_are_not_parsed_as_formulas():
     assert "$\\frac{$" in page_of(evaluation, evaluation).text
 
 
+def test_the_report_says_which_class_a_number_in_the_confusion_matrix_is(without_plots):
+    evaluation = evaluation_of([0, 1, 1], [0, 1, 0], classes=("日本語", "dog", "<b>🎉</b>"))
+    assert "class 0: 日本語; class 2: <b>🎉</b>" in page_of(evaluation).text
+    assert "class 0" not in page_of(evaluation_of([0, 1, 1], [0, 1, 0])).text
+
+
 def test_what_an_old_evaluation_lacks_is_omitted():
     old = replace(
         evaluation_of([0, 1, 1], [0, 1, 0]),

@@ -10,7 +10,17 @@ import zlib
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from PIL import Image, TiffImagePlugin
+from PIL import (
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    ImageFile,
+    JpegImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    WebPImagePlugin,
+)
+from PIL.JpegImagePlugin import JpegImageFile
 
 from image_classifier.errors import ImageError, ImageTooLargeError
 from image_classifier.images import decoder
@@ -130,6 +140,243 @@ def test_the_first_frame_of_an_animation_is_used():
     for format in ("GIF", "PNG", "WEBP"):
         data = encode(frames[0], format, save_all=True, append_images=frames[1:])
         assert decode(data, 9, LIMIT)[4, 4, 2] > 250
+
+
+def mpo(*pictures, **options):
+    return encode(pictures[0], "MPO", save_all=True, append_images=list(pictures[1:]), **options)
+
+
+@pytest.fixture(scope="module")
+def two_pictures():
+    """A photo of a drone or phone: the picture and its smaller preview, as one file."""
+    photo = np.random.default_rng(0).integers(0, 256, (16, 20, 3), dtype=np.uint8)
+    large = Image.fromarray(photo).resize((400, 320), Image.Resampling.BICUBIC)
+    return mpo(large, large.resize((40, 32)), quality=90)
+
+
+def test_a_jpeg_with_two_pictures_is_decoded_as_the_jpeg_that_its_first_picture_is(two_pictures, monkeypatch):
+    reduced = []
+    draft = JpegImageFile.draft
+    monkeypatch.setattr(JpegImageFile, "draft", lambda self, *size: (reduced.append(size), draft(self, *size))[1])
+    pixels, dimensions, format = decode_with_metadata(two_pictures, 16, LIMIT)
+    assert (dimensions, format) == ((400, 320), "JPEG")
+    assert reduced == [(None, (32, 32))]
+    first = two_pictures[: two_pictures.index(b"\xff\xd9\xff\xd8") + 2]
+    np.testing.assert_array_equal(pixels, decode(first, 16, LIMIT))
+    assert read_dimensions(two_pictures, LIMIT) == (400, 320)
+
+
+def test_a_damaged_index_of_pictures_does_not_refuse_the_photo(two_pictures):
+    whole, start = decode(two_pictures, 16, LIMIT), two_pictures.index(b"MPF\0") + 4
+    for place in range(start, start + 80):
+        for value in (0, 1, 0x7F, 0xFF):
+            damaged = bytearray(two_pictures)
+            damaged[place] = value
+            np.testing.assert_array_equal(decode(bytes(damaged), 16, LIMIT), whole, err_msg=f"{place} {value}")
+
+
+@pytest.mark.slow
+def test_damaged_metadata_prints_no_warning(two_pictures, tmp_path):
+    """Python prints warnings once, and a program in this process may have changed that."""
+    start = two_pictures.index(b"MPF\0") + 4
+    odd = {
+        "index": two_pictures[:start] + bytes(90) + two_pictures[start + 90 :],
+        "tags": tiff((273, 4, 2**30, 8)),
+        "pixels": png_header(12_000, 12_000),
+        "exif": encode(GRADIENT, "TIFF", exif=exif(6)[6:40]),
+    }
+    for name, data in odd.items():
+        (tmp_path / name).write_bytes(data)
+    code = """
+import contextlib, pathlib, sys
+from image_classifier.errors import ImageError
+from image_classifier.images.decoder import decode
+for path in pathlib.Path(sys.argv[1]).iterdir():
+    with contextlib.suppress(ImageError):
+        decode(path.read_bytes(), 8, 10**9)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("start", "name"),
+    [
+        (b"\0\0\0\x18ftypheic", "HEIC"),
+        (b"\0\0\0\x18ftypmif1", "HEIC"),
+        (b"\0\0\0\x1cftypavif", "AVIF"),
+        (b"\0\0\0\x18ftypisom", "a video"),
+        (b"\0\0\0\x18ftypcrx ", "a camera's raw file"),
+        (b"\0\0\0\x0cJXL ", "JPEG XL"),
+        (b"\xff\x4f\xff\x51", "JPEG 2000"),
+        (b"%PDF-1.7", "a PDF"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'>", "SVG"),
+        (b"\n<!DOCTYPE html><title>404</title>", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1", "a Git LFS pointer"),
+    ],
+)
+def test_a_known_format_that_is_not_accepted_is_named(start, name):
+    advice = {"a web page": "download the image", "a Git LFS pointer": "git lfs pull"}.get(name, "convert it to JPEG")
+    with pytest.raises(ImageError, match=f"the file is {name}, not an image in an accepted format: .*; .*{advice}"):
+        decode(start + bytes(100), 8, LIMIT)
+
+
+INKS = np.stack(np.broadcast_arrays(np.arange(0, 240, 10)[:, None], np.arange(0, 240, 10)[None], 60, 30), axis=2)
+
+
+def test_the_inverted_inks_of_adobe_are_decoded_as_those_of_a_tiff():
+    inks = Image.fromarray(INKS.astype(np.uint8), "CMYK")
+    jpeg, tiff_of_inks = encode(inks, "JPEG", quality=100), encode(inks, "TIFF")
+    assert b"Adobe" in jpeg
+    difference = decode(jpeg, 24, LIMIT).astype(int) - decode(tiff_of_inks, 24, LIMIT)
+    assert np.abs(difference).max() <= 8
+    # Adobe's transform 2: the inks as luminance and chrominance (YCCK).
+    place = jpeg.index(b"Adobe") + 11
+    ycck = jpeg[:place] + b"\2" + jpeg[place + 1 :]
+    assert decode(ycck, 24, LIMIT).shape == (24, 24, 3)
+    assert not np.array_equal(decode(ycck, 24, LIMIT), decode(jpeg, 24, LIMIT))
+
+
+def png_with(kind, body):
+    data = encode(GRADIENT)
+    return (
+        data[:33] + struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) + data[33:]
+    )
+
+
+@damaged_tags
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (b"iCCP", b"profile\0\0not compressed"),
+        (b"eXIf", b"MM\0*\xff\xff\xff\xff"),
+        (b"tEXt", b"comment\0" + b"x" * 2**20),
+        (b"acTL", b"\0\0\0\0\0\0\0\0"),
+        (b"gAMA", b"\0\0\0\0"),
+        (b"pHYs", bytes(9)),
+    ],
+)
+def test_damaged_or_large_metadata_of_a_png_does_not_change_its_pixels(kind, body):
+    np.testing.assert_array_equal(decode(png_with(kind, body), 24, LIMIT), GRADIENT)
+
+
+@damaged_tags
+@pytest.mark.parametrize(
+    ("data", "format"),
+    [
+        (png_with(b"iCCP", b""), "PNG"),
+        (b"GIF89a", "GIF"),
+        (b"RIFF\0\0\0\0WEBP", "WEBP"),
+        (b"II*\0\x08", "TIFF"),
+        (b"BM\0\0", "BMP"),
+    ],
+)
+def test_a_damaged_header_is_not_called_another_format(data, format):
+    with pytest.raises(ImageError, match=f"cannot be decoded: the header of the {format} is damaged"):
+        decode(data, 8, LIMIT)
+
+
+RAMP = np.arange(256, dtype=np.uint16).repeat(4).reshape(32, 32)
+
+
+def gray(values, format, order="<"):
+    return encode(Image.fromarray(values.astype(f"{order}u2")), format)
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize(("format", "order"), [("PNG", "<"), ("TIFF", "<"), ("TIFF", ">")])
+def test_values_of_fewer_than_16_bits_keep_their_range(bits, format, order):
+    """As of an X-ray, a thermal or a depth image; 16 bits are shifted as before."""
+    decoded = decode(gray(RAMP << (bits - 8), format, order), 32, LIMIT)
+    np.testing.assert_array_equal(decoded, np.stack([RAMP] * 3, axis=2))
+
+
+@pytest.mark.parametrize(
+    ("largest", "gray_level"), [(255, 255), (256, 64), (1023, 255), (1024, 64), (4096, 64), (16_384, 64), (65_535, 255)]
+)
+def test_the_largest_value_of_an_image_decides_its_bits(largest, gray_level):
+    values = np.zeros((9, 9), np.uint16)
+    values[4, 4] = largest
+    for format in ("PNG", "TIFF"):
+        assert decode(gray(values, format), 9, LIMIT)[4, 4].tolist() == [gray_level] * 3
+
+
+def test_the_largest_value_of_a_large_image_is_that_of_all_its_strips(monkeypatch):
+    values = np.full((60, 40), 1000, np.uint16)
+    values[-1, -1] = 4000
+    whole = decode(gray(values, "PNG"), 16, LIMIT)
+    assert whole[0, 0, 0] == 1000 >> 4
+    monkeypatch.setattr(decoder, "_STRIP_PIXELS", 100)
+    np.testing.assert_array_equal(decode(gray(values, "PNG"), 16, LIMIT), whole)
+
+
+def test_the_bits_that_a_tiff_states_are_those_of_a_dark_image_too():
+    dark = struct.pack("<9H", *[800] * 9)
+
+    def level(*tags):
+        return decode(tiff((258, 3, 1, 16), (279, 4, 1, 18), *tags, pixels=dark), 3, LIMIT)[0, 0, 0]
+
+    assert level() == 800 >> 2
+    assert level((281, 3, 1, 4095)) == 800 >> 4
+    assert level((281, 3, 1, 16_383)) == 800 >> 6
+    assert level((281, 3, 1, 65_535)) == 800 >> 2  # the default of many programs
+    assert level((281, 3, 1, 100)) == 800 >> 2  # less than the largest value
+    packed = bytes([0x32, 0x03, 0x20, 0x32, 0x00]) * 3  # 800 in 12 bits, three times in a row
+    twelve = tiff((258, 3, 1, 12), (279, 4, 1, 15), pixels=packed)
+    assert (decode(twelve, 3, LIMIT) == 800 >> 4).all()
+
+
+@pytest.mark.parametrize(("low", "high"), [(-1024, 3071), (0, 65_536), (-1, -1)])
+def test_values_that_16_bits_cannot_hold_are_refused_with_their_range(low, high):
+    """As of a computed tomography, whose scale starts at -1,024."""
+    values = np.full((9, 9), low, np.int32)
+    values[0] = high
+    with pytest.raises(ImageError, match=f"values from {low:,} to {high:,} are not accepted; .* from 0 to 65,535"):
+        decode(encode(Image.fromarray(values), "TIFF"), 9, LIMIT)
+
+
+def test_of_16_bits_per_color_channel_the_upper_8_are_used():
+    samples = np.broadcast_to(np.array([0x1234, 0xABCD, 0x00FF], ">u2"), (3, 3, 3))
+    rows = b"".join(b"\0" + row.tobytes() for row in samples)
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 3, 3, 16, 2, 0, 0, 0)), (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    data = b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body)) for kind, body in chunks
+    )
+    assert (decode(data, 3, LIMIT) == (0x12, 0xAB, 0x00)).all()
+
+
+def run_length_encoded(width, height, runs, *, bits=8):
+    """A BMP whose pixels are run-length encoded, with 256 grays."""
+    palette = b"".join(bytes([level] * 3 + [0]) for level in range(256))
+    start = 54 + len(palette)
+    sizes = struct.pack("<IiiHHIIiiII", 40, width, height, 1, bits, 1 if bits == 8 else 2, len(runs), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", start + len(runs), 0, 0, start) + sizes + palette + runs
+
+
+def test_a_run_length_encoded_bmp_is_decoded():
+    assert (decode(run_length_encoded(16, 16, b"\x10\x40\0\0" * 16), 16, LIMIT) == 0x40).all()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        run_length_encoded(1000, 1000, b"\x01\x05" * 2**19),
+        run_length_encoded(1000, 1000, b"\x01\x05" * 2**17, bits=4),
+        run_length_encoded(50_000_000, 1, b"\x01\x05\0\0"),
+        run_length_encoded(1025, 1024, b"\x01\x05\0\0" * 1024),
+    ],
+    ids=["1 MiB", "256 KiB", "one row of 50 million pixels", "more than a million pixels"],
+)
+def test_a_large_run_length_encoded_bmp_is_refused_before_it_is_decoded(data, monkeypatch):
+    monkeypatch.setattr(BmpImagePlugin.BmpRleDecoder, "decode", None)
+    with pytest.raises(ImageTooLargeError, match="run-length encoded BMP .* 262,144 bytes and 1,048,576 pixels"):
+        decode(data, 8, LIMIT)
+
+
+def test_no_other_accepted_format_is_decoded_in_python():
+    plugins = [BmpImagePlugin, GifImagePlugin, JpegImagePlugin, PngImagePlugin, TiffImagePlugin, WebPImagePlugin]
+    classes = [each for plugin in plugins for each in vars(plugin).values() if isinstance(each, type)]
+    assert {each for each in classes if issubclass(each, ImageFile.PyDecoder)} == {BmpImagePlugin.BmpRleDecoder}
 
 
 def test_the_center_square_is_kept():
@@ -409,7 +656,8 @@ for data in (b"8BPS", b"RIFF0000WEBP", b"not an image"):
         decode(data, 8, 1000)
     except ImageError:
         pass
-from PIL import Image, TiffImagePlugin
+from PIL import BmpImagePlugin, Image, TiffImagePlugin
+from PIL.JpegImagePlugin import JpegImageFile
 print(sorted(Image.OPEN))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

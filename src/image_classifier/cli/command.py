@@ -2,6 +2,8 @@
 
 import atexit
 import gc
+import io
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -57,6 +59,10 @@ def main(ctx: click.Context, debug: bool, workload: Path | None) -> None:  # noq
     image-classifier run --data ~/photos --budget 3m      use your own images, one sub-folder per class
     image-classifier predict photo.jpg                    classify a photo with the champion
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # The name of a file or class may have characters that the terminal's encoding lacks.
+            stream.reconfigure(errors="backslashreplace")
     atexit.register(gc.freeze)  # else Python searches all modules for garbage before it ends, for up to two seconds
     ctx.obj = _workload_params(workload) if workload else {}
 

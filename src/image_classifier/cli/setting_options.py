@@ -3,16 +3,20 @@
 Not cloup, which does the same: its import takes 45 ms, a quarter of a server's start.
 """
 
+import errno
 import os
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 import click
 
-from image_classifier.errors import ImageClassifierError
-from image_classifier.settings import SETTINGS, Group, Setting, load_settings
+from image_classifier.environment import configure_libraries
+from image_classifier.errors import ImageClassifierError, SettingError
+from image_classifier.settings import SETTINGS, Group, Setting, Settings, load_settings, service_links
 from image_classifier.steps import write_failure
+from image_classifier.text import one_line
 
 
 class SettingOption(click.Option):
@@ -55,13 +59,13 @@ def settings_command(*settings: Group | str) -> Callable[[Callable[..., Any]], S
         @click.pass_context
         def callback(ctx: click.Context, /, **values: Any) -> Any:
             options = {name: values.pop(name) for name in names}
-            return function(load_settings(options, os.environ, ctx.obj), **values)
+            return function(_start(options, ctx.obj), **values)
 
         # click's decorators leave the parameters of a function in this attribute, in reverse.
         own = reversed(getattr(function, "__click_params__", []))
         return SettingsCommand(
             function.__name__,
-            params=[*own, *(SettingOption(SETTINGS[name]) for name in names)],
+            params=[*own, *(SettingOption(SETTINGS[name]) for name in names), _debug_option()],
             callback=callback,
             help=function.__doc__,
         )
@@ -69,8 +73,38 @@ def settings_command(*settings: Group | str) -> Callable[[Callable[..., Any]], S
     return decorate
 
 
+def _debug_option() -> click.Option:
+    """The option --debug of the whole program, after the name of a command; in the help of the program only."""
+
+    def set_debug(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:  # noqa: ARG001
+        if value:
+            ctx.find_root().params["debug"] = True
+
+    return click.Option(["--debug"], is_flag=True, expose_value=False, is_eager=True, hidden=True, callback=set_debug)
+
+
+def _start(options: Mapping[str, object], params: Mapping[str, object]) -> Settings:
+    """Load the settings, and configure the libraries of this process before they are imported."""
+    for variable, value in service_links(os.environ).items():
+        click.echo(
+            f"ignored {variable}={value}, which Kubernetes sets for a Service of that name; enableServiceLinks: false "
+            "in the pod prevents it",
+            err=True,
+        )
+    try:
+        Path.cwd()
+    except FileNotFoundError:
+        raise SettingError("the current folder was deleted; change to another one") from None
+    settings = load_settings(options, os.environ, params)
+    configure_libraries(settings.home / "cache" / "libraries")
+    return settings
+
+
 class Commands(click.Group):
-    """Commands in sections, in the order of the chain; errors become one line and exit status 1."""
+    """Commands in sections, in the order of the chain.
+
+    Every error becomes one line and exit status 1; --debug shows its traceback.
+    """
 
     def __init__(self, *args: Any, sections: Mapping[str, Iterable[click.Command]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -94,14 +128,22 @@ class Commands(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except ImageClassifierError as error:
-            write_failure(os.environ, str(error))
-            if ctx.params.get("debug"):
-                raise
-            click.echo(f"error: {error}", err=True)
-            ctx.exit(1)
-        except (click.exceptions.Exit, click.ClickException):
+        except (click.exceptions.Exit, click.Abort, click.ClickException):
             raise
         except Exception as error:
-            write_failure(os.environ, f"unexpected {type(error).__name__}: {error}")
-            raise
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:  # nobody reads the output any more
+                raise
+            shown = str(error)
+            if not isinstance(error, ImageClassifierError):
+                kind, text = type(error).__name__, one_line(error, most=1_000)
+                shown = f"{ctx.invoked_subcommand} failed unexpectedly: {kind}{f': {text}' if text != kind else ''}"
+            try:
+                write_failure(os.environ, shown)
+            except OSError as also:
+                click.echo(f"warning: cannot write the results of the step: {also}", err=True)
+            if ctx.params.get("debug"):
+                raise
+            if not isinstance(error, ImageClassifierError):
+                shown += "; --debug shows where"
+            click.echo(f"error: {shown}", err=True)
+            ctx.exit(1)

@@ -1,9 +1,12 @@
 """The evaluation of a package: what was measured on the test part, and the metrics that follow from it."""
 
+import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
+from posixpath import normpath
 from typing import Any
 
 import numpy as np
@@ -260,7 +263,7 @@ class Evaluation:
             "latency_p95_ms": 1000 * self.latency_p95,
             "model_bytes": self.model_bytes,
             **self._optional_metrics,
-            **{f"recall/{name}": value for name, value in recall.items()},
+            **{recall_metric(name): value for name, value in recall.items()},
         }
 
     @property
@@ -285,6 +288,28 @@ class Evaluation:
         return cls(**{name: _from_json(name, value) for name, value in _known(cls, json.loads(text)).items()})
 
 
+def recall_metric(class_name: str) -> str:
+    """Name of the metric of a class's recall, as MLflow accepts it: "recall/cat"; different for different classes.
+
+    MLflow allows letters, digits, spaces and `/_-.:`, at most 250 characters, and only what is a path without `..` or
+    `//`. In any other name each character except letters, digits, spaces, `_` and `-` is replaced by its code point in
+    hexadecimal between colons: "recall/Corn_:28:maize:29:". A name that is too long is cut and ends with 16 digits of
+    the SHA-256 of the class name.
+    """
+    metric = f"recall/{class_name}"
+    if _ACCEPTED_METRIC.fullmatch(metric) and normpath(metric) == metric and not _ESCAPED.search(metric):
+        escaped = metric
+    else:
+        escaped = "recall/" + re.sub(r"[^\w\- ]", lambda match: f":{ord(match[0]):x}:", class_name)
+    if len(escaped) <= _LONGEST_METRIC:
+        return escaped
+    digest = f":{hashlib.sha256(class_name.encode()).hexdigest()[:16]}:"
+    return escaped[: _LONGEST_METRIC - len(digest)] + digest
+
+
+_LONGEST_METRIC = 250  # characters
+_ACCEPTED_METRIC = re.compile(r"[\w.\- :/]+")
+_ESCAPED = re.compile(":[0-9a-f]+:")
 _ITEM_TYPES: Mapping[str, Any] = {"slices": Slice, "suspects": Suspect}
 _FIELD_TYPES: Mapping[str, Any] = {
     "abstention": Abstention,

@@ -3,21 +3,27 @@
 Figures are made without pyplot, which keeps global state and would look for a display.
 """
 
+import unicodedata
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 
 from image_classifier.evaluation.evaluation import Evaluation
 from image_classifier.evaluation.intervals import wilson_interval
 
 _SIZE_INCHES = (6.0, 5.0)
 _MAX_LABELED_CLASSES = 30
+_MAX_LABEL_CHARACTERS = 32  # two longer labels leave no room for the matrix
 _CANDIDATE_COLOR, _CHAMPION_COLOR = "tab:blue", "tab:gray"
 
 
 def plot_confusion_matrix(evaluation: Evaluation) -> Figure:
-    """Confusion matrix, normalized by true class; the cells show counts if there are few classes."""
+    """Confusion matrix, normalized by true class; cells and axes are labeled if there are few classes."""
     counts = evaluation.confusion
     classes = evaluation.classes
+    labels = plot_labels(classes)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     # All figures are displayed at the same size: a larger one has room for more labels, in smaller text.
     scale = float(np.clip(len(classes) / 10, 1.0, 2.5))
@@ -26,15 +32,34 @@ def plot_confusion_matrix(evaluation: Evaluation) -> Figure:
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     title = f"Confusion matrix ({evaluation.images:,} test images)"
     axes.set(xlabel="predicted class", ylabel="true class", title=title)
-    if len(classes) <= _MAX_LABELED_CLASSES:
+    if labels:
         # A class name may contain signs that matplotlib would parse as mathematics.
-        axes.set_xticks(range(len(classes)), classes, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
-        axes.set_yticks(range(len(classes)), classes, parse_math=False)
+        axes.set_xticks(range(len(classes)), labels, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+        axes.set_yticks(range(len(classes)), labels, parse_math=False)
         for row, column in zip(*np.nonzero(counts), strict=True):
             color = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", fontsize=8, color=color)
     figure.colorbar(image, ax=axes, shrink=0.8, label="fraction of the true class")
     return figure
+
+
+def plot_labels(classes: Sequence[str]) -> list[str]:
+    """The label of each class in the confusion matrix; [] if there are too many classes for labels.
+
+    A name that is too long, or in a script that matplotlib's font lacks or that is written from right to left, is
+    replaced by the position of its class, from 0: "class 7".
+    """
+    if len(classes) > _MAX_LABELED_CLASSES:
+        return []
+    font = get_font(findfont(FontProperties()))
+
+    def can_be_drawn(name: str) -> bool:
+        return len(name) <= _MAX_LABEL_CHARACTERS and all(
+            font.get_char_index(ord(character)) and unicodedata.bidirectional(character) not in ("R", "AL")
+            for character in name
+        )
+
+    return [name if can_be_drawn(name) else f"class {position}" for position, name in enumerate(classes)]
 
 
 def plot_reliability(evaluation: Evaluation, champion: Evaluation | None = None) -> Figure:

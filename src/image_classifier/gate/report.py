@@ -14,6 +14,7 @@ from image_classifier.evaluation import (
     Pictures,
     plot_confusion_matrix,
     plot_coverage,
+    plot_labels,
     plot_reliability,
     plot_robustness,
 )
@@ -118,6 +119,11 @@ def render_report(
         by_class=by_class[:_MOST_CLASSES],
         folded=by_class[_MOST_CLASSES:],
         champion_recall=compared.recall if compared else None,
+        relabeled=[
+            (label, name)
+            for label, name in zip(plot_labels(evaluation.classes), evaluation.classes, strict=False)
+            if label != name
+        ],
         confused=evaluation.top_confusions(_MOST_CONFUSIONS),
         provenance=_provenance(candidate),
     )

@@ -1,7 +1,9 @@
 """The image decoder of data preparation, evaluation and serving: encoded bytes to pixels."""
 
+import functools
 import io
 import struct
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import NamedTuple
@@ -9,9 +11,16 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError, WebPImagePlugin
+from PIL.JpegImagePlugin import JpegImageFile
 
 from image_classifier.errors import ImageError, ImageTooLargeError
-from image_classifier.images.image_headers import check_segment_count
+from image_classifier.images.image_headers import (
+    accepted_format,
+    check_scan_count,
+    check_segment_count,
+    check_tag_count,
+    refused_format,
+)
 from image_classifier.text import one_line
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
@@ -25,6 +34,10 @@ _NO_LOCK: AbstractContextManager[object] = nullcontext()
 _LARGE_IMAGE_PIXELS = 2**24
 _FILTER = Image.Resampling.BICUBIC
 _STRIP_PIXELS = 2**20  # larger images are converted in strips of this size
+_GRAY_BITS = (8, 10, 12, 14, 16)  # of cameras, X-ray detectors, thermal and depth sensors
+_BMP_RLE = (1, 2)  # compressions, of 8 and 4 bits per pixel
+# Pillow decodes them in Python, which takes 0.1 s for images of these sizes.
+_MAX_RLE_BYTES, _MAX_RLE_PIXELS = 2**18, 2**20
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -36,6 +49,7 @@ _TRANSPOSITIONS = {
 }
 """By EXIF orientation."""
 _SHORT = 3  # EXIF type
+_MAX_SAMPLE_VALUE = 281  # TIFF tag
 
 
 class Dimensions(NamedTuple):
@@ -49,8 +63,13 @@ def decode(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
     """Decode an image, apply its EXIF orientation, convert it to RGB, resize and center-crop it.
 
     The shorter side is resized to `size` with an antialiased bicubic filter and the center square is kept; an image of
-    this size is not filtered. Transparent pixels are composited on white, 16-bit channels are scaled to 8 bits, and the
-    first frame of an animation is used. Accepts JPEG, PNG, WebP, BMP, GIF and simple single-page TIFF.
+    this size is not filtered. Transparent pixels are composited on white, and the first frame of an animation or of a
+    JPEG with several pictures (MPO) is used. Accepts JPEG, PNG, WebP, BMP, GIF and simple single-page TIFF.
+
+    A grayscale image with 16 bits per pixel is scaled from the bits that its values use to 8 bits: the smallest of 8,
+    10, 12, 14 and 16 bits that holds its largest value, and in a TIFF at least those that its tags BitsPerSample or
+    MaxSampleValue state. So 12-bit values of an X-ray keep their contrast, and the same image has the same pixels
+    everywhere. Of a color image with 16 bits per channel the upper 8 bits are used.
 
     Returns uint8 [size, size, 3].
     Raises ImageTooLargeError if the header states more than `max_pixels` (a quarter of that for WebP), before any pixel
@@ -71,7 +90,7 @@ def decode_with_metadata(
         dimensions = Dimensions(*image.size)
         is_large = dimensions.width * dimensions.height * _memory_factor(image) > _LARGE_IMAGE_PIXELS
         with large_image_lock if is_large else _NO_LOCK:
-            if image.format == "JPEG" and min(dimensions) >= 4 * size:
+            if isinstance(image, JpegImageFile) and min(dimensions) >= 4 * size:
                 # Scales in the DCT, to at least twice the size: photos decode several times faster.
                 image.draft(None, (2 * size, 2 * size))
             image.load()
@@ -98,18 +117,47 @@ def _square(image: Image.Image, size: int) -> Image.Image:
     the rows first, too. Converted at once, an image that takes a few kilobytes encoded could need 1.2 GB.
     """
     width, height = image.size
+    gray_bits = _gray_bits(image) if image.mode.startswith("I") else 8
     if width * height <= _STRIP_PIXELS:
-        return _resize_center_square(_to_rgb(image), size)
+        return _resize_center_square(_to_rgb(image, gray_bits), size)
     left, top, right, bottom = _center_square(width, height)
-    rows = max(1, _STRIP_PIXELS // width)
-    strips = []
-    for start in range(0, height, rows):
-        strip = _to_rgb(image.crop((0, start, width, min(start + rows, height))))
-        strips.append(strip.resize((size, strip.height), _FILTER, box=(left, 0, right, strip.height)))
-    narrow = Image.new(strips[0].mode, (size, height))
-    for number, strip in enumerate(strips):
-        narrow.paste(strip, (0, number * rows))
+    narrow: Image.Image | None = None
+    row = 0
+    for stored in _strips(image):
+        strip = _to_rgb(stored, gray_bits)
+        narrow = narrow or Image.new(strip.mode, (size, height))
+        narrow.paste(strip.resize((size, strip.height), _FILTER, box=(left, 0, right, strip.height)), (0, row))
+        row += strip.height
+    assert narrow is not None
     return narrow.resize((size, size), _FILTER, box=(0, top, size, bottom))
+
+
+def _strips(image: Image.Image) -> Iterator[Image.Image]:
+    """The rows of an image from the top, in strips of at most `_STRIP_PIXELS` pixels or one row."""
+    width, height = image.size
+    rows = max(1, _STRIP_PIXELS // width)
+    for start in range(0, height, rows):
+        yield image.crop((0, start, width, min(start + rows, height)))
+
+
+def _gray_bits(image: Image.Image) -> int:
+    """The bits that the values of a grayscale image with 16 or 32 bits per pixel use: one of `_GRAY_BITS`.
+
+    PNG's chunk sBIT is ignored: its samples are scaled to the whole range (https://www.w3.org/TR/png-3/#11sBIT).
+    Raises ImageError if a value is negative or needs more than 16 bits.
+    """
+    extremes = [(int(values.min()), int(values.max())) for values in map(np.asarray, _strips(image))]
+    low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
+    if low < 0 or high >= 2**16:
+        raise ImageError(
+            f"pixel values from {low:,} to {high:,} are not accepted; save the image with values from 0 to 65,535"
+        )
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits, *_ = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))
+        stated, *_ = (2**bits - 1,) if bits < 16 else image.tag_v2.get(_MAX_SAMPLE_VALUE, (None,))
+        if isinstance(stated, int) and stated < 2**16 - 1:  # else it only says that there are 16 bits
+            high = max(high, stated)
+    return next(bits for bits in _GRAY_BITS if high < 2**bits)
 
 
 def _resize_center_square(image: Image.Image, size: int) -> Image.Image:
@@ -152,20 +200,40 @@ def _pillow_errors(max_pixels: int) -> Iterator[None]:
 def _open(data: bytes, max_pixels: int) -> Image.Image:
     if not data:
         raise ImageError("the image is empty: 0 bytes")
+    _ignore_warnings_of_pillow()
     check_segment_count(data)
+    check_tag_count(data)
     try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
+        # Image.open returns a JPEG with several pictures as format MPO, and refuses some with a damaged index of them.
+        is_jpeg = data.startswith(b"\xff\xd8\xff")
+        image = JpegImageFile(io.BytesIO(data)) if is_jpeg else Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
-        raise ImageError(f"not an image in an accepted format: {', '.join(FORMATS)}") from None
+        if format := accepted_format(data):
+            raise ImageError(f"the image cannot be decoded: the header of the {format} is damaged") from None
+        reason = f"not an image in an accepted format: {', '.join(FORMATS)}"
+        if refused := refused_format(data):
+            name, advice = refused
+            reason = f"the file is {name}, {reason}; {advice}"
+        raise ImageError(reason) from None
     limit = max_pixels // _memory_factor(image)
     if image.width * image.height > limit:
         raise ImageTooLargeError(
             f"the image has {image.width:,} x {image.height:,} pixels, more than the limit of {limit:,}"
             + (f" for {image.format}" if limit < max_pixels else "")
         )
-    if image.format == "TIFF":
+    if image.format == "JPEG":
+        check_scan_count(data, image.width * image.height)
+    elif image.format == "TIFF":
         _check_tiff(image)
+    elif image.format == "BMP":
+        _check_bmp(image, len(data))
     return image
+
+
+@functools.cache
+def _ignore_warnings_of_pillow() -> None:
+    """Print no warnings about damaged metadata, of which clients could provoke a new one with each image."""
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def _memory_factor(image: Image.Image) -> int:
@@ -182,12 +250,21 @@ def _check_tiff(image: Image.Image) -> None:
         raise ImageError(f"TIFF compression {compression!r} is not accepted; save the image as PNG")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _check_bmp(image: Image.Image, size: int) -> None:
+    if image.info.get("compression") in _BMP_RLE and (
+        size > _MAX_RLE_BYTES or image.width * image.height > _MAX_RLE_PIXELS
+    ):
+        raise ImageTooLargeError(
+            f"the run-length encoded BMP has {size:,} bytes and {image.width:,} x {image.height:,} pixels; the limits "
+            f"are {_MAX_RLE_BYTES:,} bytes and {_MAX_RLE_PIXELS:,} pixels; save the image as PNG"
+        )
+
+
+def _to_rgb(image: Image.Image, gray_bits: int) -> Image.Image:
     """Convert to RGB, or to L if grayscale. Done before resizing, which must not interpolate palette or alpha."""
     mode = image.mode
     if mode.startswith("I"):
-        high = np.clip(np.asarray(image).astype(np.int64), 0, 65535) >> 8
-        return Image.fromarray(high.astype(np.uint8))
+        return Image.fromarray((np.asarray(image) >> (gray_bits - 8)).astype(np.uint8))
     if mode == "F":
         raise ImageError("floating-point pixels are not accepted; save the image with 8 bits per channel")
     if mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
