@@ -2,7 +2,6 @@
 
 import gc
 import http.server
-import os
 import re
 import shutil
 import threading
@@ -15,11 +14,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from image_classifier.environment import disable_telemetry
 from image_classifier.package.package import Images, Probabilities, write_package
 from image_classifier.process import limit_thread_spinning
 
-# Read when MLflow is imported, which tests do before our code does.
-os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+# Tests import MLflow and ONNX Runtime before our code does.
+disable_telemetry()
 # Tests load PyTorch before our code does, too.
 limit_thread_spinning()
 

@@ -1,9 +1,11 @@
 import errno
 import os
+from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
-from image_classifier.files import folder_written_atomically, sha256_of, why_unwritten, write_atomically
+from image_classifier.files import folder_written_atomically, sha256_of, sqlite_uri, why_unwritten, write_atomically
 
 
 def test_an_interrupted_write_leaves_the_old_folder_and_no_other(tmp_path):
@@ -51,3 +53,15 @@ def test_sha256_covers_the_whole_content(tmp_path):
 )
 def test_the_reason_of_a_failed_write_says_what_to_do(error, message):
     assert why_unwritten(error, "the data", "/home", "set home").startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("name", "uri"),
+    [
+        ("a b/ü.db", "sqlite+pysqlite:///a b/ü.db"),
+        ("100%/a%2Fb?x=1#y.db", "sqlite+pysqlite:///100%25/a%252Fb%3Fx=1#y.db"),
+    ],
+)
+def test_the_uri_of_a_sqlite_file_names_that_file(name, uri):
+    assert sqlite_uri(Path(name)) == uri
+    assert make_url(uri).database == name

@@ -1,6 +1,6 @@
 import pytest
 
-from image_classifier.text import clip, counted, listed, one_line
+from image_classifier.text import clip, counted, listed, one_line, readable, without_credentials
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,41 @@ from image_classifier.text import clip, counted, listed, one_line
 )
 def test_texts_are_shortened_and_counted(text, expected):
     assert text == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("café 😀 👨‍👩‍👧", "café 😀 👨‍👩‍👧"),
+        (b"caf\xe9 \x80".decode("utf-8", "surrogateescape"), "café €"),
+        ("café".encode().decode("ascii", "surrogateescape"), "café"),
+        ("é\udce9", "éé"),
+        ("\udc81", "\\x81"),
+        ("a\r\nb\0c\u2028d", "a\\r\\nb\\x00c\\u2028d"),
+        ("\ud83d", "\\ud83d"),
+    ],
+)
+def test_any_text_can_be_made_readable(text, expected):
+    assert readable(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("https://me:secret@host:8443/a b.zip?X-Amz-Signature=secret&x=y z#f", "https://host:8443/a b.zip"),
+        ("https://secret@host/x?sig=secret", "https://host/x"),
+        ("s3://bucket/x?versionId=1", "s3://bucket/x"),
+        ("https://me:secret@[bad/x?sig=secret", "https://[bad/x"),
+        ("/a/path?with=question@mark", "/a/path?with=question@mark"),
+        ("digits", "digits"),
+    ],
+)
+def test_an_address_is_shown_without_its_credentials(address, shown):
+    assert without_credentials(address) == shown
+
+
+def test_the_text_of_an_error_loses_the_credentials_of_its_addresses():
+    error = OSError(
+        "cannot open 'https://me:secret@host/x?sig=secret' or \"ftp://secret@host\", see https://docs.org/x"
+    )
+    assert one_line(error) == "cannot open 'https://host/x' or \"ftp://host\", see https://docs.org/x"

@@ -9,8 +9,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from image_classifier.errors import SettingError
+
 _NO_ROOM = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT)
 _READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST)
+
+
+def expand_home(path: str) -> Path:
+    """The path with ~ resolved; raises SettingError if that user has no home folder."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise SettingError(
+            f"cannot resolve ~ in {path!r}: that user has no home folder; set HOME, or write the path out"
+        ) from None
+
+
+def sqlite_uri(path: Path) -> str:
+    """SQLAlchemy's URI of a SQLite file, in which it decodes escapes and looks for a query.
+
+    With its driver, as MLflow takes the rest of "sqlite:///" for a path and creates its folder without decoding it.
+    """
+    return f"sqlite+pysqlite:///{str(path).replace('%', '%25').replace('?', '%3F')}"
 
 
 def sha256_of(path: Path) -> str:

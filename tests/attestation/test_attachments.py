@@ -75,6 +75,17 @@ def test_the_bill_of_materials_is_valid_and_lists_files_data_metrics_and_librari
     assert components["torch"]["purl"].startswith("pkg:pypi/torch@")
 
 
+def test_the_bill_names_the_class_of_a_recall_as_its_folder_is_named(tmp_path):
+    package, attestations = attest(tmp_path / "colors")
+    evaluation = evaluation_of([0, 1, 2, 2], [0, 1, 2, 1], classes=("Corn_(maize)", "😀", "a/b"))
+    attestations.write(package.folder, package, evaluation)
+    text = (package.folder / "bom.cdx.json").read_text()
+    assert_valid(text)
+    card = json.loads(text)["metadata"]["component"]["modelCard"]
+    metrics = card["quantitativeAnalysis"]["performanceMetrics"]
+    assert [item["slice"] for item in metrics if item["type"] == "recall"] == ["Corn_(maize)", "😀", "a/b"]
+
+
 def test_the_validation_detects_an_invalid_bill(tmp_path):
     package, _ = attest(tmp_path / "colors")
     bom = json.loads((package.folder / "bom.cdx.json").read_text())

@@ -105,6 +105,18 @@ def test_only_the_retraining_job_has_a_token_in_its_pod():
     assert with_token == {"image-classifier-retraining"}
 
 
+def test_no_pod_gets_variables_of_services():
+    """A Service called image-classifier would set IMAGE_CLASSIFIER_PORT, one called mlflow MLFLOW_PORT."""
+    links = {name: pod.get("enableServiceLinks") for name, (_, pod) in CONTAINERS.items() if "containers" in pod}
+    assert {name.rpartition("/")[2] for name in links} >= {"mlflow", "retrain", "kserve-container"}
+    for path in GOLDEN.glob("*/expected.yaml"):
+        content = read(path)
+        if content["kind"] == "TaskRun":
+            links[path.parent.name] = content["spec"].get("podTemplate", {}).get("enableServiceLinks")
+    assert {"train", "test", "accept", "watch", "image-build", "image-given-server"} <= set(links)
+    assert [name for name, value in links.items() if value is not False] == []
+
+
 def test_only_the_build_is_privileged():
     privileged = {
         name.partition("/")[0]

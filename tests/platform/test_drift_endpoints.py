@@ -37,9 +37,17 @@ def test_the_servers_of_a_workload_are_its_running_pods(connect):
 def test_an_answer_that_is_not_a_drift_report_is_an_error(http_answers, status, body, message):
     http_answers.answer = (status, body.encode())
     with pytest.raises(ServerError, match=message):
-        fetch_server_report(http_answers.address, "")
+        fetch_server_report(http_answers.address, "", is_pod=False)
 
 
 def test_a_server_that_does_not_answer_is_named():
     with pytest.raises(ServerError, match=r"http://127.0.0.1:9 does not answer .*is it running"):
-        fetch_server_report("http://127.0.0.1:9", "")
+        fetch_server_report("http://127.0.0.1:9", "", is_pod=False)
+
+
+def test_a_pod_is_reached_past_the_proxy(http_answers, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    http_answers.answer = (404, b"")
+    with pytest.raises(ServerError, match="answers 404"):
+        fetch_server_report(http_answers.address, "", is_pod=True)

@@ -85,3 +85,11 @@ def test_a_restarted_container_counts_from_zero():
     increments = CounterIncrements()
     increments.since_last(pods(("a", 7, 100)))
     assert increments.since_last(pods(("a", 7, 3)))[7, "server@a"].responses == 3
+
+
+def test_a_pod_is_read_past_the_proxy(http_answers, connect, monkeypatch):
+    cluster = connect(ClusterState([server_pod("one", http_answers.server_port, "server@b")]))
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    http_answers.answer = (200, b'image_classifier_model{version="7"} 1\n')
+    assert [pod.pair for pod in read_pod_counts(cluster, "flowers")] == [(7, "server@b")]

@@ -126,3 +126,18 @@ def test_a_crash_of_pytest_is_an_error(tmp_path, monkeypatch):
 def test_a_summary_lists_the_first_failed_tests():
     assert SuiteOutcome(1, ()).summary == "1 test passed"
     assert SuiteOutcome(9, ("a", "b", "c", "d", "e")).summary == "5 of 9 tests failed: a, b, c and 2 more"
+
+
+def test_the_credentials_of_a_source_are_sent_and_not_named(http_answers, tmp_path):
+    url = http_answers.address.replace("://", "://me:secret@") + "/main.tar.gz?token=secret"
+    http_answers.answer = (403, b"")
+    with pytest.raises(SourceError, match="answers 403") as caught:
+        fetch(url, tmp_path)
+    assert f"{http_answers.address}/main.tar.gz: " in str(caught.value)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_source_address_that_is_none_is_an_error_without_its_credentials(tmp_path):
+    with pytest.raises(SourceError, match="cannot fetch the source from http://host:port/x") as caught:
+        fetch("http://me:secret@host:port/x", tmp_path)
+    assert "secret" not in str(caught.value)

@@ -187,3 +187,11 @@ def test_a_connection_that_is_lost_within_the_body_is_retried_and_then_an_error(
         with pytest.raises(RegistryError, match="does not answer .*IncompleteRead"):
             fetch("models:/colors/1", tmp_path / "folder", address)
     assert clock.pauses == [0.5, 1.0, 2.0]
+
+
+def test_credentials_in_the_address_of_the_server_are_sent_and_not_named(http_answers, tmp_path):
+    http_answers.answer = (403, b"no")
+    with pytest.raises(RegistryError, match="it answers 403") as caught:
+        fetch("models:/flowers/7", tmp_path, http_answers.address.replace("://", "://me:secret@"))
+    assert http_answers.address in str(caught.value)
+    assert "secret" not in str(caught.value)

@@ -134,3 +134,22 @@ def test_two_processes_share_a_new_home_and_print_nothing_and_leave_no_other_fil
     registry = registry_at(work / "home")
     assert {registry.versions.find(name).number for name in ("one", "two")} == {1, 2}
     assert {event.version for event in registry.history.events()} == {1, 2}
+
+
+@pytest.mark.parametrize("name", ["100%", "a%2Fb", "q?x=1", "h#ash", "sp ace", "ünï", "quo'te\"", "[x]*", "c:d@e"])
+def test_a_home_may_have_any_name_and_nothing_lands_elsewhere(tmp_path, empty_database, name):
+    home = tmp_path / "homes" / name
+    home.mkdir(parents=True)
+    shutil.copy(empty_database, home)
+    registry = registry_at(home)
+    registry.check()
+    assert registry.versions.newest() is None
+    assert os.listdir(tmp_path / "homes") == [name]
+    assert set(os.listdir(home)) <= {"mlflow.db", ".mlflow.db.lock"}
+
+
+def test_credentials_in_the_tracking_uri_are_not_named(tmp_path, elsewhere):
+    for user in ("me:secret", "secret"):
+        message = open_error(elsewhere.replace("://", f"://{user}@") + "/401", tmp_path)
+        assert elsewhere in message
+        assert "secret" not in message

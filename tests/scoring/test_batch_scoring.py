@@ -178,7 +178,7 @@ def test_an_unreadable_image_has_an_error_in_its_row(tmp_path, package_folder):
     summary, _ = score_into(tmp_path, folder, package_folder, max_pixels=24 * 24)
     table = {row["source"]: row for row in rows(tmp_path / "scores")}
     assert table["4.png"]["label"] == "green"
-    assert table["6\ufffd.png"]["label"] == "blue"
+    assert table["6ÿ.png"]["label"] == "blue"
     for name in ("1.png", "2.png", "3.png", "5.png"):
         assert table[name]["error"]
         assert [table[name][column] for column in ("label", "probability", "probabilities")] == [None] * 3

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from image_classifier.errors import SettingError
-from image_classifier.settings import SETTINGS, Settings, as_environment, load_settings, pick
+from image_classifier.settings import SETTINGS, Settings, as_environment, load_settings, pick, service_links
 
 
 def test_an_option_wins_over_environment_over_param_over_default():
@@ -81,3 +81,35 @@ def test_pick_does_not_fill_a_field_without_a_setting():
 def test_settings_reach_another_process_through_its_environment():
     settings = load_settings({"budget": "90s", "recipe": "width=2", "home": "a/b", "max_upload": "2MiB"}, {})
     assert load_settings({}, as_environment(settings, SETTINGS)) == settings
+
+
+@pytest.mark.parametrize("value", ["tcp://10.0.0.1:80", "udp://10.0.0.1:53", "tcp://[fd00::1]:80"])
+def test_a_link_to_a_service_of_the_program_s_name_is_ignored(value):
+    environment = {
+        "IMAGE_CLASSIFIER_PORT": value,
+        "IMAGE_CLASSIFIER_SERVICE_HOST": "10.0.0.1",
+        "IMAGE_CLASSIFIER_SERVICE_PORT": "80",
+        "IMAGE_CLASSIFIER_PORT_80_TCP": value,
+        "IMAGE_CLASSIFIER_PORT_80_TCP_PROTO": "tcp",
+    }
+    assert service_links(environment) == {"IMAGE_CLASSIFIER_PORT": value}
+    assert load_settings({}, environment).port == Settings().port
+    assert load_settings({}, {**environment, "PORT": "9000"}).port == 9000
+
+
+def test_another_value_that_is_no_port_is_still_an_error():
+    assert service_links({"IMAGE_CLASSIFIER_PORT": "tcp", "IMAGE_CLASSIFIER_URL": "http://10.0.0.1:80"}) == {}
+    with pytest.raises(SettingError, match="port is 'tcp'"):
+        load_settings({}, {"IMAGE_CLASSIFIER_PORT": "tcp"})
+
+
+@pytest.mark.parametrize("options", [{"home": "~nobody-here/x"}, {"data": "~nobody-here/x"}])
+def test_a_path_of_a_user_without_a_home_folder_is_an_error(options):
+    with pytest.raises(SettingError, match="cannot resolve ~ in '~nobody-here/x'"):
+        load_settings(options, {})
+
+
+def test_a_data_address_that_is_none_is_an_error_without_its_credentials():
+    with pytest.raises(SettingError, match=r"data is not a valid address: https://\[bad/x.zip") as caught:
+        load_settings({"data": "https://me:secret@[bad/x.zip?sig=secret"}, {})
+    assert "secret" not in str(caught.value)

@@ -1,4 +1,5 @@
 import inspect
+import os
 import subprocess
 from dataclasses import fields, replace
 from pathlib import Path
@@ -60,6 +61,9 @@ WITHOUT_EFFECT = {
     "max_pixels": "images that are too large are not in the digest of the data",
     "max_data": "more data is an error",
     "fetch_timeout": "data that is not fetched is an error",
+    "layout": "the fingerprint has the digest of the data",
+    "labels": "the fingerprint has the digest of the data",
+    "label_column": "the fingerprint has the digest of the data",
     "folder": "only says where the package is written",
     "classifier": "the training's result",
     "dataset": "the fingerprint has its digest",
@@ -166,3 +170,17 @@ def test_the_source_revision_is_gits_with_a_mark_for_changed_files(tmp_path):
     assert source_revision("", tmp_path) == git("rev-parse", "HEAD")
     (tmp_path / "file").write_text("2")
     assert source_revision("", tmp_path) == git("rev-parse", "HEAD") + "-changed"
+
+
+def test_reading_the_source_revision_writes_nothing_into_the_repository(tmp_path):
+    def git(*arguments: str) -> None:
+        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
+
+    git("init", "--quiet")
+    (tmp_path / "file").write_text("text")
+    git("add", "file")
+    git("-c", "user.name=x", "-c", "user.email=x@x", "commit", "--quiet", "--message", "first")
+    os.utime(tmp_path / "file", (1, 1))  # git would refresh its index
+    index = (tmp_path / ".git" / "index").read_bytes()
+    assert not source_revision("", tmp_path).endswith("-changed")
+    assert (tmp_path / ".git" / "index").read_bytes() == index

@@ -1,15 +1,20 @@
+import html
 import re
+import shutil
 import socket
 import subprocess
 import sys
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from image_classifier.errors import SettingError
-from image_classifier.settings import Settings
+from image_classifier.evaluation.evaluation import recall_metric
+from image_classifier.settings import Recipe, Seconds, Settings
 from image_classifier.steps.model_access import open_registry
 from image_classifier.steps.run import RunOutcome, run
+from image_classifier.steps.work_folder import WorkFolder
 from tests.ports import free_port
 from tests.steps.chain import COLORS, Lines, write_images
 
@@ -30,6 +35,44 @@ def test_the_champion_is_served_and_gets_one_request(champion):
     assert re.fullmatch(
         r"version 1 was the champion already \(accuracy \d+\.\d\d %\); it serves", result.stdout.splitlines()[-1]
     )
+
+
+ODD_NAMES = (
+    "Corn_(maize)", "colt's foot", "a,b", "😀", "日本語", "<script>alert(1)<∕script>", '"quoted"', "50%", "{{7*7}}",
+    "-", "__proto__", "NaN", "=1+1", "y" * 254 + "a", "y" * 254 + "b",
+)  # fmt: skip
+
+
+@pytest.mark.slow
+def test_any_name_that_a_folder_can_have_is_that_of_a_class_from_the_data_to_the_answer(empty_database, tmp_path):
+    """Its metric, its place in the report and in the answer of the server."""
+    shades = np.random.default_rng(0).integers(0, 256, (len(ODD_NAMES), 3))
+    data = write_images(tmp_path / "images", dict(zip(ODD_NAMES, shades, strict=True)), count=12)
+    settings = Settings(
+        home=tmp_path / "home",
+        data=str(data),
+        name="odd",
+        recipe=Recipe(width=0.5),
+        budget=Seconds(1.0),
+        port=free_port(),
+        # Whether these few images suffice for the gate is not the question.
+        min_accuracy=0,
+        min_recall=0,
+        max_calibration_error=1,
+        max_duplicates=1,
+    )
+    settings.home.mkdir()
+    shutil.copy(empty_database, settings.home / "mlflow.db")
+    lines = Lines()
+    assert run(settings, lines, keep_serving=False) is RunOutcome.NEW_SERVES, lines.text
+    assert "/predict; the answer is " in lines.text
+    metrics = open_registry(settings, Lines()).runs.metrics(
+        WorkFolder.of(settings).trained_package().provenance["run_id"]
+    )
+    assert {recall_metric(name) for name in ODD_NAMES} <= metrics.keys()
+    page = (settings.home / "work/report.html").read_text()
+    assert "<script" not in page
+    assert all(html.escape(name).replace("&quot;", "&#34;").replace("&#x27;", "&#39;") in page for name in ODD_NAMES)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
@@ -36,12 +37,18 @@ def another_program(port: int):
 
 
 @pytest.mark.slow
-def test_the_reported_answer_is_from_the_server_that_was_started(package_folder):
-    settings = replace(Settings(), port=ports.free_port())
+@pytest.mark.parametrize(
+    ("host", "address"), [("127.0.0.1", "http://127.0.0.1"), ("0.0.0.0", "http://127.0.0.1"), ("::", "http://[::1]")]
+)
+def test_the_reported_answer_is_from_the_server_that_was_started(package_folder, capfd, host, address):
+    if host == "::" and not Path("/proc/net/if_inet6").exists():
+        pytest.skip("needs IPv6")
+    settings = replace(Settings(), host=host, port=ports.free_port())
     package, lines = Package.read(package_folder), Lines()
     with server_process(settings, package) as server:
         request_golden_image(settings, package, server, lines)
-    assert "/predict; the answer is" in lines.text
+    assert f" to {address}:{settings.port}/predict; the answer is" in lines.text
+    assert f" event=ready address={address}:{settings.port}/ " in "".join(capfd.readouterr())
     assert server.process.returncode == 0
 
 

@@ -12,7 +12,7 @@ from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
-from image_classifier.evaluation import Evaluation
+from image_classifier.evaluation import Evaluation, recall_metric
 from image_classifier.package import INPUT, OUTPUT, Package
 
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "pillow", "torch")
@@ -75,6 +75,7 @@ def _library(name: str) -> Component:
 
 def _model_card(package: Package, evaluation: Evaluation) -> dict[str, Any]:
     size, classes = package.image_size, len(package.classes)
+    unescaped = {recall_metric(name): f"recall/{name}" for name in evaluation.classes}
     return {
         "modelParameters": {
             "approach": {"type": "supervised"},
@@ -84,7 +85,11 @@ def _model_card(package: Package, evaluation: Evaluation) -> dict[str, Any]:
             "inputs": [{"format": f"{INPUT}: uint8 [N, {size}, {size}, 3]"}],
             "outputs": [{"format": f"{OUTPUT}: float32 [N, {classes}]: {', '.join(package.classes)}"}],
         },
-        "quantitativeAnalysis": {"performanceMetrics": [_metric(*item) for item in evaluation.metrics.items()]},
+        "quantitativeAnalysis": {
+            "performanceMetrics": [
+                _metric(unescaped.get(name, name), value) for name, value in evaluation.metrics.items()
+            ]
+        },
     }
 
 

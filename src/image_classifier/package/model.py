@@ -1,6 +1,5 @@
 """Load and run a package's model with ONNX Runtime."""
 
-import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -8,6 +7,7 @@ from types import ModuleType
 
 import numpy as np
 
+from image_classifier.environment import disable_telemetry
 from image_classifier.errors import PackageError
 from image_classifier.images import decode
 from image_classifier.package.package import Images, Package, Probabilities
@@ -104,8 +104,7 @@ class Model:
 
 def load_runtime() -> ModuleType:
     """Import ONNX Runtime. The process may be forked until it creates the first session."""
-    # Otherwise its telemetry starts a thread on import, and a forked process hangs or aborts.
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
+    disable_telemetry()  # whose thread a forked process does not survive
     import onnxruntime
 
     return onnxruntime  # type: ignore[no-any-return]

@@ -13,6 +13,7 @@ import numpy as np
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 from urllib3 import encode_multipart_formdata
 
+from image_classifier.addresses import request_to
 from image_classifier.errors import AcceptanceError
 from image_classifier.package import GoldenImage, Package, encode_png
 from image_classifier.text import Report, one_line
@@ -149,7 +150,8 @@ def _predict(
         body, content_type = encode_multipart_formdata(
             {f"image{n}": (f"{n}.png", image.png, "image/png") for n, image in enumerate(images)}
         )
-    request = urllib.request.Request(f"{url.rstrip('/')}/predict", body, {"Content-Type": content_type})
+    request = request_to(f"{url.rstrip('/')}/predict", {"Content-Type": content_type})
+    request.data = body
     try:
         with urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT_SECONDS) as response:
             server = ExpectedServer(response.headers.get(VERSION_HEADER, ""), response.headers.get(IMAGE_HEADER, ""))

@@ -93,6 +93,7 @@ class Cluster:
                 )
             if file is None:
                 config.load_incluster_config(client_configuration=settings)  # type: ignore[no-untyped-call]
+                settings.proxy = None  # which would have to reach an address inside the cluster
                 default = (SERVICE_ACCOUNT / "namespace").read_text(encoding="utf-8")
             else:
                 config.load_kube_config(file, client_configuration=settings)  # type: ignore[no-untyped-call]
@@ -254,8 +255,13 @@ def _parsed(content: bytes) -> Object:
 
 def _kubeconfig() -> str | None:
     """The path of the kubeconfig, None if there is none."""
-    default = _DEFAULT_KUBECONFIG.expanduser()
-    return os.environ.get("KUBECONFIG") or (str(default) if default.exists() else None)
+    if chosen := os.environ.get("KUBECONFIG"):
+        return chosen
+    try:
+        default = _DEFAULT_KUBECONFIG.expanduser()
+    except RuntimeError:  # a user without a home folder
+        return None
+    return str(default) if default.exists() else None
 
 
 def _connection_failure(error: BaseException) -> str:

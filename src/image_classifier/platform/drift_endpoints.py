@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from image_classifier.addresses import address_of, open_directly, request_to
 from image_classifier.errors import ServerError
 from image_classifier.monitoring import ServerCounts
 from image_classifier.platform.cluster import POD, Cluster
@@ -37,15 +38,15 @@ def server_addresses(cluster: Cluster, workload: str) -> list[str]:
     """The addresses of a workload's running server pods; raises ClusterError."""
     pods = cluster.list(POD, labels={INFERENCE_SERVICE_LABEL: workload, **_PREDICTOR_LABELS})
     running = [pod["status"] for pod in pods if pod["status"].get("phase") == "Running"]
-    return [f"http://{_host(status['podIP'])}:{_PORT}" for status in running if status.get("podIP")]
+    return [address_of(status["podIP"], _PORT) for status in running if status.get("podIP")]
 
 
-def fetch_server_report(address: str, token: str) -> ServerReport:
-    """Request the counts of a server; raises ServerError."""
+def fetch_server_report(address: str, token: str, *, is_pod: bool) -> ServerReport:
+    """Request the counts of a server, past any proxy if it is a pod; raises ServerError."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    request = urllib.request.Request(f"{address.rstrip('/')}{_PATH}", headers=headers)
+    open_url = open_directly if is_pod else urllib.request.urlopen
     try:
-        with urllib.request.urlopen(request, timeout=_TIMEOUT_SECONDS) as response:
+        with open_url(request_to(f"{address.rstrip('/')}{_PATH}", headers), timeout=_TIMEOUT_SECONDS) as response:
             content = response.read()
     except urllib.error.HTTPError as error:
         raise ServerError(f"{address} answers {error.code} to {_PATH}{_HINTS.get(error.code, '')}") from None
@@ -69,7 +70,3 @@ def _report(address: str, content: Mapping[str, Any]) -> ServerReport:
         has_reference=content["verdict"] != "no_reference",
         counts=ServerCounts(counts["instance"], int(counts["images"]), counts["features"]),
     )
-
-
-def _host(address: str) -> str:
-    return f"[{address}]" if ":" in address else address

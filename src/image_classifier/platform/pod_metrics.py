@@ -1,6 +1,5 @@
 """Counters of the server pods of an inference service, from the endpoint /metrics of each pod."""
 
-import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
+from image_classifier.addresses import address_of, open_directly
 from image_classifier.monitoring import ResponseCounts
 from image_classifier.platform.cluster import POD, Cluster, Object
 from image_classifier.platform.workload import INFERENCE_SERVICE_LABEL
@@ -49,7 +49,7 @@ def _metrics(pod: Object) -> str:
     if not address or not port:
         return ""
     try:
-        with urllib.request.urlopen(f"http://{address}:{port}/metrics", timeout=_TIMEOUT_SECONDS) as response:
+        with open_directly(f"{address_of(address, port)}/metrics", timeout=_TIMEOUT_SECONDS) as response:
             return str(response.read().decode())
     except OSError:
         return ""

@@ -1,5 +1,6 @@
 """The project's source in a workload: download, unpack, run its tests."""
 
+import http.client
 import os
 import shutil
 import subprocess
@@ -14,9 +15,10 @@ from pathlib import Path
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
+from image_classifier.addresses import request_to
 from image_classifier.errors import SourceError
 from image_classifier.settings import ENVIRONMENT_PREFIX
-from image_classifier.text import Report, counted, listed
+from image_classifier.text import Report, counted, listed, one_line, without_credentials
 
 _NO_TESTS_STATUS = 5  # exit status of pytest
 _LISTED_TESTS = 3
@@ -58,10 +60,11 @@ def fetch_source(url: str, folder: Path, *, sub_path: str, timeout: float, wait:
 
 
 def _unpack(url: str, folder: Path, timeout: float) -> None:
-    failure = f"cannot fetch the source from {url}"
+    shown = without_credentials(url)
+    failure = f"cannot fetch the source from {shown}"
     try:
         with (
-            urllib.request.urlopen(url, timeout=timeout) as response,
+            urllib.request.urlopen(request_to(url), timeout=timeout) as response,
             tarfile.open(fileobj=response, mode="r|*") as archive,
         ):
             for member in archive:
@@ -70,11 +73,11 @@ def _unpack(url: str, folder: Path, timeout: float) -> None:
         kind = _TemporaryError if error.code in _TEMPORARY_STATUSES else SourceError
         raise kind(f"{failure}: the server answers {error.code}") from None
     except (tarfile.TarError, EOFError) as error:
-        raise SourceError(f"the source at {url} is not a complete tarball: {error}") from error
+        raise SourceError(f"the source at {shown} is not a complete tarball: {error}") from error
     except OSError as error:
         raise _TemporaryError(f"{failure}: {getattr(error, 'reason', error)}") from error
-    except ValueError as error:
-        raise SourceError(f"{failure}: {error}") from error
+    except (ValueError, http.client.HTTPException) as error:
+        raise SourceError(f"{failure}: {one_line(error)}") from error
 
 
 def _project_files(unpacked: Path, sub_path: str) -> list[Path]:

@@ -18,10 +18,11 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
+from image_classifier.addresses import request_to
 from image_classifier.errors import RegistryError
 from image_classifier.files import write_atomically
 from image_classifier.registry import REPORT, SIGNATURE, SIGNED_BY, page_of_run
-from image_classifier.text import one_line
+from image_classifier.text import one_line, without_credentials
 
 _RETRY_SECONDS = (0.5, 1.0, 2.0)
 _TEMPORARY_STATUSES = (408, 429, 500, 502, 503, 504)
@@ -69,8 +70,8 @@ def download_version(
     address = (reference.tracking_uri or tracking_uri).rstrip("/")
     if urlsplit(address).scheme not in ("http", "https"):
         raise RegistryError(
-            f"cannot fetch {reference.uri}: the tracking URI {address!r} is not the address of an MLflow server; "
-            "set MLFLOW_TRACKING_URI"
+            f"cannot fetch {reference.uri}: the tracking URI {without_credentials(address)!r} is not the address of an "
+            "MLflow server; set MLFLOW_TRACKING_URI"
         )
     server = _Server(address, timeout, _authorization(credentials))
     files, report, is_signed = server.locate(reference)
@@ -111,6 +112,11 @@ class _Server:
     timeout: float
     authorization: Mapping[str, str]
 
+    @property
+    def shown(self) -> str:
+        """The address without user and password."""
+        return without_credentials(self.address)
+
     def locate(self, reference: ModelReference) -> tuple[str, str, bool]:
         """The path of the version's files on the server, the address of its report, and whether it is signed."""
         query = urlencode({"name": reference.name, "version": reference.number})
@@ -124,7 +130,7 @@ class _Server:
                 "start it with --artifacts-destination (its artifact proxy)"
             )
         path = urlsplit(location).path.lstrip("/")
-        report = page_of_run(self.address, model["info"]["experiment_id"], version["run_id"], REPORT)
+        report = page_of_run(self.shown, model["info"]["experiment_id"], version["run_id"], REPORT)
         is_signed = SIGNED_BY in {tag["key"] for tag in version.get("tags", [])}
         return f"api/2.0/mlflow-artifacts/artifacts/{quote(path)}", report, is_signed
 
@@ -134,11 +140,11 @@ class _Server:
             return json.loads(content)
         except ValueError:
             raise RegistryError(
-                f"{self.address} is not an MLflow server (it does not answer with JSON): check the tracking URI"
+                f"{self.shown} is not an MLflow server (it does not answer with JSON): check the tracking URI"
             ) from None
 
     def get(self, path: str, reference: ModelReference) -> bytes:
-        request = urllib.request.Request(f"{self.address}/{path}", headers=dict(self.authorization))
+        request = request_to(f"{self.address}/{path}", self.authorization)
 
         def attempt() -> bytes:
             with urllib.request.urlopen(request, timeout=self.timeout) as response:
@@ -147,7 +153,7 @@ class _Server:
                 except http.client.HTTPException as error:  # the connection was lost within the body
                     raise ConnectionError(str(error)) from error
 
-        failure = f"cannot fetch {reference.uri} from {self.address}"
+        failure = f"cannot fetch {reference.uri} from {self.shown}"
         try:
             return _retry(attempt)
         except urllib.error.HTTPError as error:

@@ -98,6 +98,7 @@ def job_manifest(pod: Mapping[str, Any], *, processes: int, python: str) -> dict
                     "restartPolicy": "Never",
                     "automountServiceAccountToken": False,
                     "serviceAccountName": spec["serviceAccountName"],
+                    "enableServiceLinks": False,
                     "imagePullSecrets": spec.get("imagePullSecrets", []),
                     "nodeSelector": spec.get("nodeSelector", {}),
                     "tolerations": spec.get("tolerations", []),

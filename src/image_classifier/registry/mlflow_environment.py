@@ -14,7 +14,6 @@ def configure_mlflow(timeout: float) -> None:
 
     Two attempts and the pause between them end within the timeout.
     """
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     retries = 1 if timeout >= _RETRY_FROM_SECONDS else 0

@@ -16,14 +16,15 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from image_classifier.errors import RegistryError, RegistryUnavailableError
+from image_classifier.files import sqlite_uri
 from image_classifier.registry.mlflow_environment import configure_mlflow, silence_mlflow
-from image_classifier.text import one_line
+from image_classifier.text import one_line, without_credentials
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _LONGEST_MESSAGE = 400  # characters of an error of MLflow's
-_SCHEMES = ("http", "https", "sqlite")
+_SCHEMES = ("http", "https", "sqlite", "sqlite+pysqlite")
 _TIMED_OUT = "timed out"
 _NOT_CONNECTED = ("ConnectionPool(", "Connection aborted")
 """Texts of the HTTP libraries under MLflow, which raises no error classes of its own for connection failures."""
@@ -48,7 +49,7 @@ class Store:
         self.name = options.name
         self.timeout = options.registry_timeout
         home = options.home.resolve()
-        self.uri = options.tracking_uri or f"sqlite:///{home / 'mlflow.db'}"
+        self.uri = options.tracking_uri or sqlite_uri(home / "mlflow.db")
         self._artifacts = home / "artifacts"
         if urlsplit(self.uri).scheme not in _SCHEMES or "://" not in self.uri:
             raise RegistryError(
@@ -58,16 +59,16 @@ class Store:
 
     @property
     def shown(self) -> str:
-        """The URI without the password."""
-        parts = urlsplit(self.uri)
-        return self.uri.replace(f"{parts.username}:{parts.password}@", "") if parts.password else self.uri
+        """The URI without user, password and query; of a local registry, with its path as a person writes it."""
+        return without_credentials(self.uri) if self._database is None else f"sqlite:///{self._database}"
 
     @property
     def _database(self) -> Path | None:
         """The SQLite file of a local registry."""
-        if not self.uri.startswith("sqlite:"):
+        scheme, _, path = self.uri.partition(":///")
+        if not scheme.startswith("sqlite"):
             return None
-        return Path(unquote(self.uri.removeprefix("sqlite:///"))).resolve()
+        return Path(unquote(path.partition("?")[0])).resolve()
 
     @cached_property
     def client(self) -> "MlflowClient":
@@ -256,7 +257,7 @@ def _create_database(path: Path) -> None:
             return
         draft = path.with_name(f".{path.name}.new")
         draft.unlink(missing_ok=True)
-        MlflowClient(tracking_uri=f"sqlite:///{draft}").search_experiments(max_results=1)
+        MlflowClient(tracking_uri=sqlite_uri(draft)).search_experiments(max_results=1)
         draft.replace(path)
 
 

@@ -18,7 +18,6 @@ from image_classifier.datasets import (
     is_remote,
     locate,
     read_source,
-    without_credentials,
 )
 from image_classifier.errors import DataError
 from image_classifier.files import why_unwritten
@@ -28,7 +27,7 @@ from image_classifier.progress import Progress
 from image_classifier.scoring.partition import Partition, split_source
 from image_classifier.scoring.partition_scorer import PartitionScorer, ScoringJob
 from image_classifier.scoring.score_files import ScoreFiles
-from image_classifier.text import Report, counted, listed
+from image_classifier.text import Report, counted, listed, without_credentials
 
 _FORMAT = 1  # of the score files; to be raised if their columns, or the partitions of a source, change
 _EXAMPLES = 5  # of images that cannot be read

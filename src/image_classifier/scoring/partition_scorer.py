@@ -93,7 +93,7 @@ class PartitionScorer:
         predicted = probabilities.argmax(axis=1)
         labels = partition.labels[rows]
         columns = {
-            "source": pa.array([_printable(name) for name in partition.names[rows]], pa.string()),
+            "source": pa.array(partition.names[rows], pa.string()),
             "row": pa.array(np.arange(partition.first + rows.start, partition.first + rows.stop)),
             "given_label": _class_names(self._job.source_classes, labels, labels == UNLABELED),
             "label": _class_names(classes, _spread(predicted, index), failed),
@@ -155,11 +155,6 @@ def _read_all(shard: Shard) -> Iterator[StoredImage]:
         while read < shard.count:
             read += 1
             yield ImageError(reason)
-
-
-def _printable(name: str) -> str:
-    """A file name may contain bytes that are not valid text."""
-    return name.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _spread(values: NDArray[Any], index: NDArray[np.int64]) -> NDArray[Any]:

@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 
 from image_classifier.datasets import file_system
 from image_classifier.errors import DataError, ImageClassifierError
-from image_classifier.files import why_unwritten, write_atomically
+from image_classifier.files import expand_home, why_unwritten, write_atomically
 from image_classifier.text import one_line
 
 _REMOTE_SCHEMES = ("s3", "gs", "gcs")
@@ -43,7 +43,7 @@ class ScoreFiles:
             return cls(address.rstrip("/"))
         if "://" in address:
             raise DataError(f"cannot write scores to {address}; set --to to a folder, or an s3:// or gs:// address")
-        return cls(str(Path(address).expanduser().absolute()))
+        return cls(str(expand_home(address).absolute()))
 
     def is_inside(self, folder: Path) -> bool:
         return not self._is_remote and folder.is_dir() and Path(self.address).is_relative_to(folder)

@@ -41,7 +41,7 @@ def search(
     `usage` returns lines that explain how to use a recipe. Raises TuningError if the default recipe cannot be trained,
     or the storage cannot be used.
     """
-    parameters = {"data": options.request.data, "data_digest": dataset.digest, "budget": options.plan.budget}
+    parameters = {"data": dataset.source, "data_digest": dataset.digest, "budget": options.plan.budget}
     parameters |= {name: getattr(options, name) for name in ("tune_budget", "tune_workers")}
     with opened_storage(options.storage, options.registry.registry_timeout, options.grace) as storage:
         state = Search(options, storage)

@@ -6,7 +6,7 @@ in the environment, `max_accuracy_drop` in a workload's params.
 
 from image_classifier.settings.declarations import CHAIN_PARAMS, ENVIRONMENT_PREFIX, SETTINGS, Group, Setting, Settings
 from image_classifier.settings.kinds import Bytes, Fraction, OptionalPath, Seconds, Uri
-from image_classifier.settings.loading import as_environment, load_settings, pick
+from image_classifier.settings.loading import as_environment, load_settings, pick, service_links
 from image_classifier.settings.recipe import DEFAULTS, RANGES, Recipe
 
 __all__ = [
@@ -27,4 +27,5 @@ __all__ = [
     "as_environment",
     "load_settings",
     "pick",
+    "service_links",
 ]

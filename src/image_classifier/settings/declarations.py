@@ -18,8 +18,10 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from image_classifier.errors import SettingError
+from image_classifier.files import expand_home
 from image_classifier.settings.kinds import AUTO, KINDS, AutoFraction, Bytes, Fraction, Kind, OptionalPath, Seconds, Uri
 from image_classifier.settings.recipe import Recipe
+from image_classifier.text import one_line, without_credentials
 
 ENVIRONMENT_PREFIX = "IMAGE_CLASSIFIER_"
 _FILE_SUFFIXES = re.compile(r"(\.(tar|tgz|tbz2?|txz|zip|gz|bz2|xz|zst|parquet))+$")
@@ -69,11 +71,14 @@ def model_name_of(data: str) -> str:
     Valid for MLflow, and as a label in Kubernetes. Accents are dropped; if other characters are lost, as of ФОТО, the
     start of a SHA-256 of the name is appended, so that different data sets have different models.
     """
-    parts = urlsplit(data)
+    try:
+        parts = urlsplit(data)
+    except ValueError as error:
+        raise SettingError(f"data is not a valid address: {without_credentials(data)} ({one_line(error)})") from None
     remote = bool(parts.netloc) and parts.scheme not in ("", "file")
     path = unquote(parts.path) if parts.scheme else data
     if not remote:
-        path = os.path.abspath(Path(path).expanduser())  # noqa: PTH100 (a link keeps its name)
+        path = os.path.abspath(expand_home(path))  # noqa: PTH100 (a link keeps its name)
     given = PurePosixPath(path).name or parts.netloc.rpartition("@")[2]
     text = unicodedata.normalize("NFKD", given).casefold()
     text = "".join(character for character in text if not unicodedata.combining(character))
@@ -147,6 +152,20 @@ class Settings:
         low=0.01,
         high=0.5,
         trains=True,
+    )
+    layout: str = _data(
+        "auto",
+        "Meaning of the folders; classes: each is a class; parts: train, test and the like contain the class folders; "
+        "class-first: the class folders contain train, test and the like; auto: recognized by their names.",
+        choices=("auto", "classes", "parts", "class-first"),
+    )
+    labels: OptionalPath = _data(
+        OptionalPath(""),
+        "Table with the labels (CSV, TSV, JSON lines, JSON, parquet), relative to the data set or elsewhere; empty: "
+        "class folders, or a table that is found in the data set.",
+    )
+    label_column: str = _data(
+        "", "Column of the table or of the parquet files that holds the labels; empty: found by its name."
     )
     fetch_timeout: Seconds = _data(Seconds(300.0), "Timeout for downloading a data set.", low=0.1)
 

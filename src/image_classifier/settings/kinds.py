@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NewType
 
+from image_classifier.files import expand_home
 from image_classifier.settings.recipe import EXPECTED as EXPECTED_RECIPE, Recipe
 
 Seconds = NewType("Seconds", float)
@@ -78,7 +79,7 @@ def _show_bytes(value: int) -> str:
 KINDS: Mapping[Any, Kind] = {
     str: Kind("TEXT", str, "text"),
     Uri: Kind("URI", str, "an address"),
-    Path: Kind("PATH", lambda value: Path(str(value)).expanduser(), "a path"),
+    Path: Kind("PATH", lambda value: expand_home(str(value)), "a path"),
     OptionalPath: Kind("PATH", str, "a path"),
     int: Kind("INTEGER", _parse_int, "a whole number", lambda value: f"{value}"),
     float: Kind("NUMBER", _parse_float, "a number", lambda value: f"{value:g}"),

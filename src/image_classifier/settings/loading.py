@@ -1,5 +1,6 @@
 """Where the values of settings come from: command line options, the environment, workload params."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -10,6 +11,8 @@ from image_classifier.settings.declarations import CHAIN_PARAMS, SETTINGS, Setti
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+_SERVICE_LINK = re.compile(r"(tcp|udp|sctp)://[^/]+:\d+")
+
 Values = TypeVar("Values", bound="DataclassInstance")
 
 
@@ -18,8 +21,8 @@ def load_settings(
 ) -> Settings:
     """Read every setting: its option wins, then its environment variables, then its workload param, then its default.
 
-    An empty value counts as not given, because an unset Tekton param arrives as an empty string. Raises SettingError
-    for a value that cannot be used, and for an option or param that is not a setting.
+    An empty value counts as not given, because an unset Tekton param arrives as an empty string, and so does a service
+    link. Raises SettingError for a value that cannot be used, and for an option or param that is not a setting.
     """
     params = {name: value for name, value in (params or {}).items() if name not in CHAIN_PARAMS}
     _check_names(options, "option")
@@ -31,6 +34,16 @@ def load_settings(
                 values[setting.name] = setting.parse(value, origin)
                 break
     return Settings(**values)
+
+
+def service_links(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of settings that Kubernetes set, with their values: links to a Service of the same name.
+
+    For a Service `image-classifier` every container of its namespace gets IMAGE_CLASSIFIER_PORT=tcp://10.0.0.1:80. See
+    https://kubernetes.io/docs/tutorials/services/connect-applications-service/#environment-variables
+    """
+    variables = [variable for setting in SETTINGS.values() for variable in setting.variables]
+    return {name: environment[name] for name in variables if _SERVICE_LINK.fullmatch(environment.get(name, ""))}
 
 
 def pick(settings: Settings, kind: type[Values], **others: Any) -> Values:
@@ -56,7 +69,8 @@ def _given(
 ) -> Iterable[tuple[object, str]]:
     yield options.get(setting.name), setting.option
     for variable in setting.variables:
-        yield environment.get(variable), f"environment variable {variable}"
+        value = environment.get(variable, "")
+        yield "" if _SERVICE_LINK.fullmatch(value) else value, f"environment variable {variable}"
     yield params.get(setting.name), "workload param"
 
 

@@ -51,15 +51,15 @@ def drift(settings: Settings, workload: str, servers: Sequence[str], report: Rep
     The servers are those of a workload and those at the addresses `servers`. A server that does not answer, or whose
     version is not in the registry, is reported and skipped.
     """
-    addresses = list(servers)
+    pods: Sequence[str] = ()
     if workload:
         cluster = Cluster.connect(settings.namespace)
         settings = named(settings, model_name(require_workload(cluster, workload)))
-        addresses += server_addresses(cluster, workload)
+        pods = server_addresses(cluster, workload)
     elif not servers:
         raise SettingError("missing a workload, or a server such as --server http://127.0.0.1:8080")
     registry = open_registry(settings, report)
-    by_version = _ask_servers(registry, addresses, settings.token, report)
+    by_version = _ask_servers(registry, pods, servers, settings.token, report)
     if not by_version and (champion := registry.versions.champion()) is not None:
         report(f"no server of {registry.name} answered; the record is unchanged")
         by_version = {str(champion.number): []}
@@ -89,12 +89,12 @@ def read_drift_record(registry: Registry, version: Version) -> DriftRecord:
 
 
 def _ask_servers(
-    registry: Registry, addresses: Sequence[str], token: str, report: Report
+    registry: Registry, pods: Sequence[str], servers: Sequence[str], token: str, report: Report
 ) -> dict[str, list[ServerReport]]:
     by_version: dict[str, list[ServerReport]] = {}
-    for address in addresses:
+    for address in (*servers, *pods):
         try:
-            answer = fetch_server_report(address, token)
+            answer = fetch_server_report(address, token, is_pod=address in pods)
         except ServerError as error:
             report(f"skipped: {error}")
             continue

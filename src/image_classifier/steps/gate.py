@@ -31,7 +31,7 @@ from image_classifier.steps.data import data
 from image_classifier.steps.model_access import actor, evaluation_of, fetch_version, open_registry, version_to_judge
 from image_classifier.steps.results import write_results
 from image_classifier.steps.work_folder import WorkFolder
-from image_classifier.text import Report
+from image_classifier.text import Report, without_credentials
 
 _MARKS = {
     RuleOutcome.PASS: "pass",
@@ -138,7 +138,8 @@ def _evaluate_again(settings: Settings, model: Model, candidate: Evaluation, rep
     dataset = data(settings, report, image_size=model.package.image_size)
     if dataset.digest != candidate.data_digest:
         raise DataError(
-            f"the candidate was evaluated on data with digest {candidate.data_digest[:12]}, but --data {settings.data} "
+            f"the candidate was evaluated on data with digest {candidate.data_digest[:12]}, but --data "
+            f"{without_credentials(settings.data)} "
             f"now has {dataset.digest[:12]}; give the candidate's data, or train again"
         )
     return measure(model, dataset, test_fraction=settings.test_fraction, abstain_error=settings.abstain_error)[0]

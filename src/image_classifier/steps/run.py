@@ -3,6 +3,7 @@
 from dataclasses import replace
 from enum import IntEnum
 
+from image_classifier.addresses import address_of
 from image_classifier.registry import Version
 from image_classifier.settings import Settings
 from image_classifier.steps.evaluate import evaluate
@@ -64,7 +65,7 @@ def run(settings: Settings, report: Report, *, keep_serving: bool) -> RunOutcome
         try:
             request_golden_image(settings, package, server, report)
             if keep_serving:
-                report(f"{why}; {serves} at http://{settings.host}:{settings.port}/ until Ctrl-C")
+                report(f"{why}; {serves} at {address_of(settings.host, settings.port)}/ until Ctrl-C")
                 server.process.wait()
         except KeyboardInterrupt:
             report("stopping")

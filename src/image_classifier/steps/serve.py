@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from email.message import Message
 from typing import TYPE_CHECKING
 
+from image_classifier.addresses import address_of, open_directly
 from image_classifier.errors import ImageClassifierError
 from image_classifier.process import limit_blas_threads, permanent_imports
 from image_classifier.settings import SETTINGS, Group, Settings, as_environment, pick
@@ -75,8 +76,7 @@ def request_golden_image(settings: Settings, package: "Package", server: ServerP
 
     Raises ImageClassifierError if it ends or is not ready in time, or if another program answers at its address.
     """
-    host = "127.0.0.1" if settings.host == "0.0.0.0" else settings.host  # noqa: S104 (compared, not bound)
-    address = f"http://[{host}]:{settings.port}" if ":" in host else f"http://{host}:{settings.port}"
+    address = address_of(settings.host, settings.port)
     deadline = time.monotonic() + START_SECONDS
     while not _is_ready(address, server.instance):
         if server.process.poll() is not None:
@@ -91,7 +91,7 @@ def request_golden_image(settings: Settings, package: "Package", server: ServerP
     if settings.token:
         headers["Authorization"] = f"Bearer {settings.token}"
     request = urllib.request.Request(f"{address}/predict", golden.png, headers)
-    with urllib.request.urlopen(request, timeout=30) as response:
+    with open_directly(request, timeout=30) as response:
         _require_own(response.headers, address, server.instance)
         answer = json.load(response)["predictions"][0]
     report(
@@ -102,7 +102,7 @@ def request_golden_image(settings: Settings, package: "Package", server: ServerP
 
 def _is_ready(address: str, instance: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{address}/readyz", timeout=5) as response:
+        with open_directly(f"{address}/readyz", timeout=5) as response:
             _require_own(response.headers, address, instance)
             return bool(response.status == 200)
     except urllib.error.HTTPError as error:  # 503: not ready

@@ -4,7 +4,7 @@ from image_classifier.errors import SourceError
 from image_classifier.platform import fetch_source, run_tests
 from image_classifier.settings import Settings
 from image_classifier.steps.results import write_results
-from image_classifier.text import Report
+from image_classifier.text import Report, without_credentials
 
 _SOURCE_WAIT = 60.0  # seconds; in this time a restarted source server of a cluster is back, even after two restarts
 
@@ -22,7 +22,7 @@ def source(settings: Settings, report: Report) -> None:
         wait=_SOURCE_WAIT,
         report=report,
     )
-    report(f"unpacked {settings.source_url} into {settings.source}")
+    report(f"unpacked {without_credentials(settings.source_url)} into {settings.source}")
 
 
 def test(settings: Settings, report: Report) -> None:

@@ -167,7 +167,7 @@ def _fit_and_export(
     run_id = _interrupted_run(registry, checkpoint, identity.fingerprint, report)
     with (
         registry.runs.start(
-            parameters={**parameters, "data": settings.data, "data_digest": dataset.digest},
+            parameters={**parameters, "data": dataset.source, "data_digest": dataset.digest},
             tags=identity.tags,
             dataset=dataset,
             run_id=run_id,

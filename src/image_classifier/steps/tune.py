@@ -6,12 +6,13 @@ from dataclasses import replace
 
 from image_classifier.datasets import DataRequest
 from image_classifier.errors import SettingError
+from image_classifier.files import sqlite_uri
 from image_classifier.process import available_cpus, limit_thread_spinning
 from image_classifier.settings import SETTINGS, Recipe, Settings, pick
 from image_classifier.steps.data import data
 from image_classifier.steps.model_access import open_registry
 from image_classifier.steps.train import TrainingIdentity
-from image_classifier.text import Report
+from image_classifier.text import Report, without_credentials
 
 _MIN_TRAININGS = 6  # two in the search, and two recipes on two fresh seeds
 
@@ -40,13 +41,13 @@ def tune(settings: Settings, report: Report) -> Recipe:
         request=pick(settings, DataRequest),
         plan=pick(settings, Plan, recipe=Recipe(), threads=threads),
         registry=pick(settings, RegistryOptions),
-        storage=settings.tune_storage or f"sqlite:///{settings.home.resolve() / 'tuning.db'}",
+        storage=settings.tune_storage or sqlite_uri(settings.home.resolve() / "tuning.db"),
         study=study_name(settings.name, identity.fingerprint),
     )
     tags = {"code_digest": identity.code_digest, "source_revision": identity.source_revision}
 
     def usage(recipe: Recipe) -> list[str]:
-        values = {"data": settings.data, "budget": f"{settings.budget:g}s", "recipe": recipe}
+        values = {"data": without_credentials(settings.data), "budget": f"{settings.budget:g}s", "recipe": recipe}
         arguments = [f"{SETTINGS[name].option} {shlex.quote(str(value))}" for name, value in values.items()]
         return [
             "to use the recommended recipe, add it to the params in workload.yaml:",
