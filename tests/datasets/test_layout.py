@@ -213,3 +213,13 @@ def test_a_layout_that_the_folders_do_not_have_is_refused(layout, message):
 )
 def test_names_of_files_and_their_folders_mark_the_parts(names, expected):
     assert parts_of_files([f"{name}.parquet" for name in names]) == expected
+
+
+def test_class_folders_that_all_have_the_same_subfolders_are_named_in_a_warning():
+    (warning,) = parse_layout(images("fold_1 fold_2"), "here").warnings
+    assert warning == (
+        "the classes are fold_1, fold_2, each with the subfolders a, b; if those are the classes, move them up, "
+        "else confirm with --layout classes"
+    )
+    assert not parse_layout(images("fold_1 fold_2"), "here", layout="classes").warnings
+    assert not parse_layout(images("cat dog", "a") + images("cat", "b"), "here").warnings

@@ -229,7 +229,22 @@ def parse_layout(paths: Sequence[str], origin: str, *, layout: str = AUTO, label
         reading, rows = layout, _read_as(tree, layout, origin)
     if labels_needed and not any(row.label is not None and row.image != NO_IMAGE for row in rows):
         raise UnlabeledError(origin, "they are not in class folders")
-    return replace(build_layout(rows, paths, labels_needed=labels_needed), reading=reading)
+    result = build_layout(rows, paths, labels_needed=labels_needed)
+    warnings = result.warnings
+    if layout == AUTO and reading == CLASSES and labels_needed:
+        warnings += _same_subfolders(tree)
+    return replace(result, reading=reading, warnings=warnings)
+
+
+def _same_subfolders(tree: _Tree) -> tuple[str, ...]:
+    """A warning about class folders that all contain the same subfolders, as folds of a cross-validation do."""
+    below = [tree.below([folder]) for folder in tree.folders]
+    if len(below) < 2 or len(below[0]) < 2 or any(names != below[0] for names in below):
+        return ()
+    return (
+        f"the classes are {listed(sorted(tree.folders))}, each with the subfolders {listed(sorted(below[0]))}; if those "
+        "are the classes, move them up, else confirm with --layout classes",
+    )
 
 
 def require_images(paths: Sequence[str], origin: str, *, labels_needed: bool) -> None:
