@@ -223,3 +223,13 @@ def test_class_folders_that_all_have_the_same_subfolders_are_named_in_a_warning(
     )
     assert not parse_layout(images("fold_1 fold_2"), "here", layout="classes").warnings
     assert not parse_layout(images("cat dog", "a") + images("cat", "b"), "here").warnings
+
+
+def test_photos_of_formats_that_are_not_read_are_not_called_other_files():
+    paths = ["cat/1.png", "dog/1.png", "dog/2.HEIC", "dog/notes.txt", "dog/.3.heic"]
+    assert parse_layout(paths, "here").warnings == (
+        "skipped 1 image to convert to JPEG or PNG: dog/2.HEIC",
+        "skipped 2 non-image files: dog/notes.txt, dog/.3.heic",
+    )
+    with pytest.raises(DataError, match=r"only 2 images to convert to JPEG or PNG \(cat/1.heic, dog/1.nef\)"):
+        parse_layout(["cat/1.heic", "dog/1.nef", "readme.md"], "here")

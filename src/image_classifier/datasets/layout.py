@@ -20,6 +20,10 @@ from image_classifier.text import counted, listed
 AUTO, CLASSES, PARTS, CLASS_FIRST = "auto", "classes", "parts", "class-first"
 """Values of the setting `layout`."""
 IMAGE_SUFFIXES = frozenset((".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"))
+_UNREAD_SUFFIXES = frozenset(
+    (".heic", ".heif", ".hif", ".avif", ".jxl", ".jp2", ".j2k", ".svg", ".psd", ".dng", ".cr2", ".cr3", ".nef", ".arw")
+)
+"""Of images that phones, cameras and programs write, and that the decoder does not read."""
 _FORMATS = "JPEG, PNG, WebP, BMP, GIF or TIFF files"
 _EXPECTED = f"one subfolder per class, with {_FORMATS}"
 _SYSTEM_FILES = ("__MACOSX", "Thumbs.db", "desktop.ini")
@@ -139,6 +143,10 @@ def is_image(path: str) -> bool:
     return not is_system_file(path) and posixpath.splitext(path)[1].lower() in IMAGE_SUFFIXES
 
 
+def _is_unread_image(path: str) -> bool:
+    return not is_system_file(path) and posixpath.splitext(path)[1].lower() in _UNREAD_SUFFIXES
+
+
 def comparable(name: str) -> str:
     """A name as names are compared that differ in case or Unicode normalization only."""
     return unicodedata.normalize("NFC", name).casefold()
@@ -242,8 +250,8 @@ def _same_subfolders(tree: _Tree) -> tuple[str, ...]:
     if len(below) < 2 or len(below[0]) < 2 or any(names != below[0] for names in below):
         return ()
     return (
-        f"the classes are {listed(sorted(tree.folders))}, each with the subfolders {listed(sorted(below[0]))}; if those "
-        "are the classes, move them up, else confirm with --layout classes",
+        f"the classes are {listed(sorted(tree.folders))}, each with the subfolders {listed(sorted(below[0]))}; if "
+        "those are the classes, move them up, else confirm with --layout classes",
     )
 
 
@@ -252,7 +260,10 @@ def require_images(paths: Sequence[str], origin: str, *, labels_needed: bool) ->
     if any(map(is_image, paths)):
         return
     others = [path for path in paths if not path.endswith("/")]
+    unread = [path for path in others if _is_unread_image(path)]
     reason = f"only {counted(len(others), 'other file')} ({listed(others)})" if others else "it is empty"
+    if unread:
+        reason = f"only {counted(len(unread), 'image')} to convert to JPEG or PNG ({listed(unread)})"
     raise DataError(f"{origin} has no images: {reason}; expected {_EXPECTED if labels_needed else _FORMATS}")
 
 
@@ -271,7 +282,10 @@ def build_layout(rows: Sequence[Row], paths: Sequence[str], *, labels_needed: bo
     )
     skipped = [row for row in images if row.label is None]
     warnings = []
-    if others := [path for path in paths if not path.endswith("/") and not is_image(path) and path not in used]:
+    others = [path for path in paths if not path.endswith("/") and not is_image(path) and path not in used]
+    if unread := [path for path in others if _is_unread_image(path)]:
+        warnings.append(f"skipped {counted(len(unread), 'image')} to convert to JPEG or PNG: {listed(unread)}")
+    if others := [path for path in others if not _is_unread_image(path)]:
         warnings.append(f"skipped {counted(len(others), 'non-image file')}: {listed(others)}")
     if labels_needed:
         for reason, parts in _SKIPPED.items():
