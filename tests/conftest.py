@@ -2,6 +2,7 @@
 
 import gc
 import http.server
+import os
 import re
 import shutil
 import threading
@@ -111,6 +112,16 @@ def write_color_package(
         golden=(images, classes, probabilities),
         reference=reference or {"images": len(classes)},
     )
+
+
+@pytest.fixture(autouse=True)
+def restored_environment() -> Iterator[None]:
+    """Undo what a command that was called in the process of the tests did to the environment variables."""
+    before = dict(os.environ)
+    yield
+    for name in os.environ.keys() - before.keys():
+        del os.environ[name]
+    os.environ.update(before)
 
 
 @pytest.fixture(scope="session")

@@ -1,8 +1,12 @@
+import http.server
+import socket
+import threading
 import urllib.error
+import urllib.request
 
 import pytest
 
-from image_classifier.addresses import address_of, open_directly, request_to
+from image_classifier.addresses import address_of, open_directly, open_url, request_to
 
 
 @pytest.mark.parametrize(
@@ -27,6 +31,30 @@ def test_a_direct_request_uses_no_proxy(elsewhere, monkeypatch):
         assert response.status == 200
     with pytest.raises(urllib.error.HTTPError):
         open_directly(request_to(f"{elsewhere}/404"), timeout=5)
+
+
+def test_this_machine_is_reached_past_the_proxy_under_each_of_its_names(elsewhere, monkeypatch):
+    monkeypatch.setattr(urllib.request, "_opener", None)  # urllib keeps the proxies of its first request
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    port = elsewhere.rpartition(":")[2]
+    for host in ("127.0.0.1", "localhost"):
+        with open_url(f"http://{host}:{port}/200", timeout=5) as response:
+            assert response.status == 200
+    with pytest.raises(urllib.error.URLError, match="refused"):
+        open_url("http://example.org/", timeout=5)
+
+
+def test_a_server_on_the_loopback_of_ipv6_is_reached_past_the_proxy(monkeypatch):
+    class Server(http.server.ThreadingHTTPServer):
+        address_family = socket.AF_INET6
+
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("no_proxy", "")
+    with Server(("::1", 0), http.server.SimpleHTTPRequestHandler) as server:
+        threading.Thread(target=server.handle_request, daemon=True).start()
+        with open_url(address_of("::1", server.server_port), timeout=5) as response:
+            assert response.status == 200
 
 
 def test_user_and_password_of_a_url_become_a_header():

@@ -6,6 +6,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 
 from image_classifier.environment import configure_libraries
@@ -151,6 +152,14 @@ def test_every_library_bypasses_the_proxy_for_loopback(clean, tmp_path, address)
     configure_libraries(tmp_path)
     assert should_bypass_proxies(address, no_proxy=None)
     assert not should_bypass_proxies("http://example.org/", no_proxy=None)
+
+
+def test_httpx_which_refuses_entries_that_it_cannot_parse_bypasses_the_proxy_for_loopback(clean, tmp_path, elsewhere):
+    clean.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    configure_libraries(tmp_path)
+    assert httpx.get(f"{elsewhere}/200").status_code == 200
+    with pytest.raises(httpx.ConnectError):
+        httpx.get("http://example.org/")
 
 
 @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE"])

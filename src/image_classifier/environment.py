@@ -21,8 +21,8 @@ _CACHES = {
     "TORCHINDUCTOR_CACHE_DIR": "torch",
     "XDG_CACHE_HOME": "",  # of Fontconfig, which Matplotlib calls, and of PyTorch's hub
 }
-_LOOPBACK = ("localhost", "127.0.0.0/8", "127.0.0.1", "::1", "[::1]")
-"""Requests reads networks; urllib only compares names, and an IPv6 address with its brackets."""
+_LOOPBACK = ("localhost", "127.0.0.0/8", "127.0.0.1", "::1")
+"""Requests reads networks; urllib only compares names."""
 _CA_BUNDLES = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE")
 """For OpenSSL, which is urllib and aiohttp, and for Requests, which MLflow uses, and botocore."""
 

@@ -86,17 +86,22 @@ def find_labels(
             raise DataError("; ".join([error.reason, *hints])) from None
         raise
     folders = [layout.classes[label] for label in np.unique(layout.labels)]
-    if not tables and (len(folders) < 2 or _hold_masks(folders)):
+    if tables and (len(folders) < 2 or _name_no_classes(folders) or _hold_masks(folders)):
+        return _layout_of_tables(_combine(tables, origin), images, paths)
+    if tables:
+        _require_agreement(layout, folders, tables, origin)
+    elif len(folders) < 2 or _hold_masks(folders):
         if hints := _hints(paths, images, read, reasons):
             raise DataError(f"{origin} has no class folders, only {listed(folders)}; {'; '.join(hints)}")
         if _hold_masks(folders):
             raise DataError(
                 f"{origin} has images and masks, for segmentation ({listed(folders)}): {INSTEAD_OF_ANNOTATIONS}"
             )
-    if not tables:
-        return layout
-    if len(folders) < 2 or _name_no_classes(folders) or _hold_masks(folders):
-        return _layout_of_tables(_combine(tables, origin), images, paths)
+    return layout
+
+
+def _require_agreement(layout: Layout, folders: Sequence[str], tables: Sequence[TableLabels], origin: str) -> None:
+    """Raises DataError if a table divides most of the images into other classes than the folders do."""
     labeled = {int(i): layout.classes[label] for i, label in zip(layout.selected, layout.labels, strict=True)}
     for table in tables:
         common = len(table.labels.keys() & labeled.keys())
@@ -107,7 +112,6 @@ def find_labels(
                 f"({counted(len(folders), 'class')}: {listed(folders)}) or --labels {table.name} "
                 f"({table.column}, {counted(len(classes), 'class')}: {listed(classes)})"
             )
-    return layout
 
 
 def _read_tables(

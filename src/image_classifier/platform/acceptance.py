@@ -13,7 +13,7 @@ import numpy as np
 from tenacity import Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 from urllib3 import encode_multipart_formdata
 
-from image_classifier.addresses import request_to
+from image_classifier.addresses import open_url, request_to
 from image_classifier.errors import AcceptanceError
 from image_classifier.package import GoldenImage, Package, encode_png
 from image_classifier.text import Report, one_line
@@ -153,7 +153,7 @@ def _predict(
     request = request_to(f"{url.rstrip('/')}/predict", {"Content-Type": content_type})
     request.data = body
     try:
-        with urllib.request.urlopen(request, timeout=_REQUEST_TIMEOUT_SECONDS) as response:
+        with open_url(request, timeout=_REQUEST_TIMEOUT_SECONDS) as response:
             server = ExpectedServer(response.headers.get(VERSION_HEADER, ""), response.headers.get(IMAGE_HEADER, ""))
             content = response.read()
     except urllib.error.HTTPError as error:

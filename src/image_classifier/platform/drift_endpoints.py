@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from image_classifier.addresses import address_of, open_directly, request_to
+from image_classifier.addresses import address_of, open_directly, open_url, request_to
 from image_classifier.errors import ServerError
 from image_classifier.monitoring import ServerCounts
 from image_classifier.platform.cluster import POD, Cluster
@@ -44,9 +44,9 @@ def server_addresses(cluster: Cluster, workload: str) -> list[str]:
 def fetch_server_report(address: str, token: str, *, is_pod: bool) -> ServerReport:
     """Request the counts of a server, past any proxy if it is a pod; raises ServerError."""
     headers = {"Authorization": f"Bearer {token}"} if token else {}
-    open_url = open_directly if is_pod else urllib.request.urlopen
+    opener = open_directly if is_pod else open_url
     try:
-        with open_url(request_to(f"{address.rstrip('/')}{_PATH}", headers), timeout=_TIMEOUT_SECONDS) as response:
+        with opener(request_to(f"{address.rstrip('/')}{_PATH}", headers), timeout=_TIMEOUT_SECONDS) as response:
             content = response.read()
     except urllib.error.HTTPError as error:
         raise ServerError(f"{address} answers {error.code} to {_PATH}{_HINTS.get(error.code, '')}") from None

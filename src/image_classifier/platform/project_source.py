@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tenacity import RetryCallState, Retrying, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from image_classifier.addresses import request_to
+from image_classifier.addresses import open_url, request_to
 from image_classifier.errors import SourceError
 from image_classifier.settings import ENVIRONMENT_PREFIX
 from image_classifier.text import Report, counted, listed, one_line, without_credentials
@@ -64,7 +64,7 @@ def _unpack(url: str, folder: Path, timeout: float) -> None:
     failure = f"cannot fetch the source from {shown}"
     try:
         with (
-            urllib.request.urlopen(request_to(url), timeout=timeout) as response,
+            open_url(request_to(url), timeout=timeout) as response,
             tarfile.open(fileobj=response, mode="r|*") as archive,
         ):
             for member in archive:

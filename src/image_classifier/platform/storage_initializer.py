@@ -18,7 +18,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
-from image_classifier.addresses import request_to
+from image_classifier.addresses import open_url, request_to
 from image_classifier.errors import RegistryError
 from image_classifier.files import write_atomically
 from image_classifier.registry import REPORT, SIGNATURE, SIGNED_BY, page_of_run
@@ -147,7 +147,7 @@ class _Server:
         request = request_to(f"{self.address}/{path}", self.authorization)
 
         def attempt() -> bytes:
-            with urllib.request.urlopen(request, timeout=self.timeout) as response:
+            with open_url(request, timeout=self.timeout) as response:
                 try:
                     return bytes(response.read())
                 except http.client.HTTPException as error:  # the connection was lost within the body
