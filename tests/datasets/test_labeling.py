@@ -52,6 +52,24 @@ def test_training_images_with_a_table_next_to_unlabeled_test_images(tmp_path, pa
     ]
 
 
+def lines(numbers, label="{c}"):
+    return "".join(f"img/{i}.png {label.format(c=i % 3)}\n" for i in numbers).encode()
+
+
+@pytest.mark.parametrize("pack", [None, zipped])
+def test_lists_of_paths_with_a_number_are_tables(tmp_path, pack):
+    contents = pictures("img", 12) | {"train.txt": lines(range(9)), "val.txt": lines(range(9, 12))}
+    classes, counts, _ = read(tmp_path, contents | {"readme.txt": b"12 pictures, taken in 2020"}, pack=pack)
+    assert (classes, counts) == (("0", "1", "2"), (9, 3, 0))
+
+
+def test_lists_of_paths_without_labels_leave_the_class_folders_as_they_are(tmp_path):
+    contents = pictures("cat dog") | {"meta/train.txt": b"cat/0\ncat/1\ndog/2\n", "meta/classes.txt": b"cat\ndog\n"}
+    classes, counts, warnings = read(tmp_path, contents)
+    assert (classes, counts) == (("cat", "dog"), (16, 0, 0))
+    assert warnings == ["skipped 2 non-image files: meta/classes.txt, meta/train.txt"]
+
+
 @pytest.mark.parametrize(
     ("contents", "counts"),
     [

@@ -244,5 +244,5 @@ def _check_name(path: Path, name: str) -> None:
 
 
 def _may_be_data(name: str) -> bool:
-    others = (".bin", ".txt", *TABLE_SUFFIXES)
+    others = (".bin", *TABLE_SUFFIXES)
     return is_image(name) or (PurePosixPath(name).suffix.lower() in others and not is_system_file(name))

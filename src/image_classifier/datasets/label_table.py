@@ -15,7 +15,7 @@ from image_classifier.text import clip, counted, listed, one_line
 
 MAX_TABLE_BYTES = 2**26
 """A table is read into memory, where it needs about ten times its size."""
-TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".parquet"))
+TABLE_SUFFIXES = frozenset((".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet"))
 
 _FILE_HEADERS = tuple(
     str.split(
