@@ -117,14 +117,11 @@ def test_a_deleted_current_folder_is_one_line(tmp_path):
 
 @pytest.fixture
 def clean(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """The environment of a user who has set nothing, restored after the test."""
-    before = dict(os.environ)
-    for name in before:
+    """The environment of a user who has set nothing; `restored_environment` undoes what a test changes."""
+    for name in list(os.environ):
         if name.lower().endswith("_proxy") or name.endswith(("_TELEMETRY", "_CA_BUNDLE", "SSL_CERT_FILE")):
             monkeypatch.delenv(name)
-    yield monkeypatch
-    for name in set(os.environ) - set(before):
-        del os.environ[name]
+    return monkeypatch
 
 
 def test_telemetry_is_off_unless_the_user_wants_it(clean, tmp_path):

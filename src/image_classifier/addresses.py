@@ -45,5 +45,10 @@ def request_to(url: str, headers: Mapping[str, str] | None = None) -> urllib.req
     user, separator, host = parts.netloc.rpartition("@")
     request = urllib.request.Request(urlunsplit(parts._replace(netloc=host)), headers=dict(headers or {}))
     if separator and not request.has_header("Authorization"):
-        request.add_header("Authorization", f"Basic {base64.b64encode(unquote(user).encode()).decode()}")
+        request.add_header("Authorization", basic_authorization(unquote(user)))
     return request
+
+
+def basic_authorization(user_and_password: str) -> str:
+    """The value of the header Authorization for "user:password"."""
+    return f"Basic {base64.b64encode(user_and_password.encode()).decode()}"

@@ -78,12 +78,11 @@ def unpack(path: Path, spool: Path, max_data: int) -> list[Member]:
             while (entry := _guarded(path, next, entries, None)) is not None:
                 stored_name, stated_size, content = entry
                 _check_name(path, stored_name)
+                count(_TAR_BLOCK_BYTES)
                 if isinstance(content, str):
-                    count(_TAR_BLOCK_BYTES)
                     links[str(PurePosixPath(stored_name))] = content
                     continue
                 name = str(PurePosixPath(stored_name)) + ("/" if stored_name.endswith("/") else "")
-                count(_TAR_BLOCK_BYTES)
                 offset = output.tell()
                 if content is None or not _may_be_data(name):
                     count(stated_size if content is not None else 0)

@@ -207,13 +207,14 @@ class ImageIndex:
     def find(self, value: str, folder: Sequence[str], part: str) -> int | None:
         """The image of a file name in a table that is in `folder` and belongs to `part` ("" if unknown).
 
+        folder: the comparable names of the table's folders.
         Returns None if there is none, and _AMBIGUOUS if several fit equally well.
         """
         written = [step for step in value.replace("\\", "/").split("/") if step not in ("", ".")]
         if not written:
             return None
         steps = tuple(map(comparable, written))
-        for exact in ((*map(comparable, folder), *steps), steps):
+        for exact in ((*folder, *steps), steps):
             if exact in self._by_path:
                 return self._by_path[exact]
         stem, suffix = posixpath.splitext(steps[-1])
@@ -239,10 +240,11 @@ class ImageIndex:
                 if stored != written:
                     break
                 same += 1
-            return same, self._steps[index][: len(folder)] == tuple(map(comparable, folder))
+            return same, self._steps[index][: len(folder)] == tuple(folder)
 
-        best = max(map(agreement, candidates))
-        return [each for each in candidates if agreement(each) == best]
+        agreements = {each: agreement(each) for each in candidates}
+        best = max(agreements.values())
+        return [each for each, found in agreements.items() if found == best]
 
 
 def _parts_in(folders: Iterable[str]) -> set[str]:
@@ -254,7 +256,7 @@ def with_file_column(table: Table, index: ImageIndex, part: str) -> tuple[Table,
 
     Returns the table, whose first row becomes data if it is not a header, the column, and the image of each row.
     """
-    folder = table.name.split("/")[:-1] if not table.name.startswith("/") else []
+    folder = [] if table.name.startswith("/") else [comparable(step) for step in table.name.split("/")[:-1]]
 
     def find(value: str) -> int | None:
         return index.find(value, folder, part)
@@ -345,8 +347,8 @@ def _label_values(table: Table, file_column: str, label_column: str) -> tuple[st
     named = {name: values for name, values in named.items() if any(values)}
     # A number and a name of the same class.
     first = next(iter(named.values()), [])
-    if named and all(_one_to_one(first, values) for values in named.values()):
-        same = {name: values for name, values in (named | longer).items() if _one_to_one(first, values)}
+    if named and all(one_to_one(first, values) for values in named.values()):
+        same = {name: values for name, values in (named | longer).items() if one_to_one(first, values)}
         chosen = max(same, key=lambda name: not any(map(_is_number, same[name])))
         return f"column {chosen!r}", True, same[chosen]
     if not named:
@@ -384,7 +386,8 @@ def _clean(values: Sequence[str]) -> list[str]:
     return ["" if value.casefold() in _MISSING else value.split(".")[0] if whole else value for value in values]
 
 
-def _one_to_one(first: Sequence[str], second: Sequence[str]) -> bool:
+def one_to_one(first: Iterable[str], second: Iterable[str]) -> bool:
+    """Whether two labelings of the same images divide them into the same classes, by whatever names."""
     pairs = set(zip(first, second, strict=True))
     return len(pairs) == len({one for one, _ in pairs}) == len({other for _, other in pairs})
 

@@ -3,7 +3,7 @@
 import posixpath
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from image_classifier.datasets.label_table import (
     TableLabels,
     is_spreadsheet,
     name_annotations,
+    one_to_one,
     parse_table,
     read_labels,
 )
@@ -76,18 +77,18 @@ def find_labels(
     if wanted:
         if not tables:
             raise DataError(f"{origin}: {'; '.join(reasons) or 'no table has the file names of the images'}")
-        return _layout_of_tables(_combine(tables, origin), images, paths, parts_in_folders=options.layout != CLASSES)
+        return _layout_of_tables(tables, images, paths, origin, parts_in_folders=options.layout != CLASSES)
     try:
         layout = parse_layout(paths, origin)
     except UnlabeledError as error:
         if tables:
-            return _layout_of_tables(_combine(tables, origin), images, paths)
+            return _layout_of_tables(tables, images, paths, origin)
         if hints := _hints(paths, images, read, reasons):
             raise DataError("; ".join([error.reason, *hints])) from None
         raise
     folders = [layout.classes[label] for label in np.unique(layout.labels)]
     if tables and (len(folders) < 2 or _name_no_classes(folders) or _hold_masks(folders)):
-        return _layout_of_tables(_combine(tables, origin), images, paths)
+        return _layout_of_tables(tables, images, paths, origin)
     if tables:
         _require_agreement(layout, folders, tables, origin)
     elif len(folders) < 2 or _hold_masks(folders):
@@ -104,8 +105,10 @@ def _require_agreement(layout: Layout, folders: Sequence[str], tables: Sequence[
     """Raises DataError if a table divides most of the images into other classes than the folders do."""
     labeled = {int(i): layout.classes[label] for i, label in zip(layout.selected, layout.labels, strict=True)}
     for table in tables:
-        common = len(table.labels.keys() & labeled.keys())
-        if table.named and 2 * common > len(labeled) and not _agree(labeled, table.labels):
+        common = table.labels.keys() & labeled.keys()
+        if not table.named or 2 * len(common) <= len(labeled):
+            continue
+        if not one_to_one((labeled[image] for image in common), (table.labels[image] for image in common)):
             classes = sorted(set(table.labels.values()))
             raise DataError(
                 f"{origin}: the folders and a table have different labels; choose --layout {layout.reading} "
@@ -194,12 +197,6 @@ def _name_no_classes(folders: Sequence[str]) -> bool:
     return len(words) == 1 and any(word.rstrip("s") in NEUTRAL_WORDS for word in words.pop().split())
 
 
-def _agree(first: Mapping[int, str], second: Mapping[int, str]) -> bool:
-    """Whether two labelings divide the images that both have into the same classes, by whatever names."""
-    pairs = {(first[image], second[image]) for image in first.keys() & second.keys()}
-    return len(pairs) == len({one for one, _ in pairs}) == len({other for _, other in pairs})
-
-
 def _combine(tables: Sequence[TableLabels], origin: str) -> list[TableLabels]:
     """Without tables that only repeat others. Raises DataError if two have different labels for an image."""
     chosen: list[TableLabels] = []
@@ -218,8 +215,15 @@ def _combine(tables: Sequence[TableLabels], origin: str) -> list[TableLabels]:
 
 
 def _layout_of_tables(
-    tables: Sequence[TableLabels], images: Mapping[int, str], paths: Sequence[str], *, parts_in_folders: bool = True
+    tables: Sequence[TableLabels],
+    images: Mapping[int, str],
+    paths: Sequence[str],
+    origin: str,
+    *,
+    parts_in_folders: bool = True,
 ) -> Layout:
+    """The labels of the tables. Raises DataError if two of them have different labels for an image."""
+    tables = _combine(tables, origin)
     labels = {image: label for table in tables for image, label in table.labels.items()}
     contradicting = {image for table in tables for image in table.contradicting} - labels.keys()
     unlabeled = {image for table in tables for image in table.unlabeled} - labels.keys()
@@ -245,14 +249,7 @@ def _layout_of_tables(
         if skipped:
             names = listed([images[image] for image in sorted(skipped)])
             warnings.append(f"skipped {counted(len(skipped), 'image')} {reason}: {names}")
-    return Layout(
-        layout.classes,
-        layout.selected,
-        layout.labels,
-        layout.in_test,
-        layout.in_validation,
-        (*layout.warnings, *warnings),
-    )
+    return replace(layout, warnings=(*layout.warnings, *warnings))
 
 
 def _parts(tables: Sequence[TableLabels], labels: Mapping[int, str], folders: Mapping[int, str]) -> dict[int, str]:

@@ -4,7 +4,6 @@ KServe's storage initializer runs this before every pod of a server starts. With
 of the time and memory, and the server image stays small.
 """
 
-import base64
 import hashlib
 import http.client
 import json
@@ -18,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
 
-from image_classifier.addresses import open_url, request_to
+from image_classifier.addresses import basic_authorization, open_url, request_to
 from image_classifier.errors import RegistryError
 from image_classifier.files import write_atomically
 from image_classifier.registry import REPORT, SIGNATURE, SIGNED_BY, page_of_run
@@ -192,5 +191,5 @@ def _authorization(credentials: Mapping[str, str]) -> dict[str, str]:
         return {"Authorization": f"Bearer {token}"}
     if user := credentials.get("MLFLOW_TRACKING_USERNAME"):
         pair = f"{user}:{credentials.get('MLFLOW_TRACKING_PASSWORD', '')}"
-        return {"Authorization": f"Basic {base64.b64encode(pair.encode()).decode()}"}
+        return {"Authorization": basic_authorization(pair)}
     return {}
