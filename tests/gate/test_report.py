@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from image_classifier.backbones import SHIPPED
 from image_classifier.evaluation.example_images import Picture, Pictures
 from image_classifier.gate import report
 from image_classifier.gate.report import ReportedVersion, ReportHeader, render_report
@@ -227,3 +228,12 @@ def test_provenance_and_the_address_of_the_records_are_listed(without_plots):
     assert re.search(r"Run r1 .*Data digest d1 .*Source revision abc .*Seed 1", page.text)
     assert "http://mlflow/#/experiments/1/runs/r1" in page.references
     assert NO_CHAMPION.reason in page.text
+
+
+def test_the_backbone_of_a_model_is_named_with_its_license_and_biases(without_plots):
+    backbone = SHIPPED["efficientnet-lite0"].provenance
+    page = page_of(evaluation_with(range(50)), provenance={**PROVENANCE, "backbone": backbone})
+    assert "Backbone: efficientnet-lite0" in page.text
+    assert "pretrained on ImageNet-1k ( weights , Apache-2.0). It inherits that data's biases" in page.text
+    assert backbone["origin"] in page.references
+    assert "Backbone" not in page_of(evaluation_with(range(50))).text

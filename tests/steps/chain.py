@@ -73,3 +73,14 @@ def write_images(folder: Path, colors=COLORS, count=40, seed=0) -> Path:
                 pixels = np.clip(shade + random.normal(0, 10, (SIZE, SIZE, 3)), 0, 255).astype(np.uint8)
                 Image.fromarray(pixels).save(folder / part / name / f"{seed}-{number}.png")
     return folder
+
+
+def write_photos(folder: Path, images: int) -> Path:
+    """A data set of `images` photos of each color, 160 x 200 pixels with noise; returns `folder`."""
+    random = np.random.default_rng(0)
+    for name, color in COLORS.items():
+        (folder / name).mkdir(parents=True)
+        for number in range(images):
+            pixels = random.normal(color, 25, (160, 200, 3)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / name / f"{number}.jpg")
+    return folder

@@ -21,7 +21,7 @@ from image_classifier.steps.fingerprint import (
     training_settings,
 )
 from image_classifier.steps.train import TrainingIdentity
-from image_classifier.training import Plan, export_package
+from image_classifier.training import ModelLimits, Plan, export_package
 from tests.training.samples import stripes
 
 SOURCE = Path(image_classifier.__file__).parent
@@ -76,7 +76,7 @@ WITHOUT_EFFECT = {
 
 
 def test_whatever_preparation_training_and_export_take_is_in_the_fingerprint_or_has_a_reason():
-    taken = {field.name for kind in (DataRequest, Plan) for field in fields(kind)}
+    taken = {field.name for kind in (DataRequest, Plan, ModelLimits) for field in fields(kind)}
     taken |= set(inspect.signature(export_package).parameters)
     assert taken - WITHOUT_EFFECT.keys() == set(training_settings(Settings())) - {"training_processes", "retrain"}
     assert WITHOUT_EFFECT.keys() <= taken
@@ -92,6 +92,34 @@ def test_a_setting_without_effect_on_the_data_does_not_train_again():
         for mirror, allowed in [("auto", False), ("auto", True), ("no", False)]
     }
     assert prints["auto", False] == prints["no", False] != prints["auto", True]
+
+
+@pytest.mark.parametrize(
+    ("size", "backbone", "matters"),
+    [
+        (8, "auto", False),
+        (8, "none", False),
+        (96, "auto", True),
+        (96, "none", False),
+        (96, "efficientnet-lite0", False),
+    ],
+)
+def test_the_limits_on_a_backbone_train_again_only_if_one_is_chosen(size, backbone, matters):
+    settings = replace(Settings(), backbone=backbone)
+    prints = {
+        TrainingIdentity.of(
+            replace(settings, max_latency=latency, max_model_size=model_size), stripes(size)
+        ).fingerprint
+        for latency, model_size in [(0.25, 0), (0.1, 0), (0.25, 10**6)]
+    }
+    assert len(prints) == (3 if matters else 1)
+
+
+def test_small_images_are_the_same_training_without_a_backbone():
+    prints = [
+        TrainingIdentity.of(replace(Settings(), backbone=name), stripes(8)).fingerprint for name in ("auto", "none")
+    ]
+    assert prints[0] == prints[1]
 
 
 @pytest.mark.parametrize("forced", ["", "new labels"])

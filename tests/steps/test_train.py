@@ -1,4 +1,6 @@
+import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,13 +14,14 @@ import pytest
 from mlflow import MlflowClient
 from PIL import Image
 
+from image_classifier.backbones import SHIPPED
 from image_classifier.errors import RegistryError
 from image_classifier.package import Package
-from image_classifier.registry import checkpoints
-from image_classifier.settings import Seconds, Settings, as_environment
+from image_classifier.registry import artifact_paths, checkpoints
+from image_classifier.settings import Bytes, Recipe, Seconds, Settings, as_environment
 from image_classifier.steps.model_access import open_registry
 from image_classifier.steps.train import train
-from tests.steps.chain import Lines, run_chain
+from tests.steps.chain import Lines, run_chain, write_photos
 
 
 def run_count(settings: Settings) -> int:
@@ -177,3 +180,43 @@ train(load_settings({}, os.environ), print)
     assert [point.step for point in points].count(1) == 1  # not trained again
     assert {point.step for point in points} == set(range(1, max(point.step for point in points) + 1))
     assert client.list_artifacts(run.info.run_id, "checkpoint") == []
+
+
+@pytest.mark.slow
+def test_a_model_of_photos_is_built_on_a_backbone_and_says_so(empty_database, tmp_path):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    settings = Settings(
+        home=tmp_path,
+        data=str(write_photos(tmp_path / "photos", 20)),
+        image_size=96,
+        min_recall=0.0,
+        max_calibration_error=1.0,
+    )
+    lines = run_chain(settings)
+    assert re.search(r"backbone efficientnet-lite[02], pretrained on ImageNet, at 96×96 pixels", lines.text)
+    package = Package.read(tmp_path / "work/package")
+    backbone = package.provenance["backbone"]
+    assert backbone["license"] == "Apache-2.0"
+    assert package.provenance["parameters"]["backbone"] == backbone["name"]
+    assert package.provenance["validation_accuracy"] == 1.0
+    assert backbone == SHIPPED[backbone["name"]].provenance
+    assert f"Backbone: {backbone['name']}" in (tmp_path / "work/report.html").read_text()
+    assert not list(tmp_path.glob("work/checkpoint/*"))
+    bom = json.loads(next(tmp_path.rglob(artifact_paths.BILL_OF_MATERIALS)).read_text())
+    (component,) = (each for each in bom["components"] if each.get("bom-ref") == "backbone")
+    assert component["hashes"] == [{"alg": "SHA-256", "content": backbone["digest"]}]
+    assert component["licenses"] == [{"license": {"id": "Apache-2.0"}}]
+
+
+@pytest.mark.slow
+def test_the_size_of_the_photos_follows_the_choice_of_the_backbone(empty_database, tmp_path):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    data = str(write_photos(tmp_path / "photos", 10))
+    lines = Lines()
+    limited = Settings(home=tmp_path, data=data, max_model_size=Bytes(1000), budget=Seconds(1.0))
+    assert train(limited, lines).image_size == 64
+    assert "224×224 pixels" in lines.text
+    assert "64×64 pixels" in lines.text
+    named = replace(limited, backbone="efficientnet-lite2", recipe=Recipe(width=1.0), budget=Seconds(30.0))
+    assert train(named, lines).image_size == 260
+    assert "warning: the recipe has no effect" in lines.text

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from cyclonedx.contrib.license.factories import LicenseFactory
-from cyclonedx.model import HashAlgorithm, HashType, Property
+from cyclonedx.model import ExternalReference, ExternalReferenceType, HashAlgorithm, HashType, Property, XsUri
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.output.json import JsonV1Dot6
@@ -42,9 +42,10 @@ def model_bom(package: Package, digests: Mapping[str, str], evaluation: Evaluati
     source, digest = str(provenance.get("data_source", "unknown")), _sha256(provenance["data_digest"])
     data = Component(name=source, type=ComponentType.DATA, bom_ref=_DATA, hashes=[digest])
     libraries = [_library(library) for library in LIBRARIES]
-    bom = Bom(components=[data, *libraries])
+    parts = [data, *_backbone(provenance.get("backbone")), *libraries]
+    bom = Bom(components=parts)
     bom.metadata.component = model
-    bom.register_dependency(model, [data, *libraries])
+    bom.register_dependency(model, parts)
     content = json.loads(JsonV1Dot6(bom).output_as_string())
     # cyclonedx-python-lib does not support model cards yet.
     content["metadata"]["component"]["modelCard"] = _model_card(package, evaluation)
@@ -57,6 +58,22 @@ def _sha256(digest: str) -> HashType:
 
 def _file(path: str, digest: str) -> Component:
     return Component(name=path, type=ComponentType.FILE, bom_ref=f"file:{path}", hashes=[_sha256(digest)])
+
+
+def _backbone(record: Mapping[str, str] | None) -> list[Component]:
+    """The pretrained network that the model is built on, if there is one."""
+    if record is None:
+        return []
+    component = Component(
+        name=record["name"],
+        type=ComponentType.MACHINE_LEARNING_MODEL,
+        bom_ref="backbone",
+        hashes=[_sha256(record["digest"])],
+        licenses=[LicenseFactory().make_from_string(record["license"])],
+        external_references=[ExternalReference(type=ExternalReferenceType.DISTRIBUTION, url=XsUri(record["origin"]))],
+        properties=[Property(name="image-classifier:trained_on", value=record["trained_on"])],
+    )
+    return [component]
 
 
 def _library(name: str) -> Component:

@@ -31,7 +31,7 @@ def test(settings: Settings) -> None:
     steps.source.test(settings, click.echo)
 
 
-@settings_command("home", Group.DATA, "mirror")
+@settings_command("home", Group.DATA, "mirror", "backbone")
 def data(settings: Settings) -> None:
     """Prepare a data set: fetch, decode, check and cache it.
 
@@ -42,7 +42,7 @@ def data(settings: Settings) -> None:
     steps.data.data(settings, click.echo)
 
 
-@settings_command(Group.REGISTRY, Group.DATA, Group.TRAINING)
+@settings_command(Group.REGISTRY, Group.DATA, Group.TRAINING, "max_latency")
 def train(settings: Settings) -> None:
     """Train within a time budget and write the model package.
 
@@ -57,7 +57,9 @@ def train(settings: Settings) -> None:
     steps.train.train(settings, click.echo)
 
 
-@settings_command(Group.REGISTRY, Group.DATA, Group.SEARCH, "budget", "seed", "mirror", "retrain", "source_revision")
+@settings_command(
+    Group.REGISTRY, Group.DATA, Group.SEARCH, "budget", "seed", "mirror", "backbone", "retrain", "source_revision"
+)
 def tune(settings: Settings) -> None:
     """Search for better hyperparameters within a time budget.
 

@@ -3,7 +3,10 @@ from .dataset import ORIGINAL_FORMATS as ORIGINAL_FORMATS, Dataset as Dataset, D
 from .formats import read_source as read_source
 from .image_source import UNLABELED as UNLABELED, ImageSource as ImageSource, Shard as Shard, StoredImage as StoredImage
 from .location import file_stamps as file_stamps, locate as locate
-from .parallel_decoding import MAX_IN_PROCESS_BYTES as MAX_IN_PROCESS_BYTES
+from .parallel_decoding import (
+    MAX_IN_PROCESS_BYTES as MAX_IN_PROCESS_BYTES,
+    MAX_SMALL_IMAGE_SIZE as MAX_SMALL_IMAGE_SIZE,
+)
 from .preparation import DataRequest as DataRequest, prepare as prepare
 from .public_datasets import PUBLIC_DATASETS as PUBLIC_DATASETS, apply_metadata as apply_metadata
 from .remote_files import file_system as file_system, is_remote as is_remote

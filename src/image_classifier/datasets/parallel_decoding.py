@@ -19,18 +19,25 @@ from image_classifier.progress import Progress
 
 MAX_IN_PROCESS_BYTES = 2**22
 """For less data, starting worker processes takes longer than they save."""
-MIN_AUTO_SIZE, MAX_AUTO_SIZE = 8, 64
+MIN_AUTO_SIZE, MAX_SMALL_IMAGE_SIZE = 8, 64
+_MIN_PHOTO_SIDE = 128
+"""Smaller images gain little from a backbone, which is trained with photos of 224 pixels and more."""
 _SAMPLED_SHARDS, _SAMPLED_IMAGES = 16, 256
 
 
-def choose_image_size(source: ImageSource, max_pixels: int) -> int:
-    """Choose the side to resize to, 8 to 64 pixels: the median of the shorter sides of a sample of the images."""
+def choose_image_size(source: ImageSource, max_pixels: int, photo_size: int = 0) -> int:
+    """Choose the side to resize to from the median of the shorter sides of a sample of the images.
+
+    From 128 pixels on it is `photo_size`, unless that is 0; else the median, 8 to 64 pixels.
+    """
     step = max(1, len(source.shards) // _SAMPLED_SHARDS)
     sampled = source.shards[::step]
     count = _SAMPLED_IMAGES // len(sampled) + 1
     dimensions = [each for shard in sampled for each in sample_dimensions(shard, count, max_pixels)]
-    sides = [min(each) for each in dimensions] or [MAX_AUTO_SIZE]
-    return int(np.clip(np.median(sides), MIN_AUTO_SIZE, MAX_AUTO_SIZE))
+    sides = [min(each) for each in dimensions] or [MAX_SMALL_IMAGE_SIZE]
+    if photo_size and np.median(sides) >= _MIN_PHOTO_SIDE:
+        return photo_size
+    return int(np.clip(np.median(sides), MIN_AUTO_SIZE, MAX_SMALL_IMAGE_SIZE))
 
 
 @contextmanager

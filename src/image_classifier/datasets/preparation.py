@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import PIL
 
+from image_classifier.backbones import SHIPPED
 from image_classifier.datasets.assembly import allocate, assemble
 from image_classifier.datasets.cache import NAMES, Cache
 from image_classifier.datasets.dataset import Dataset
@@ -47,6 +48,14 @@ class DataRequest:
     layout: str = AUTO
     labels: str = ""
     label_column: str = ""
+    backbone: str = "none"
+
+    @property
+    def photo_size(self) -> int:
+        """The size of photos if none is given: that of the backbone, for "auto" that of the fastest; 0 for none."""
+        if self.image_size or self.backbone == "none":
+            return 0
+        return (SHIPPED.get(self.backbone) or next(iter(SHIPPED.values()))).image_size
 
 
 def prepare(request: DataRequest, public: Mapping[str, PublicDataset] = PUBLIC_DATASETS) -> Dataset:
@@ -74,7 +83,7 @@ def _prepare(request: DataRequest, cache: Cache, public: Mapping[str, PublicData
     path = locate(request.data, cache.root / "fetched", public, request.fetch_timeout, request.max_data)
     options = LabelOptions(request.layout, request.labels, request.label_column)
     parameters = [_code_digest(), request.image_size, request.max_pixels, request.test_fraction, request.test_part]
-    parameters += [astuple(options), table_stamps(request.labels)]
+    parameters += [astuple(options), table_stamps(request.labels), request.photo_size]
     stamps = file_stamps(path)
     signature = _hash([request.data if request.data in public else "", stamps, parameters])
     cached = cache.find(signature, shown)
@@ -89,7 +98,7 @@ def _prepare(request: DataRequest, cache: Cache, public: Mapping[str, PublicData
             raise DataError(f"{shown} has no images: it is empty")
         if request.test_part == "validation":
             source = _with_validation_as_test(source, shown)
-        size = request.image_size or choose_image_size(source, request.max_pixels)
+        size = request.image_size or choose_image_size(source, request.max_pixels, request.photo_size)
         pixels = draft / "pixels"
         allocate(pixels, (len(source.labels), size, size, 3))
         decoded = decode_source(source, pixels, size, request.max_pixels, pool)

@@ -112,6 +112,7 @@ def render_report(
         header=header,
         metrics=_metrics(evaluation, compared),
         changes=_changes(candidate.provenance, champion.provenance if champion else {}),
+        backbone=candidate.provenance.get("backbone"),
         precision=candidate.provenance.get("precision"),
         plots=_plots(evaluation, compared),
         learning_curve=_data_uri(learning_curve, "image/png") if learning_curve else None,

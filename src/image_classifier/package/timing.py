@@ -16,15 +16,15 @@ _TIME_LIMIT_SECONDS = 3.0  # for each model; after it, the minimum number of cal
 _WARM_UP_CALLS = 10
 
 
-def time_in_turn(models: Sequence[tuple[Predict, Images]]) -> npt.NDArray[np.float64]:
+def time_in_turn(models: Sequence[tuple[Predict, Images]], calls: int = _CALLS) -> npt.NDArray[np.float64]:
     """Seconds of each model for a single image, float64 [rounds, models], after a warm-up.
 
     `models` are functions of images uint8 [1, S, S, 3], and the images uint8 [N, S, S, 3] that each is given one by
-    one. Every round times each of them once, so other load on the machine affects all of them alike.
+    one, `calls` times at most. Every round times each of them once, so other load on the machine affects all alike.
     """
     rounds = []
     started = time.perf_counter()
-    for number in range(-_WARM_UP_CALLS, _CALLS):
+    for number in range(-_WARM_UP_CALLS, calls):
         seconds = [_time(predict, images, number) for predict, images in models]
         if number >= 0:
             rounds.append(seconds)

@@ -74,7 +74,7 @@ class CheckpointUploads:
 
     def offer(self) -> None:
         """Start an upload of the file, unless one is in progress or the last one is too recent."""
-        if not _is_server(self._store) or self._clock() < self._next:
+        if not _is_server(self._store) or self._clock() < self._next or not self._file.exists():
             return
         if self._pending is None or self._pending.done():
             self._pending = self._executor.submit(self._upload)

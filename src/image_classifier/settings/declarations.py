@@ -123,9 +123,10 @@ class Settings:
     )
     image_size: int = _data(
         0,
-        "Side in pixels that images are resized to; 0: the size of the data, at most 64.",
+        "Side in pixels that images are resized to; 0: that of the backbone for photos, else the size of the data, at "
+        "most 64.",
         low=0,
-        high=224,
+        high=384,
         trains=True,
     )
     max_pixels: int = _data(
@@ -170,6 +171,15 @@ class Settings:
     fetch_timeout: Seconds = _data(Seconds(300.0), "Timeout for downloading a data set.", low=0.1)
 
     budget: Seconds = _training(Seconds(20.0), "Training time, e.g. 20s, 3m, 1h, counted from the first step.", low=0)
+    backbone: str = _training(
+        "auto",
+        "Pretrained network whose features are classified; none: a network is trained from scratch; auto: for photos, "
+        "the most accurate one that the budget, max_latency and max_model_size allow.",
+        choices=("auto", "none", "efficientnet-lite0", "efficientnet-lite2"),
+    )
+    max_model_size: Bytes = _training(
+        Bytes(0), "Maximum size of a backbone that auto chooses, as float32; 0: unlimited.", low=0
+    )
     seed: int = _training(
         0, "Random seed for the validation split, the initial weights and the augmentation.", low=0, high=2**31 - 1
     )
@@ -226,7 +236,9 @@ class Settings:
     )
     min_robustness: Fraction = _gate(Fraction(0.0), "Minimum test accuracy under every corruption.", low=0, high=1)
     max_calibration_error: Fraction = _gate(Fraction(0.15), "Maximum expected calibration error.", low=0, high=1)
-    max_latency: Seconds = _gate(Seconds(0.25), "Maximum p95 latency for one image.", low=0)
+    max_latency: Seconds = _gate(
+        Seconds(0.25), "Maximum p95 latency for one image; auto chooses no slower backbone.", low=0, trains=True
+    )
     max_duplicates: Fraction = _gate(
         Fraction(0.05), "Maximum fraction of test images that duplicate training images.", low=0, high=1
     )

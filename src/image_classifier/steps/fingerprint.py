@@ -11,7 +11,7 @@ from typing import Any
 from image_classifier.errors import TrainingError
 from image_classifier.settings import SETTINGS, Settings
 
-TRAINING_CODE = ("datasets", "images", "package", "training", "settings/recipe.py")
+TRAINING_CODE = ("backbones", "datasets", "images", "package", "training", "settings/recipe.py")
 """Rooms and files that affect the trained package; a change elsewhere does not train again."""
 
 _LOOK_AGAIN = re.compile(r" ?\(look again: [^()]*\)$")

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import image_classifier
+from image_classifier.backbones import SHIPPED
 from image_classifier.datasets import DataRequest, Dataset, prepare
 from image_classifier.errors import PackageError, RegistryUnavailableError, TrainingError
 from image_classifier.files import write_atomically
 from image_classifier.package import Package
 from image_classifier.process import available_cpus, limit_thread_spinning
 from image_classifier.registry import artifact_paths
-from image_classifier.settings import SETTINGS, Settings, as_environment, pick
+from image_classifier.settings import SETTINGS, Recipe, Settings, as_environment, pick
 from image_classifier.steps.data import data
 from image_classifier.steps.fingerprint import fingerprint, source_revision, training_code_digest, training_settings
 from image_classifier.steps.model_access import open_registry
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from image_classifier.registry import Registry, Run, Version
-    from image_classifier.training import Group, Plan
+    from image_classifier.training import BackboneChoice, Group, Plan
 
 SOURCE = Path(image_classifier.__file__).parent  # the code that trains
 
@@ -48,11 +49,24 @@ class TrainingIdentity:
         code = training_code_digest(SOURCE)
         if settings.mirror == "auto" and not dataset.mirror:  # which depends on the format, too
             settings = replace(settings, mirror="no")
+        settings = _without_unused_backbone_settings(settings, dataset)
         return cls(fingerprint(code, dataset.digest, settings), code, source_revision(settings.source_revision, SOURCE))
 
     @property
     def tags(self) -> dict[str, str]:
         return asdict(self)
+
+
+def _without_unused_backbone_settings(settings: Settings, dataset: Dataset) -> Settings:
+    """Settings that are equal if the same backbone is chosen, or none: so that a new limit does not train again."""
+    from image_classifier.training import has_backbone
+
+    if not has_backbone(settings.backbone, dataset):
+        settings = replace(settings, backbone="none")
+    if settings.backbone == "auto":
+        return settings
+    limits = ("max_latency", "max_model_size")
+    return replace(settings, **{name: SETTINGS[name].default for name in limits})
 
 
 def train(settings: Settings, report: Report) -> Package | None:
@@ -84,15 +98,15 @@ def _other_processes(settings: Settings) -> AbstractContextManager[Mapping[str, 
     return local_processes(command, as_environment(settings, SETTINGS), processes=settings.training_processes)
 
 
-def _plan(settings: Settings, group: "Group") -> "Plan":
+def _plan(settings: Settings, group: "Group", backbone: str) -> "Plan":
     from image_classifier.training import Plan
 
-    return pick(settings, Plan, threads=group.threads(available_cpus()), group=group)
+    return pick(settings, Plan, threads=group.threads(available_cpus()), group=group, backbone=backbone)
 
 
 def _train_other(settings: Settings, group: "Group") -> None:
     """Take part in the training of the first process, which says whether there is anything to train."""
-    from image_classifier.training import fit_worker
+    from image_classifier.training import BackboneChoice, fit_worker
 
     # By now the first process has prepared the data, in a cache that may be shared.
     digest = group.broadcast("")
@@ -104,7 +118,10 @@ def _train_other(settings: Settings, group: "Group") -> None:
         )
     is_trained_already = group.broadcast(False)
     if not is_trained_already:
-        fit_worker(dataset, _plan(settings, group))
+        choice = group.broadcast(BackboneChoice("", 0))
+        if choice.image_size != dataset.image_size:
+            dataset = prepare(replace(pick(settings, DataRequest), image_size=choice.image_size))
+        fit_worker(dataset, _plan(settings, group, choice.name))
 
 
 def _train_first(settings: Settings, report: Report, group: "Group") -> Package:
@@ -123,7 +140,29 @@ def _train_first(settings: Settings, report: Report, group: "Group") -> Package:
     if package is not None:
         report("already trained: the package in the work folder has the same code, data and parameters")
         return package
-    return _fit_and_export(settings, report, registry, dataset, identity, group)
+    choice = group.broadcast(_choose_backbone(settings, dataset, group, report))
+    if choice.image_size != dataset.image_size:
+        dataset = data(settings, report, image_size=choice.image_size)
+    return _fit_and_export(settings, report, registry, dataset, identity, group, choice.name)
+
+
+def _choose_backbone(settings: Settings, dataset: Dataset, group: "Group", report: Report) -> "BackboneChoice":
+    from image_classifier.training import ModelLimits, choose_backbone
+
+    choice = choose_backbone(
+        settings.backbone,
+        settings.image_size,
+        dataset,
+        budget=settings.budget,
+        processes=group.size,
+        threads=group.threads(available_cpus()),
+        limits=pick(settings, ModelLimits),
+    )
+    if choice.name != "none":
+        report(f"backbone {choice.name}, pretrained on ImageNet, at {choice.image_size}×{choice.image_size} pixels")
+        if settings.recipe != Recipe():
+            report("warning: the recipe has no effect, because it is for a network that is trained from scratch")
+    return choice
 
 
 def _registered_package(registry: "Registry", version: "Version", work: WorkFolder, report: Report) -> Package:
@@ -155,6 +194,7 @@ def _fit_and_export(
     dataset: Dataset,
     identity: TrainingIdentity,
     group: "Group",
+    backbone: str,
 ) -> Package:
     from image_classifier.training import CHECKPOINT_FILE, ReportPoint, export_package, fit, plot_learning_curve
 
@@ -162,6 +202,7 @@ def _fit_and_export(
     checkpoint = work.checkpoint_of(identity.fingerprint)
     parameters = training_settings(settings)
     parameters["image_size"] = dataset.image_size
+    parameters["backbone"] = backbone
     if settings.mirror == "auto":
         del parameters["mirror"]  # the training decides it
     run_id = _interrupted_run(registry, checkpoint, identity.fingerprint, report)
@@ -189,14 +230,14 @@ def _fit_and_export(
                     is_available = False
                     report(f"{error}; the training continues and records its metrics at the end")
 
-        trained = fit(dataset, _plan(settings, group), checkpoint=checkpoint, on_report=on_report)
+        trained = fit(dataset, _plan(settings, group, backbone), checkpoint=checkpoint, on_report=on_report)
         # Before the records, so that a registry that fails costs no training.
         package = export_package(
             work.package,
             trained.classifier,
             dataset,
             trained.validation,
-            _provenance(identity, run, dataset, {**parameters, **trained.parameters}),
+            _provenance(identity, run, dataset, {**parameters, **trained.parameters}, backbone),
             precision=settings.precision,
             threads=available_cpus(),
         )
@@ -219,7 +260,7 @@ def _fit_and_export(
 
 
 def _provenance(
-    identity: TrainingIdentity, run: "Run", dataset: Dataset, parameters: Mapping[str, object]
+    identity: TrainingIdentity, run: "Run", dataset: Dataset, parameters: Mapping[str, object], backbone: str
 ) -> dict[str, Any]:
     return {
         **identity.tags,
@@ -228,6 +269,7 @@ def _provenance(
         "data_source": dataset.source,
         "data_digest": dataset.digest,
         "parameters": json.loads(json.dumps(parameters, default=str)),
+        **({"backbone": SHIPPED[backbone].provenance} if backbone in SHIPPED else {}),
     }
 
 

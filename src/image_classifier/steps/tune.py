@@ -28,10 +28,15 @@ def tune(settings: Settings, report: Report) -> Recipe:
     limit_thread_spinning()
     from image_classifier.registry import RegistryOptions
     from image_classifier.search import SearchOptions, search, study_name
-    from image_classifier.training import Plan
+    from image_classifier.training import Plan, has_backbone
 
     registry = open_registry(settings, report)
     dataset = data(settings, report)
+    if has_backbone(settings.backbone, dataset):
+        raise SettingError(
+            "tune searches hyperparameters of the network that is trained from scratch; a model on a backbone, as of "
+            "these photos, chooses its own in each training: use image-classifier train, or --backbone none"
+        )
     # The trials differ in their recipe, so a recipe in the settings is not part of the search's identity.
     identity = TrainingIdentity.of(replace(settings, recipe=Recipe()), dataset)
     threads = max(1, available_cpus() // settings.tune_workers)
@@ -39,7 +44,7 @@ def tune(settings: Settings, report: Report) -> Recipe:
         settings,
         SearchOptions,
         request=pick(settings, DataRequest),
-        plan=pick(settings, Plan, recipe=Recipe(), threads=threads),
+        plan=pick(settings, Plan, recipe=Recipe(), threads=threads, backbone="none"),
         registry=pick(settings, RegistryOptions),
         storage=settings.tune_storage or sqlite_uri(settings.home.resolve() / "tuning.db"),
         study=study_name(settings.name, identity.fingerprint),

@@ -8,3 +8,9 @@ from .learning_curve import (
 )
 from .loop import fit as fit, fit_worker as fit_worker
 from .plan import Plan as Plan, require_device as require_device
+from .transfer.choice import (
+    BackboneChoice as BackboneChoice,
+    ModelLimits as ModelLimits,
+    choose_backbone as choose_backbone,
+    has_backbone as has_backbone,
+)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed
@@ -46,6 +46,17 @@ class Group:
         values = [value]
         torch.distributed.broadcast_object_list(values)
         return values[0]
+
+    def gather(self, value: T) -> list[T]:
+        """Return the values of all processes, in their order, in the first one; in the others only their own one.
+
+        Collective.
+        """
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        torch.distributed.gather_object(value, values if self.is_first else None)
+        return values if self.is_first else [value]
 
     def broadcast_numbers(self, *values: float) -> list[float]:
         """The same as `broadcast`, fast enough for every step."""

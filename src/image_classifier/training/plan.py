@@ -39,6 +39,8 @@ class Plan:
     threads: int
     mirror: str = "auto"
     """Horizontal flips: "yes", "no", or "auto" for a test on the validation split if the data set allows them."""
+    backbone: str = "none"
+    """Name of a shipped backbone; "none": a network is trained from scratch."""
     device: str = "cpu"
     group: Group = SINGLE_PROCESS
 

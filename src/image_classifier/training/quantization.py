@@ -54,6 +54,10 @@ class ImageRows:
     def __len__(self) -> int:
         return len(self.rows)
 
+    def first(self, count: int) -> "ImageRows":
+        """The first images, at most `count`."""
+        return ImageRows(self.images, self.rows[:count])
+
     def batches(self, size: int = _BATCH_IMAGES) -> Iterator[Images]:
         """Yield the images in batches, uint8 [B, S, S, 3]; B is at most `size` and less for large images."""
         size = min(size, max(1, _BATCH_PIXELS // self.images.shape[1] ** 2))

@@ -13,6 +13,7 @@ from image_classifier.training.checkpoint import TrainingState
 from image_classifier.training.learning_curve import ReportPoint
 from image_classifier.training.network import Classifier
 from image_classifier.training.plan import Indices, TrainingInputs
+from image_classifier.training.transfer.classifier import BackboneClassifier
 
 _LOG_TEMPERATURE_BOUNDS = (math.log(0.01), math.log(20.0))
 
@@ -21,7 +22,7 @@ _LOG_TEMPERATURE_BOUNDS = (math.log(0.01), math.log(20.0))
 class Trained:
     """A trained classifier, ready for export, and how it was trained."""
 
-    classifier: Classifier
+    classifier: Classifier | BackboneClassifier
     history: tuple[ReportPoint, ...]
     validation: Indices
     """Indices into `dataset.train` of the validation split."""

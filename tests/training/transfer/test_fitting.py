@@ -1,0 +1,123 @@
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from image_classifier.errors import TrainingError
+from image_classifier.package.model import Model
+from image_classifier.training.export import export_package
+from image_classifier.training.transfer.classifier import BackboneClassifier
+from image_classifier.training.transfer.fitting import proportional_order
+from tests.training.samples import plan, stripes, train
+
+ON_BACKBONE = replace(plan(), backbone="efficientnet-lite0")
+pytestmark = pytest.mark.slow
+
+
+def test_a_classifier_on_a_backbone_is_exported_as_one_graph(tmp_path):
+    dataset = stripes(64, images=160)
+    trained = train(dataset, ON_BACKBONE, steps=1_000)
+    assert isinstance(trained.classifier, BackboneClassifier)
+    assert trained.validation_accuracy > 0.9
+    assert trained.parameters["images_used"] == 128
+    package = export_package(
+        tmp_path / "package", trained.classifier, dataset, trained.validation, {}, precision="float32", threads=1
+    )
+    images, labels = dataset.test.images, dataset.test.labels
+    probabilities = Model.load(package, threads=1).probabilities(images)
+    np.testing.assert_allclose(probabilities, trained.classifier.probabilities(images), atol=1e-4)
+    assert (probabilities.argmax(axis=1) == labels).mean() > 0.9
+
+
+def test_the_int8_graph_of_a_backbone_predicts_like_the_float32_graph(tmp_path):
+    dataset = stripes(64, images=160)
+    trained = train(dataset, ON_BACKBONE, steps=1_000)
+    package = export_package(
+        tmp_path / "package", trained.classifier, dataset, trained.validation, {}, precision="int8", threads=1
+    )
+    record = package.provenance["precision"]
+    assert record["int8"]["bytes"] < record["float32"]["bytes"] / 3
+    assert record["int8"]["validation_accuracy"] > record["float32"]["validation_accuracy"] - 0.1
+
+
+def test_the_same_seed_gives_the_same_classifier():
+    dataset = stripes(32, images=100)
+    first, second = (train(dataset, ON_BACKBONE, steps=1_000).classifier for _ in range(2))
+    images = dataset.test.images
+    np.testing.assert_array_equal(first.probabilities(images), second.probabilities(images))
+
+
+def test_what_the_budget_does_not_allow_is_left_out():
+    trained = train(stripes(32, images=400), ON_BACKBONE, steps=12)
+    assert 32 <= trained.parameters["images_used"] < 320
+
+
+def test_a_budget_that_lacks_classes_is_too_short():
+    with pytest.raises(TrainingError, match=r"the features of 32 of 160 images, which lack some of the classes"):
+        train(stripes(32, images=200, classes=40), ON_BACKBONE, steps=1)
+
+
+def test_mirror_images_are_used_only_if_they_keep_their_class():
+    """Stripes of 45 and 135 degrees are each other's mirror images; those of 0 and 90 are their own."""
+    wanted = replace(ON_BACKBONE, mirror="auto")
+    leaning = replace(stripes(64, images=200), mirror=True)
+    assert train(leaning, wanted, steps=2_000).parameters["mirror"] == "no"
+    upright = replace(stripes(64, images=200, classes=2), mirror=True)
+    trained = train(upright, replace(wanted, mirror="yes"), steps=2_000)
+    assert len(trained.history) == 2
+
+
+def test_an_interrupted_training_keeps_its_features(tmp_path):
+    dataset = stripes(32, images=200)
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, ON_BACKBONE, steps=1_000, checkpoint=tmp_path, on_report=interrupt)
+    # Time for one batch only, which would lack most of the images.
+    resumed = train(dataset, ON_BACKBONE, steps=10, checkpoint=tmp_path)
+    assert resumed.parameters["images_used"] == 160
+
+
+def test_two_processes_share_the_images(tmp_path):
+    script = tmp_path / "worker.py"
+    script.write_text("""
+import os
+from dataclasses import replace
+import numpy as np
+from image_classifier.training.distributed import join_group
+from image_classifier.training.loop import fit, fit_worker
+from tests.training.samples import plan, stripes
+
+data = replace(stripes(32, images=200, classes=2), mirror=True)
+with join_group(os.environ) as group:
+    shared = replace(plan(budget=60, group=group), backbone="efficientnet-lite0", mirror="yes")
+    if group.is_first:
+        trained = fit(data, shared)
+        print(trained.parameters["processes"], trained.parameters["images_used"], trained.validation_accuracy > 0.9)
+    else:
+        fit_worker(data, shared)
+""")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", str(script)]
+    result = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": str(Path.cwd())}, capture_output=True, text=True, timeout=110
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split()[0] == "2"
+    assert result.stdout.split()[1] in ("160", "320")
+    assert result.stdout.split()[2] == "True"
+
+
+def test_every_beginning_of_the_order_has_the_proportions_of_the_classes():
+    labels = np.repeat([0, 1, 2], [600, 300, 100])
+    order = proportional_order(np.arange(1000), labels, seed=3)
+    assert sorted(order) == list(range(1000))
+    for count in (20, 100, 500):
+        shares = np.bincount(labels[order[:count]], minlength=3) / count
+        np.testing.assert_allclose(shares, [0.6, 0.3, 0.1], atol=2 / count)
+    assert not np.array_equal(order, proportional_order(np.arange(1000), labels, seed=4))
