@@ -2,17 +2,17 @@ import numpy as np
 import pytest
 import torch
 
-from image_classifier.backbones.backbone import SHIPPED
 from image_classifier.backbones.efficientnet_lite import EMBEDDING
 from image_classifier.backbones.feature_graph import FEATURES, add_classifier, build_feature_graph
-from image_classifier.backbones.weights import open_backbone
+from image_classifier.backbones.shipped import SHIPPED
+from image_classifier.backbones.weights import open_shipped
 from image_classifier.package.model import INPUT, Graph
 
 
 @pytest.mark.parametrize("size", [64, 97, 224])
 @pytest.mark.parametrize("name", SHIPPED)
 def test_the_graph_computes_what_the_network_computes(name, size):
-    network = open_backbone(SHIPPED[name])
+    network = open_shipped(SHIPPED[name])
     images = np.random.default_rng(0).integers(0, 256, (2, size, size, 3), dtype=np.uint8)
     graph = build_feature_graph(network, size)
     (features,) = Graph(graph.model.SerializeToString(), 1).session.run([FEATURES], {INPUT: images})
@@ -24,7 +24,7 @@ def test_the_graph_computes_what_the_network_computes(name, size):
 
 
 def test_the_features_are_the_means_of_the_last_five_maps():
-    network = open_backbone(SHIPPED["efficientnet-lite0"])
+    network = open_shipped(SHIPPED["efficientnet-lite0"])
     images = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     graph = build_feature_graph(network, 64)
     assert graph.dimensions == 80 + 112 + 192 + 320 + 1280
@@ -36,7 +36,7 @@ def test_the_features_are_the_means_of_the_last_five_maps():
 
 
 def test_the_classifier_gives_calibrated_probabilities():
-    graph = build_feature_graph(open_backbone(SHIPPED["efficientnet-lite0"]), 64)
+    graph = build_feature_graph(open_shipped(SHIPPED["efficientnet-lite0"]), 64)
     random = np.random.default_rng(0)
     weight = random.normal(0, 0.1, (graph.dimensions, 3)).astype(np.float32)
     bias = random.normal(0, 1, 3).astype(np.float32)

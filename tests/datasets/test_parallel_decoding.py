@@ -63,20 +63,13 @@ def test_the_image_size_is_that_of_the_images_within_bounds(tmp_path, sides, siz
 
 
 @pytest.mark.parametrize(
-    ("sides", "backbone", "size"),
-    [
-        ((128, 140), "auto", 224),
-        ((128, 140), "efficientnet-lite0", 224),
-        ((128, 140), "efficientnet-lite2", 260),
-        ((128, 140), "none", 64),
-        ((100, 140), "auto", 64),
-        ((20, 30), "efficientnet-lite2", 25),
-    ],
+    ("sides", "photo_size", "size"),
+    [((128, 140), 224, 224), ((128, 140), 0, 64), ((100, 140), 224, 64), ((20, 30), 260, 25)],
 )
-def test_photos_have_the_size_of_the_backbone(tmp_path, sides, backbone, size):
+def test_photos_have_the_size_of_the_backbone(tmp_path, sides, photo_size, size):
     contents = files("cat", 4, side=sides[0]) | files("dog", 4, seed=50, side=sides[1])
     if sides == (100, 140):
         contents |= files("mouse", 4, seed=80, side=90)
     pets = write(tmp_path / "pets", contents)
-    assert prepared(pets, tmp_path, backbone=backbone).image_size == size
-    assert prepared(pets, tmp_path, backbone=backbone, image_size=32).image_size == 32
+    assert prepared(pets, tmp_path, photo_size=photo_size).image_size == size
+    assert prepared(pets, tmp_path, photo_size=photo_size, image_size=32).image_size == 32

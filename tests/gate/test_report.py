@@ -234,6 +234,10 @@ def test_the_backbone_of_a_model_is_named_with_its_license_and_biases(without_pl
     backbone = SHIPPED["efficientnet-lite0"].provenance
     page = page_of(evaluation_with(range(50)), provenance={**PROVENANCE, "backbone": backbone})
     assert "Backbone: efficientnet-lite0" in page.text
-    assert "pretrained on ImageNet-1k ( weights , Apache-2.0). It inherits that data's biases" in page.text
-    assert backbone["origin"] in page.references
+    assert f"pretrained on ImageNet-1k (weights: {backbone['origin']}, license: Apache-2.0)" in page.text
+    assert "It inherits that data's biases: photos from the web" in page.text
+    own = {"name": "own", "origin": "own.onnx", "digest": "d"}
+    page_of_own = page_of(evaluation_with(range(50)), provenance={**PROVENANCE, "backbone": own})
+    assert "pretrained on data that its file does not name (weights: own.onnx, license: unknown)" in page_of_own.text
+    assert "photos from the web" not in page_of_own.text
     assert "Backbone" not in page_of(evaluation_with(range(50))).text

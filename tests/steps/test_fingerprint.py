@@ -64,6 +64,7 @@ WITHOUT_EFFECT = {
     "layout": "the fingerprint has the digest of the data",
     "labels": "the fingerprint has the digest of the data",
     "label_column": "the fingerprint has the digest of the data",
+    "photo_size": "follows from the backbone",
     "folder": "only says where the package is written",
     "classifier": "the training's result",
     "dataset": "the fingerprint has its digest",

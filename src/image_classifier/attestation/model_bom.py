@@ -69,9 +69,11 @@ def _backbone(record: Mapping[str, str] | None) -> list[Component]:
         type=ComponentType.MACHINE_LEARNING_MODEL,
         bom_ref="backbone",
         hashes=[_sha256(record["digest"])],
-        licenses=[LicenseFactory().make_from_string(record["license"])],
+        licenses=[LicenseFactory().make_from_string(record["license"])] if "license" in record else [],
         external_references=[ExternalReference(type=ExternalReferenceType.DISTRIBUTION, url=XsUri(record["origin"]))],
-        properties=[Property(name="image-classifier:trained_on", value=record["trained_on"])],
+        properties=[
+            Property(name=f"image-classifier:{key}", value=record[key]) for key in ("trained_on",) if key in record
+        ],
     )
     return [component]
 

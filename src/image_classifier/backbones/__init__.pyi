@@ -1,8 +1,4 @@
-from .backbone import SHIPPED as SHIPPED, Backbone as Backbone
-from .feature_graph import (
-    FEATURES as FEATURES,
-    FeatureGraph as FeatureGraph,
-    add_classifier as add_classifier,
-    build_feature_graph as build_feature_graph,
-)
-from .weights import open_backbone as open_backbone
+from .backbone import Backbone as Backbone
+from .feature_graph import FEATURES as FEATURES, FeatureGraph as FeatureGraph, add_classifier as add_classifier
+from .finding import read_backbone as read_backbone
+from .shipped import SHIPPED as SHIPPED

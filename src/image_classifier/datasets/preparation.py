@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import PIL
 
-from image_classifier.backbones import SHIPPED
 from image_classifier.datasets.assembly import allocate, assemble
 from image_classifier.datasets.cache import NAMES, Cache
 from image_classifier.datasets.dataset import Dataset
@@ -48,14 +47,8 @@ class DataRequest:
     layout: str = AUTO
     labels: str = ""
     label_column: str = ""
-    backbone: str = "none"
-
-    @property
-    def photo_size(self) -> int:
-        """The size of photos if none is given: that of the backbone, for "auto" that of the fastest; 0 for none."""
-        if self.image_size or self.backbone == "none":
-            return 0
-        return (SHIPPED.get(self.backbone) or next(iter(SHIPPED.values()))).image_size
+    photo_size: int = 0
+    """The size of photos if `image_size` is 0: that of the backbone; 0 for none."""
 
 
 def prepare(request: DataRequest, public: Mapping[str, PublicDataset] = PUBLIC_DATASETS) -> Dataset:

@@ -24,6 +24,7 @@ from image_classifier.settings.recipe import Recipe
 from image_classifier.text import one_line, without_credentials
 
 ENVIRONMENT_PREFIX = "IMAGE_CLASSIFIER_"
+NO_BACKBONE = "none"
 _FILE_SUFFIXES = re.compile(r"(\.(tar|tgz|tbz2?|txz|zip|gz|bz2|xz|zst|parquet))+$")
 _MAX_NAME_CHARACTERS = 63  # of a label in Kubernetes
 _DIGEST_CHARACTERS = 8
@@ -173,9 +174,9 @@ class Settings:
     budget: Seconds = _training(Seconds(20.0), "Training time, e.g. 20s, 3m, 1h, counted from the first step.", low=0)
     backbone: str = _training(
         "auto",
-        "Pretrained network whose features are classified; none: a network is trained from scratch; auto: for photos, "
-        "the most accurate one that the budget, max_latency and max_model_size allow.",
-        choices=("auto", "none", "efficientnet-lite0", "efficientnet-lite2"),
+        "Pretrained network whose features are classified: efficientnet-lite0, efficientnet-lite2, or the path or "
+        "address of an .onnx or .safetensors file; none: a network is trained from scratch; auto: for photos, the most "
+        "accurate one that the budget, max_latency and max_model_size allow.",
     )
     max_model_size: Bytes = _training(
         Bytes(0), "Maximum size of a backbone that auto chooses, as float32; 0: unlimited.", low=0

@@ -1,11 +1,10 @@
 """The step `data`: prepare the data set."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from image_classifier.datasets import DataRequest, Dataset, prepare
 from image_classifier.settings import Settings, pick
+from image_classifier.steps.backbone import data_request
 from image_classifier.text import Report, counted
 
 _LISTED_CLASSES, _LARGEST, _SMALLEST = 25, 10, 10
@@ -16,9 +15,7 @@ def data(settings: Settings, report: Report, *, image_size: int | None = None) -
 
     For the data of a model, give its `image_size`; its training has reported the warnings and classes.
     """
-    request = pick(settings, DataRequest)
-    if image_size is not None:
-        request = replace(request, image_size=image_size)
+    request = data_request(settings) if image_size is None else pick(settings, DataRequest, image_size=image_size)
     dataset = prepare(request)
     details = image_size is None
     for warning in dataset.warnings if details else ():

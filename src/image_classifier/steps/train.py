@@ -12,14 +12,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import image_classifier
-from image_classifier.backbones import SHIPPED
+from image_classifier.backbones import SHIPPED, Backbone
 from image_classifier.datasets import DataRequest, Dataset, prepare
 from image_classifier.errors import PackageError, RegistryUnavailableError, TrainingError
 from image_classifier.files import write_atomically
 from image_classifier.package import Package
 from image_classifier.process import available_cpus, limit_thread_spinning
 from image_classifier.registry import artifact_paths
-from image_classifier.settings import SETTINGS, Recipe, Settings, as_environment, pick
+from image_classifier.settings import AUTO, NO_BACKBONE, SETTINGS, Recipe, Settings, as_environment, pick
+from image_classifier.steps.backbone import data_request, named_backbone
 from image_classifier.steps.data import data
 from image_classifier.steps.fingerprint import fingerprint, source_revision, training_code_digest, training_settings
 from image_classifier.steps.model_access import open_registry
@@ -62,9 +63,12 @@ def _without_unused_backbone_settings(settings: Settings, dataset: Dataset) -> S
     from image_classifier.training import has_backbone
 
     if not has_backbone(settings.backbone, dataset):
-        settings = replace(settings, backbone="none")
-    if settings.backbone == "auto":
+        settings = replace(settings, backbone=NO_BACKBONE)
+    if settings.backbone == AUTO:
         return settings
+    named = named_backbone(settings)
+    if named is not None and settings.backbone not in SHIPPED:  # a file is what it contains, wherever it lies
+        settings = replace(settings, backbone=named.digest)
     limits = ("max_latency", "max_model_size")
     return replace(settings, **{name: SETTINGS[name].default for name in limits})
 
@@ -98,7 +102,7 @@ def _other_processes(settings: Settings) -> AbstractContextManager[Mapping[str, 
     return local_processes(command, as_environment(settings, SETTINGS), processes=settings.training_processes)
 
 
-def _plan(settings: Settings, group: "Group", backbone: str) -> "Plan":
+def _plan(settings: Settings, group: "Group", backbone: Backbone | None) -> "Plan":
     from image_classifier.training import Plan
 
     return pick(settings, Plan, threads=group.threads(available_cpus()), group=group, backbone=backbone)
@@ -110,7 +114,7 @@ def _train_other(settings: Settings, group: "Group") -> None:
 
     # By now the first process has prepared the data, in a cache that may be shared.
     digest = group.broadcast("")
-    dataset = prepare(pick(settings, DataRequest))
+    dataset = prepare(data_request(settings))
     if dataset.digest != digest:
         raise TrainingError(
             f"process {group.rank} read other data than the first process: digest {dataset.digest[:12]}, not "
@@ -118,16 +122,25 @@ def _train_other(settings: Settings, group: "Group") -> None:
         )
     is_trained_already = group.broadcast(False)
     if not is_trained_already:
-        choice = group.broadcast(BackboneChoice("", 0))
+        choice = group.broadcast(BackboneChoice(None, 0))
+        # A file of one's own may lie elsewhere in this process.
+        backbone = named_backbone(settings) or choice.backbone
+        if choice.backbone and backbone and choice.backbone.digest != backbone.digest:
+            raise TrainingError(
+                f"process {group.rank} has another backbone than the first process; give all processes the same file"
+            )
         if choice.image_size != dataset.image_size:
-            dataset = prepare(replace(pick(settings, DataRequest), image_size=choice.image_size))
-        fit_worker(dataset, _plan(settings, group, choice.name))
+            dataset = prepare(pick(settings, DataRequest, image_size=choice.image_size))
+        fit_worker(dataset, _plan(settings, group, backbone))
 
 
 def _train_first(settings: Settings, report: Report, group: "Group") -> Package:
     from image_classifier.training import require_device
 
     require_device(settings.device)
+    named = named_backbone(settings)
+    if named is not None:
+        named.feature_graph(settings.image_size or named.image_size)  # a wrong file is found before the data is read
     registry = open_registry(settings, report)
     dataset = data(settings, report)
     group.broadcast(dataset.digest)
@@ -140,17 +153,20 @@ def _train_first(settings: Settings, report: Report, group: "Group") -> Package:
     if package is not None:
         report("already trained: the package in the work folder has the same code, data and parameters")
         return package
-    choice = group.broadcast(_choose_backbone(settings, dataset, group, report))
+    choice = group.broadcast(_choose_backbone(settings, named, dataset, group, report))
     if choice.image_size != dataset.image_size:
         dataset = data(settings, report, image_size=choice.image_size)
-    return _fit_and_export(settings, report, registry, dataset, identity, group, choice.name)
+    return _fit_and_export(settings, report, registry, dataset, identity, group, choice.backbone)
 
 
-def _choose_backbone(settings: Settings, dataset: Dataset, group: "Group", report: Report) -> "BackboneChoice":
+def _choose_backbone(
+    settings: Settings, named: Backbone | None, dataset: Dataset, group: "Group", report: Report
+) -> "BackboneChoice":
     from image_classifier.training import ModelLimits, choose_backbone
 
     choice = choose_backbone(
         settings.backbone,
+        named,
         settings.image_size,
         dataset,
         budget=settings.budget,
@@ -158,8 +174,9 @@ def _choose_backbone(settings: Settings, dataset: Dataset, group: "Group", repor
         threads=group.threads(available_cpus()),
         limits=pick(settings, ModelLimits),
     )
-    if choice.name != "none":
-        report(f"backbone {choice.name}, pretrained on ImageNet, at {choice.image_size}×{choice.image_size} pixels")
+    if choice.backbone is not None:
+        source = f", pretrained on {choice.backbone.trained_on}," if choice.backbone.trained_on else ""
+        report(f"backbone {choice.backbone.name}{source} at {choice.image_size}×{choice.image_size} pixels")
         if settings.recipe != Recipe():
             report("warning: the recipe has no effect, because it is for a network that is trained from scratch")
     return choice
@@ -194,7 +211,7 @@ def _fit_and_export(
     dataset: Dataset,
     identity: TrainingIdentity,
     group: "Group",
-    backbone: str,
+    backbone: Backbone | None,
 ) -> Package:
     from image_classifier.training import CHECKPOINT_FILE, ReportPoint, export_package, fit, plot_learning_curve
 
@@ -202,7 +219,7 @@ def _fit_and_export(
     checkpoint = work.checkpoint_of(identity.fingerprint)
     parameters = training_settings(settings)
     parameters["image_size"] = dataset.image_size
-    parameters["backbone"] = backbone
+    parameters["backbone"] = backbone.name if backbone else NO_BACKBONE
     if settings.mirror == "auto":
         del parameters["mirror"]  # the training decides it
     run_id = _interrupted_run(registry, checkpoint, identity.fingerprint, report)
@@ -260,7 +277,11 @@ def _fit_and_export(
 
 
 def _provenance(
-    identity: TrainingIdentity, run: "Run", dataset: Dataset, parameters: Mapping[str, object], backbone: str
+    identity: TrainingIdentity,
+    run: "Run",
+    dataset: Dataset,
+    parameters: Mapping[str, object],
+    backbone: Backbone | None,
 ) -> dict[str, Any]:
     return {
         **identity.tags,
@@ -269,7 +290,7 @@ def _provenance(
         "data_source": dataset.source,
         "data_digest": dataset.digest,
         "parameters": json.loads(json.dumps(parameters, default=str)),
-        **({"backbone": SHIPPED[backbone].provenance} if backbone in SHIPPED else {}),
+        **({"backbone": backbone.provenance} if backbone else {}),
     }
 
 

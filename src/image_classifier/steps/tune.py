@@ -4,11 +4,11 @@ import json
 import shlex
 from dataclasses import replace
 
-from image_classifier.datasets import DataRequest
 from image_classifier.errors import SettingError
 from image_classifier.files import sqlite_uri
 from image_classifier.process import available_cpus, limit_thread_spinning
 from image_classifier.settings import SETTINGS, Recipe, Settings, pick
+from image_classifier.steps.backbone import data_request
 from image_classifier.steps.data import data
 from image_classifier.steps.model_access import open_registry
 from image_classifier.steps.train import TrainingIdentity
@@ -43,8 +43,8 @@ def tune(settings: Settings, report: Report) -> Recipe:
     options = pick(
         settings,
         SearchOptions,
-        request=pick(settings, DataRequest),
-        plan=pick(settings, Plan, recipe=Recipe(), threads=threads, backbone="none"),
+        request=data_request(settings),
+        plan=pick(settings, Plan, recipe=Recipe(), threads=threads, backbone=None),
         registry=pick(settings, RegistryOptions),
         storage=settings.tune_storage or sqlite_uri(settings.home.resolve() / "tuning.db"),
         study=study_name(settings.name, identity.fingerprint),

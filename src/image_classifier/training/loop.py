@@ -22,7 +22,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from image_classifier.backbones import SHIPPED
 from image_classifier.datasets import Dataset
 from image_classifier.errors import TrainingError
 from image_classifier.process import keep_large_blocks
@@ -61,8 +60,8 @@ def fit(
     """
     configure_process(plan.threads)
     inputs = TrainingInputs.check(dataset, plan)
-    if plan.backbone != "none":
-        return fit_on_backbone(inputs, SHIPPED[plan.backbone], checkpoint, on_report, clock)
+    if plan.backbone is not None:
+        return fit_on_backbone(inputs, plan.backbone, checkpoint, on_report, clock)
     images = NormalizedImages(inputs)
     loop = _TrainingLoop(inputs, images, checkpoint, clock)
     with Progress("training", plan.budget, "s") as progress:
@@ -75,8 +74,8 @@ def fit_worker(dataset: Dataset, plan: Plan) -> None:
     """Train together with the first process of the group, which reports and returns the result."""
     configure_process(plan.threads)
     inputs = TrainingInputs.check(dataset, plan)
-    if plan.backbone != "none":
-        fit_on_backbone_worker(inputs, SHIPPED[plan.backbone], time.perf_counter)
+    if plan.backbone is not None:
+        fit_on_backbone_worker(inputs, plan.backbone, time.perf_counter)
         return
     _TrainingLoop(inputs, NormalizedImages(inputs), None, time.perf_counter).run(lambda _: None, None)
 

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from image_classifier.backbones import Backbone
 from image_classifier.datasets import Dataset, split_validation
 from image_classifier.errors import TrainingError
 from image_classifier.settings import Recipe
@@ -39,8 +40,8 @@ class Plan:
     threads: int
     mirror: str = "auto"
     """Horizontal flips: "yes", "no", or "auto" for a test on the validation split if the data set allows them."""
-    backbone: str = "none"
-    """Name of a shipped backbone; "none": a network is trained from scratch."""
+    backbone: Backbone | None = None
+    """The pretrained network whose features are classified; None: a network is trained from scratch."""
     device: str = "cpu"
     group: Group = SINGLE_PROCESS
 

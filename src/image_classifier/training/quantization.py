@@ -26,7 +26,7 @@ from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-from image_classifier.package import INPUT, Graph, Images, Probabilities, quantile_interval, time_in_turn
+from image_classifier.package import INPUT, OUTPUT, Graph, Images, Probabilities, quantile_interval, time_in_turn
 from image_classifier.training.plan import Indices
 from image_classifier.training.trained import fit_temperature
 
@@ -145,7 +145,7 @@ def _int8_candidate(
 def _scale_temperature(model: bytes, factor: float) -> bytes:
     """The graph with another temperature: its logits are also divided by `factor` before the softmax."""
     content = onnx.load_from_string(model)
-    (position,) = [number for number, node in enumerate(content.graph.node) if node.op_type == "Softmax"]
+    (position,) = [number for number, node in enumerate(content.graph.node) if OUTPUT in node.output]
     softmax = content.graph.node[position]
     divide = onnx.helper.make_node("Div", [softmax.input[0], "int8_temperature"], ["int8_logits"])
     softmax.input[0] = "int8_logits"

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from image_classifier.backbones import SHIPPED, build_feature_graph, open_backbone
+from image_classifier.backbones import SHIPPED
 from image_classifier.training.transfer.features import FeatureExtractor, FeatureFile
 from tests.training.samples import stripes
 
@@ -11,7 +11,7 @@ ROWS = np.arange(0, 100)[::-1].copy()
 
 @pytest.fixture(scope="module")
 def extractor() -> FeatureExtractor:
-    return FeatureExtractor(build_feature_graph(open_backbone(SHIPPED["efficientnet-lite0"]), 32), threads=1)
+    return FeatureExtractor(SHIPPED["efficientnet-lite0"].feature_graph(32), threads=1)
 
 
 def extract(file: FeatureFile, extractor: FeatureExtractor, *, batches: int = 99, mirrored: bool = False) -> int:

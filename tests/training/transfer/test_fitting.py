@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from image_classifier.backbones import SHIPPED
 from image_classifier.errors import TrainingError
 from image_classifier.package.model import Model
 from image_classifier.training.export import export_package
@@ -14,7 +15,7 @@ from image_classifier.training.transfer.classifier import BackboneClassifier
 from image_classifier.training.transfer.fitting import proportional_order
 from tests.training.samples import plan, stripes, train
 
-ON_BACKBONE = replace(plan(), backbone="efficientnet-lite0")
+ON_BACKBONE = replace(plan(), backbone=SHIPPED["efficientnet-lite0"])
 pytestmark = pytest.mark.slow
 
 
@@ -90,13 +91,14 @@ def test_two_processes_share_the_images(tmp_path):
 import os
 from dataclasses import replace
 import numpy as np
+from image_classifier.backbones import SHIPPED
 from image_classifier.training.distributed import join_group
 from image_classifier.training.loop import fit, fit_worker
 from tests.training.samples import plan, stripes
 
 data = replace(stripes(32, images=200, classes=2), mirror=True)
 with join_group(os.environ) as group:
-    shared = replace(plan(budget=60, group=group), backbone="efficientnet-lite0", mirror="yes")
+    shared = replace(plan(budget=60, group=group), backbone=SHIPPED["efficientnet-lite0"], mirror="yes")
     if group.is_first:
         trained = fit(data, shared)
         print(trained.parameters["processes"], trained.parameters["images_used"], trained.validation_accuracy > 0.9)

@@ -78,7 +78,8 @@ def _facts(provenance: Mapping[str, Any]) -> list[tuple[str, str]]:
     if accuracy := _accuracy(provenance):
         facts.append(("Accuracy", f"{accuracy} on validation images"))
     if backbone := provenance.get("backbone"):
-        facts.append(("Backbone", f"{backbone['name']}, pretrained on {backbone['trained_on']} and with its biases"))
+        source = backbone.get("trained_on", "other data")
+        facts.append(("Backbone", f"{backbone['name']}, pretrained on {source} and with its biases"))
     if precision := provenance.get("precision"):
         facts.append(("Precision", _PRECISIONS.get(precision["chosen"], precision["chosen"])))
     return facts

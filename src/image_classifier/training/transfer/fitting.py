@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from image_classifier.backbones import Backbone, FeatureGraph, build_feature_graph, open_backbone
+from image_classifier.backbones import Backbone, FeatureGraph
 from image_classifier.errors import TrainingError
 from image_classifier.progress import Progress
 from image_classifier.training.learning_curve import ReportPoint
@@ -54,7 +54,7 @@ class _Extraction:
 
     def __init__(self, inputs: TrainingInputs, backbone: Backbone, checkpoint: Path | None, clock: _Clock) -> None:
         self._inputs, self._checkpoint, self.clock = inputs, checkpoint, clock
-        self.graph: FeatureGraph = build_feature_graph(open_backbone(backbone), inputs.dataset.image_size)
+        self.graph: FeatureGraph = backbone.feature_graph(inputs.dataset.image_size)
         self._extractor = FeatureExtractor(self.graph, inputs.plan.threads)
         self._key = f"{inputs.key} {backbone.digest}"
 
