@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from image_classifier.process import available_cpus, limit_thread_spinning
@@ -29,6 +30,7 @@ from environments import PEERS, make_environment
 from image_classifier.datasets import prepare
 from image_classifier.datasets.dataset import Dataset, DatasetPart
 from image_classifier.settings import Recipe, load_settings
+from image_classifier.steps.backbone import data_request
 from image_classifier.training import Plan, fit
 from image_classifier.training.network import Classifier
 from image_classifier.training.trained import Trained
@@ -111,7 +113,7 @@ def main() -> None:
             settings = load_settings(
                 {"data": arguments.data, "home": home, "budget": text, "recipe": arguments.recipe}, {}
             )
-            dataset = prepare(settings)
+            dataset = prepare(data_request(replace(settings, backbone="none")))
             name = Path(arguments.data).name
             tests = []
             for seed in arguments.seeds:
