@@ -193,7 +193,7 @@ def test_a_model_of_photos_is_built_on_a_backbone_and_says_so(empty_database, tm
         max_calibration_error=1.0,
     )
     lines = run_chain(settings)
-    assert re.search(r"backbone efficientnet-lite[02], pretrained on ImageNet, at 96×96 pixels", lines.text)
+    assert re.search(r"backbone efficientnet-lite[02], pretrained on ImageNet-1k, at 96×96 pixels", lines.text)
     package = Package.read(tmp_path / "work/package")
     backbone = package.provenance["backbone"]
     assert backbone["license"] == "Apache-2.0"
