@@ -64,6 +64,7 @@ def _backbone(record: Mapping[str, str] | None) -> list[Component]:
     """The pretrained network that the model is built on, if there is one."""
     if record is None:
         return []
+    trained_on = record.get("trained_on")
     component = Component(
         name=record["name"],
         type=ComponentType.MACHINE_LEARNING_MODEL,
@@ -71,9 +72,7 @@ def _backbone(record: Mapping[str, str] | None) -> list[Component]:
         hashes=[_sha256(record["digest"])],
         licenses=[LicenseFactory().make_from_string(record["license"])] if "license" in record else [],
         external_references=[ExternalReference(type=ExternalReferenceType.DISTRIBUTION, url=XsUri(record["origin"]))],
-        properties=[
-            Property(name=f"image-classifier:{key}", value=record[key]) for key in ("trained_on",) if key in record
-        ],
+        properties=[Property(name="image-classifier:trained_on", value=trained_on)] if trained_on else [],
     )
     return [component]
 

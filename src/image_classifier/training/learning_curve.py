@@ -1,6 +1,6 @@
 """The learning curve of a training: its report points and their plot. Needs no PyTorch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 
 from matplotlib.figure import Figure
@@ -30,6 +30,10 @@ class ReportPoint:
     def metrics(self) -> dict[str, float]:
         """Every value except the number, by the name under which it is logged."""
         return {name: value for name, value in asdict(self).items() if name != "number"}
+
+
+OnReport = Callable[[ReportPoint], None]
+"""Called with each report point as soon as it is measured."""
 
 
 def plot_learning_curve(history: Sequence[ReportPoint]) -> Figure:

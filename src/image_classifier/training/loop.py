@@ -13,7 +13,6 @@ Not reproducible: the number of steps within the budget, and floating-point sums
 
 import math
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -28,7 +27,7 @@ from image_classifier.process import keep_large_blocks
 from image_classifier.progress import Progress
 from image_classifier.training.batches import Batches, NormalizedImages
 from image_classifier.training.checkpoint import TrainingState, load_checkpoint, save_checkpoint
-from image_classifier.training.learning_curve import REPORT_POINTS, ReportPoint
+from image_classifier.training.learning_curve import REPORT_POINTS, OnReport, ReportPoint
 from image_classifier.training.mirroring import choose_rows, mirrored_images_keep_their_class
 from image_classifier.training.network import Network
 from image_classifier.training.optimizer import Optimizer
@@ -36,8 +35,6 @@ from image_classifier.training.plan import Clock, Indices, Plan, TrainingInputs
 from image_classifier.training.sizing import Sizing, choose_sizing
 from image_classifier.training.trained import Trained, finish
 from image_classifier.training.transfer.fitting import fit_on_backbone, fit_on_backbone_worker
-
-OnReport = Callable[[ReportPoint], None]
 
 _REPORT_IMAGES = 1_000
 _MAX_UNDECIDED_FRACTION = 1 / 3

@@ -4,6 +4,7 @@ from functools import cached_property
 
 import numpy as np
 import onnx
+from scipy.special import softmax
 
 from image_classifier.backbones import FeatureGraph, add_classifier
 from image_classifier.package import Images, Probabilities
@@ -26,8 +27,7 @@ class BackboneClassifier:
     def probabilities(self, images: Images) -> Probabilities:
         """Probabilities, float32 [N, K], of images, uint8 [N, S, S, 3]: computed outside of the exported graph."""
         logits = self._head.logits(self._extractor(images)).astype(np.float64) / self.temperature
-        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-        probabilities: Probabilities = (exponentials / exponentials.sum(axis=1, keepdims=True)).astype(np.float32)
+        probabilities: Probabilities = softmax(logits, axis=1).astype(np.float32)
         return probabilities
 
     def to_onnx(self) -> onnx.ModelProto:

@@ -16,15 +16,13 @@ import torch.nn.functional as F
 from image_classifier.backbones import Backbone, FeatureGraph
 from image_classifier.errors import TrainingError
 from image_classifier.progress import Progress
-from image_classifier.training.learning_curve import ReportPoint
+from image_classifier.training.learning_curve import OnReport, ReportPoint
 from image_classifier.training.mirroring import choose_rows, mirrored_images_keep_their_class
 from image_classifier.training.plan import Clock, Indices, TrainingInputs
 from image_classifier.training.trained import Trained, fit_temperature
 from image_classifier.training.transfer.classifier import BackboneClassifier
 from image_classifier.training.transfer.features import FeatureExtractor, FeatureFile, Features
 from image_classifier.training.transfer.head import Head, Labels, fit_head
-
-OnReport = Callable[[ReportPoint], None]
 
 _MAX_VALIDATION_FRACTION = 0.2
 """Part of the budget for the features of the validation split."""
@@ -35,7 +33,7 @@ _MAX_ROWS = 100_000
 
 
 class _Clock:
-    """The time of a training, and of the part of it that was spent before it was interrupted."""
+    """The time since the training began, or was resumed."""
 
     def __init__(self, clock: Clock, budget: float) -> None:
         self._clock, self._budget, self._started = clock, budget, clock()
