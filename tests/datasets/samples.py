@@ -12,9 +12,9 @@ from image_classifier.datasets.public_datasets import PUBLIC_DATASETS, PublicDat
 HOME = "home"
 
 
-def encoded(seed: int, side: int = 12, format: str = "PNG") -> bytes:
-    """A random image, different for each seed."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
+def encoded(seed: int, side: int = 12, format: str = "PNG", width: int = 0) -> bytes:
+    """A random image, different for each seed; square unless a width is given."""
+    pixels = np.random.default_rng(seed).integers(0, 256, (side, width or side, 3), dtype=np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, format)
     return buffer.getvalue()

@@ -35,7 +35,20 @@ def test_data_that_cannot_be_trained_on_is_refused(tmp_path, contents, message):
          "skipped 1 image that cannot be read: dog/cut.png (the image"),
         (files() | {"cat/large.png": encoded(8, side=30)},
          "resized 21 images of different sizes, 12 to 30 pixels wide and 12 to 30 high, to 12 x 12"),
+        (files() | {"cat/large.png": encoded(8, side=30), "cat/long.png": encoded(9, side=12, width=40)},
+         "resized 22 images of different sizes, 12 to 40 pixels wide and 12 to 30 high, to 12 x 12 (set image_size to "
+         "change that); 1 image not square, so only the center is used: 30 % of the median one"),
+        (files(width=120), "resized 20 images from 120 x 12 to 12 x 12; 20 images not square, so only the center is "
+         "used: 10 % of the median one"),
+        (files() | {f"cat/{n}.png": encoded(90 + n, width=40) for n in range(2)},
+         "resized 22 images of different sizes, 12 to 40 pixels wide and 12 high"),
         (files(side=100), "resized 20 images from 100 x 100 to 64 x 64"),
+        (files("cat", 400, "train/") | files("dog", 10, "train/", 1000) | files("eel", 3, "train/", 2000)
+         | files("cat dog eel", 2, "test/", 5000),
+         "2 classes with less than 5 % of the training images of the largest class, cat (400), so they may rarely be "
+         "recognized; add images of them: eel (3), dog (10)"),
+        (files() | {f"cat/copy-{n}.png": encoded(0) for n in range(9)} | {"dog/copy.png": encoded(1000)},
+         "10 training images of 24 identical to others of the same class: cat/copy-0.png, cat/copy-1.png"),
         (files() | {"cat/copy.png": encoded(0), "dog/same.png": encoded(0)},
          "3 images identical to images of another class: cat/000.png, cat/copy.png, dog/same.png"),
         (files(prefix="train/") | files(prefix="test/", count=2),
@@ -64,3 +77,7 @@ def test_a_class_without_images_is_skipped_with_a_warning(tmp_path):
     folder = write(tmp_path / "pets", files())
     (folder / "eel").mkdir()
     assert prepared(folder, tmp_path).warnings == ("skipped 1 class without images: eel",)
+
+
+def test_images_of_a_class_that_are_all_different_get_no_warning(tmp_path):
+    assert prepared(write(tmp_path / "pets", files("cat", 40) | files("dog", 4, seed=100)), tmp_path).warnings == ()

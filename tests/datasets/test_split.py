@@ -21,10 +21,10 @@ def chosen_of(labels, values, fraction):
     return choose_test_part(np.asarray(labels), hashes(values), fraction)
 
 
-def dataset_of(labels, validation_rows=None):
+def dataset_of(labels, validation_rows=None, contents=None):
     labels = np.array(labels)
     names = list(map(str, range(len(labels))))
-    part = DatasetPart(np.zeros((len(labels), 8, 8, 3), np.uint8), labels, names, hashes(names)[:, 0])
+    part = DatasetPart(np.zeros((len(labels), 8, 8, 3), np.uint8), labels, names, hashes(contents or names)[:, 0])
     return Dataset("labels", "d" * 64, ("a", "b"), 8, True, False, part, part, (), validation_rows)
 
 
@@ -47,6 +47,34 @@ def test_the_validation_split_is_stratified_and_depends_on_the_seed():
     assert list(np.bincount(labels[first])) == [80, 20]
     assert np.array_equal(first, split_validation(dataset, 0.1, 0)[1])
     assert not np.array_equal(first, split_validation(dataset, 0.1, 1)[1])
+
+
+@given(IMAGES, FRACTIONS, st.integers(0, 99))
+def test_identical_images_of_a_class_are_on_one_side_of_the_validation_split(images, fraction, seed):
+    labels, contents = map(np.array, zip(*images, strict=True))
+    train, validation = split_validation(dataset_of(labels, contents=contents.tolist()), fraction, seed)
+    assert sorted([*train, *validation]) == list(range(len(labels)))
+    for label in set(labels):
+        of_class = labels == label
+        trained, validated = (set(contents[rows[of_class[rows]]]) for rows in (train, validation))
+        assert trained
+        assert bool(validated) == (of_class.sum() > 1)
+        assert not trained & validated or len(set(contents[of_class])) == 1
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_photo_that_is_half_of_its_class_is_trained_on_and_not_validated_on(seed):
+    contents = [0] * 40 + list(range(1, 41))
+    _, validation = split_validation(dataset_of([0] * 80, contents=contents), 0.1, seed)
+    assert len(validation) == 8
+    assert min(validation) >= 40
+
+
+def test_without_copies_the_validation_split_is_that_of_earlier_versions():
+    labels = np.repeat([0, 1], [20, 10])
+    generator = np.random.default_rng(3)
+    expected = [*generator.permutation(20)[:4], *(20 + generator.permutation(10)[:2])]
+    assert list(split_validation(dataset_of(labels), 0.2, 3)[1]) == sorted(expected)
 
 
 @pytest.mark.parametrize(("fraction", "seed"), [(0.01, 0), (0.5, 7)])

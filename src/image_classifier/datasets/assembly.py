@@ -12,6 +12,8 @@ from image_classifier.datasets.cache import HASHES, IMAGES, LABELS, NAMES, ORIGI
 from image_classifier.datasets.class_names import require_distinct_names
 from image_classifier.datasets.data_checks import (
     UsableRows,
+    blank_warnings,
+    class_balance_warnings,
     drop_untrained_classes,
     duplicate_warnings,
     require_two_images_per_class,
@@ -70,6 +72,8 @@ def assemble(
         )
     require_two_images_per_class(rows, origin)
     rows.warnings += untested_class_warnings(rows, in_test, source, decoded.hashes, derived=derived)
+    rows.warnings += class_balance_warnings(rows, in_test)
+    rows.warnings += blank_warnings(decoded.blank & rows.kept, source.names)
     rows.warnings += duplicate_warnings(rows, in_test, decoded.hashes, source.names)
     rows.warnings += resize_warnings(decoded.originals[rows.kept, :2], size)
     order = _canonical_order(rows, in_test, in_validation, decoded.hashes)

@@ -11,6 +11,9 @@ from image_classifier.datasets.shard_decoding import DecodedImages
 from image_classifier.errors import DataError
 from image_classifier.text import counted, listed
 
+_MIN_CLASS_RATIO = 0.05
+"""Training images of a class, relative to the largest class, below which the class is named in a warning."""
+
 
 @dataclass
 class UsableRows:
@@ -120,7 +123,10 @@ def untested_class_warnings(
 def duplicate_warnings(
     rows: UsableRows, in_test: NDArray[np.bool_], hashes: NDArray[np.uint64], names: Sequence[str]
 ) -> list[str]:
-    """About identical images in both parts, or in several classes. hashes: uint64 [N, 4], of the encoded images."""
+    """About identical images in both parts, in several classes, or within a class of the training part.
+
+    hashes: uint64 [N, 4], of the encoded images.
+    """
     kept = np.flatnonzero(rows.kept)
     order = kept[np.lexsort((*hashes[kept].T[::-1],))]
     same = (hashes[order[1:]] == hashes[order[:-1]]).all(axis=1)
@@ -141,7 +147,41 @@ def duplicate_warnings(
     if len(contradictory):
         shown = listed([names[row] for row in np.sort(contradictory)])
         warnings.append(f"{counted(len(contradictory), 'image')} identical to images of another class: {shown}")
+    trained = ~in_test[order]
+    _, original = np.unique(np.stack([group, labels])[:, trained], axis=1, return_index=True)
+    copies = np.delete(order[trained], original)
+    if len(copies):
+        shown = listed([names[row] for row in np.sort(copies)])
+        images = counted(len(copies), "training image")
+        warnings.append(f"{images} of {trained.sum():,} identical to others of the same class: {shown}")
     return warnings
+
+
+def class_balance_warnings(rows: UsableRows, in_test: NDArray[np.bool_]) -> list[str]:
+    """About classes that have so few training images beside the largest class that they are rarely recognized."""
+    counts = np.bincount(rows.labels[rows.kept & ~in_test], minlength=len(rows.classes))
+    small = np.flatnonzero(counts < _MIN_CLASS_RATIO * counts.max())
+    if not len(small):
+        return []
+    shown = listed([f"{rows.classes[label]} ({counts[label]:,})" for label in small[np.argsort(counts[small])]])
+    largest = int(counts.argmax())
+    return [
+        f"{counted(len(small), 'class')} with less than {100 * _MIN_CLASS_RATIO:.0f} % of the training images of the "
+        f"largest class, {rows.classes[largest]} ({counts[largest]:,}), so they may rarely be recognized; add images "
+        f"of them: {shown}"
+    ]
+
+
+def blank_warnings(blank: NDArray[np.bool_], names: Sequence[str]) -> list[str]:
+    """About images that show nothing. blank: bool [N], whether the pixels of a kept image are all equal."""
+    rows = np.flatnonzero(blank)
+    if not len(rows):
+        return []
+    shown = listed([names[row] for row in rows.tolist()])
+    return [
+        f"{counted(len(rows), 'image')} of a single color, after transparent pixels became white and the center was "
+        f"cut out; check them: {shown}"
+    ]
 
 
 def resize_warnings(dimensions: NDArray[np.int32], size: int) -> list[str]:
@@ -150,11 +190,19 @@ def resize_warnings(dimensions: NDArray[np.int32], size: int) -> list[str]:
     if (min_width, min_height, max_width, max_height) == (size,) * 4:
         return []
     oblong = int((dimensions[:, 0] != dimensions[:, 1]).sum())
-    cropped = f"; {counted(oblong, 'image')} not square, so only the center is used" if oblong else ""
+    cropped = ""
+    if oblong:
+        sides = np.sort(dimensions[dimensions[:, 0] != dimensions[:, 1]], axis=1)
+        used = 100 * float(np.median(sides[:, 0] / sides[:, 1]))
+        cropped = f"; {counted(oblong, 'image')} not square, so only the center is used: {used:.0f} % of the median one"
     images = counted(len(dimensions), "image")
     if (min_width, min_height) == (max_width, max_height):
         return [f"resized {images} from {min_width} x {min_height} to {size} x {size}{cropped}"]
     return [
-        f"resized {images} of different sizes, {min_width} to {max_width} pixels wide and {min_height} to {max_height} "
-        f"high, to {size} x {size} (set image_size to change that){cropped}"
+        f"resized {images} of different sizes, {_range(min_width, max_width)} pixels wide and "
+        f"{_range(min_height, max_height)} high, to {size} x {size} (set image_size to change that){cropped}"
     ]
+
+
+def _range(low: int, high: int) -> str:
+    return f"{low}" if low == high else f"{low} to {high}"

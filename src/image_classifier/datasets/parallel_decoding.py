@@ -97,6 +97,7 @@ def decode_source(
     total = ends[-1]
     hashes = np.zeros((total, 4), dtype=np.uint64)
     originals = np.zeros((total, 3), dtype=np.int32)
+    blank = np.zeros(total, dtype=np.bool_)
     errors: dict[int, str] = {}
     color = False
     tasks = [
@@ -109,9 +110,10 @@ def decode_source(
             hashes[first : first + shard.count] = decoded.hashes
             errors |= {first + row: reason for row, reason in decoded.errors.items()}
             originals[first : first + shard.count] = decoded.originals
+            blank[first : first + shard.count] = decoded.blank
             color = color or decoded.color
             progress.advance(shard.count)
-    return DecodedImages(hashes, dict(sorted(errors.items())), color, originals)
+    return DecodedImages(hashes, dict(sorted(errors.items())), color, originals, blank)
 
 
 _Task = tuple[Shard, Path, int, int, int]

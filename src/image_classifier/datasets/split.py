@@ -10,7 +10,8 @@ def split_validation(dataset: Dataset, fraction: float, seed: int) -> tuple[NDAr
     """Split `dataset.train` into images to train on and the validation split. Returns the sorted indices of both.
 
     The validation part of the data is the split. Without one it is chosen at random by `seed`, stratified by class; a
-    class of two images or more then has at least one in each.
+    class of two images or more then has at least one in each. Identical images of a class are on the same side, unless
+    all of its images are identical; those that are more than `fraction` of the class are trained on.
     """
     labels = dataset.train.labels
     in_validation = np.zeros(len(labels), dtype=bool)
@@ -19,10 +20,27 @@ def split_validation(dataset: Dataset, fraction: float, seed: int) -> tuple[NDAr
     else:
         generator = np.random.default_rng(seed)
         for label in np.unique(labels):
-            members = generator.permutation(np.flatnonzero(labels == label))
-            count = max(1, round(fraction * len(members)))
-            in_validation[members[: min(count, len(members) - 1)]] = True
+            members = np.flatnonzero(labels == label)
+            in_validation[_choose_validation(members, dataset.train.hashes[members], fraction, generator)] = True
     return np.flatnonzero(~in_validation), np.flatnonzero(in_validation)
+
+
+def _choose_validation(
+    members: NDArray[np.int64], hashes: NDArray[np.uint64], fraction: float, generator: np.random.Generator
+) -> NDArray[np.int64]:
+    """Choose validation images of one class, of which `members` are the rows and `hashes` the contents."""
+    count = min(max(1, round(fraction * len(members))), len(members) - 1)
+    _, first, content, copies = np.unique(hashes, return_index=True, return_inverse=True, return_counts=True)
+    if len(first) == 1:
+        return generator.permutation(members)[:count]
+    # In the order of the rows, so that a class without copies has the same split as without this grouping.
+    order = generator.permutation(np.argsort(first))
+    fitting = order[copies[order] <= count]
+    chosen = fitting[np.cumsum(copies[fitting]) <= count]
+    if not len(chosen):
+        chosen = order[[np.argmin(copies[order])]]
+    selected: NDArray[np.int64] = members[np.isin(content, chosen)]
+    return selected
 
 
 def choose_test_part(labels: NDArray[np.int64], hashes: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:

@@ -220,6 +220,7 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageTooLargeError(
             f"the image has {image.width:,} x {image.height:,} pixels, more than the limit of {limit:,}"
             + (f" for {image.format}" if limit < max_pixels else "")
+            + "; shrink it, or raise max_pixels"
         )
     if image.format == "JPEG":
         check_scan_count(data, image.width * image.height)
