@@ -70,13 +70,16 @@ def test_a_folded_convolution_equals_the_convolution_and_its_batch_norm():
         torch.testing.assert_close(network.conv_stem(images), expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_network_can_be_entered_at_each_block():
+def test_the_network_can_be_entered_at_the_beginning_of_each_stage():
     network = EfficientNetLite(width=1.0, depth=1.0).eval()
-    images = torch.randn(1, 3, 64, 64)
+    assert network.stage_starts == (0, 1, 3, 5, 8, 11, 15)
     with torch.inference_mode():
-        expected = network(images)
-        for block in (0, 5, len(network.blocks)):
-            torch.testing.assert_close(network.after(block, network.before(block, images)), expected)
+        entering = network.stem(torch.randn(1, 3, 64, 64))
+        all_maps = network.maps_from(0, entering)
+        assert [each.size(1) for each in all_maps] == [16, 24, 40, 80, 112, 192, 320, 1280]
+        for number, start in enumerate(network.stage_starts[1:]):
+            maps = network.maps_from(start, all_maps[number])
+            torch.testing.assert_close(maps, all_maps[number + 1 :])
 
 
 def test_only_blocks_that_keep_the_shape_have_a_shortcut():

@@ -104,6 +104,38 @@ def test_a_network_with_dynamic_sides_takes_every_size(tmp_path):
     assert backbone.feature_graph(32).dimensions == 4
 
 
+@pytest.mark.parametrize("opset", [11, 18])
+def test_a_model_on_a_feature_map_returns_the_features_and_an_activation_map(tmp_path, opset):
+    path = write(tmp_path, opset=opset)
+    graph = read_backbone(path, "own.onnx").feature_graph(32)
+    weight, bias = np.random.default_rng(2).normal(0, 1, (4, 3)).astype(np.float32), np.ones(3, np.float32)
+    model = Graph(add_classifier(graph, weight, bias, 2.0).SerializeToString(), 1)
+    _, embeddings = model.probabilities_and_embeddings(IMAGES)
+    np.testing.assert_array_equal(embeddings, features(path))
+    _, maps = model.probabilities_and_activation_maps(IMAGES)
+    assert maps.shape == (3, 3, 32, 32)
+    np.testing.assert_allclose(maps.mean((2, 3)), embeddings @ weight / 2, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["vector", "tokens", "one cell"])
+def test_a_model_without_a_map_returns_the_features_only(tmp_path, kind):
+    convolution = helper.make_node("Conv", ["x", "w"], ["m"])
+    shape = helper.make_node("Constant", [], ["s"], value_ints=[0, -1, 4])
+    nodes, output = {
+        "vector": ([helper.make_node("ReduceMean", ["m", "sides"], ["y"], keepdims=0)], ("N", 4)),
+        "tokens": ([shape, helper.make_node("Reshape", ["m", "s"], ["y"])], ("N", "T", 4)),
+        "one cell": ([helper.make_node("GlobalAveragePool", ["m"], ["y"])], ("N", 4, 1, 1)),
+    }[kind]
+    sides = helper.make_node("Constant", [], ["sides"], value_ints=[2, 3])
+    path = write(tmp_path, nodes=[convolution, sides, *nodes], output=output)
+    graph = read_backbone(path, "own.onnx").feature_graph(32)
+    model = Graph(
+        add_classifier(graph, np.eye(4, 3, dtype=np.float32), np.zeros(3, np.float32), 1).SerializeToString(), 1
+    )
+    assert [each.name for each in model.session.get_outputs()] == ["probabilities", "embedding"]
+    np.testing.assert_array_equal(model.probabilities_and_embeddings(IMAGES)[1], features(path))
+
+
 @pytest.mark.slow
 def test_an_export_of_pytorch_can_be_trained_on(tmp_path):
     class Small(torch.nn.Module):

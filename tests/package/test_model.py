@@ -2,7 +2,9 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from image_classifier.errors import PackageError
 from image_classifier.package.model import Model, top_classes
@@ -49,6 +51,50 @@ def test_a_model_with_other_probabilities_than_recorded_is_not_loaded(tmp_path):
 def test_a_graph_that_does_not_match_the_package_is_refused(tmp_path, change, expected):
     with pytest.raises(PackageError, match=expected):
         Model.load(package_of(tmp_path / "package", **change), threads=1)
+
+
+def color_model_with(name, shape, *, kind=TensorProto.FLOAT, switch=True):
+    """The color model with one more output, whose values are 0."""
+    model = onnx.load_from_string(color_model())
+    zeros = np.zeros([each for each in shape if isinstance(each, int)], helper.tensor_dtype_to_np_dtype(kind))
+    model.graph.initializer.append(numpy_helper.from_array(zeros[np.newaxis], "zeros"))
+    model.graph.node.append(helper.make_node("Identity", ["zeros"], [name]))
+    model.graph.output.append(helper.make_tensor_value_info(name, kind, ["N", *shape]))
+    if switch:
+        model.graph.initializer.append(numpy_helper.from_array(np.array([False]), "with_activation_map"))
+        model.graph.input.append(helper.make_tensor_value_info("with_activation_map", TensorProto.BOOL, [1]))
+    return model.SerializeToString()
+
+
+def test_a_model_says_whether_it_returns_embeddings_and_activation_maps(tmp_path, package_folder):
+    plain = Model.load(Package.read(package_folder), threads=1)
+    assert (plain.has_embedding, plain.has_activation_map) == (False, False)
+    package = package_of(tmp_path / "a", model=color_model_with("embedding", [7]))
+    model = Model.load(package, threads=1)
+    assert (model.has_embedding, model.has_activation_map) == (True, False)
+    probabilities, embeddings = model.probabilities_and_embeddings(color_images()[:1])
+    np.testing.assert_array_equal(probabilities, model.probabilities(color_images()[:1]))
+    np.testing.assert_array_equal(embeddings, np.zeros((1, 7)))
+    package = package_of(tmp_path / "b", model=color_model_with("activation_map", [len(COLORS), 2, 3]))
+    model = Model.load(package, threads=1)
+    assert (model.has_embedding, model.has_activation_map) == (False, True)
+    assert model.probabilities_and_activation_maps(color_images()[:1])[1].shape == (1, len(COLORS), 2, 3)
+
+
+@pytest.mark.parametrize(
+    ("model", "expected"),
+    [
+        (color_model_with("embedding", [7, 2]), r"output embedding .* is tensor\(float\) \[N, 7, 2\]; .* \[N, E\]"),
+        (color_model_with("embedding", [7], kind=TensorProto.DOUBLE), r"is tensor\(double\) \[N, 7\]"),
+        (color_model_with("activation_map", [2, 7, 7]), r"activation_map .* \[N, 2, 7, 7\]; .* \[N, 4, H, W\]"),
+        (color_model_with("activation_map", [4, 7, 7], switch=False), "no optional input with_activation_map bool"),
+        (color_model_with("extra", [4]), "unknown output extra; besides probabilities only embedding and"),
+    ],
+    ids=["embedding map", "embedding of doubles", "other classes", "no switch", "unknown"],
+)
+def test_another_output_of_a_wrong_shape_is_refused(tmp_path, model, expected):
+    with pytest.raises(PackageError, match=expected):
+        Model.load(package_of(tmp_path / "package", model=model), threads=1)
 
 
 def test_top_classes_are_sorted_by_probability_and_then_by_class():

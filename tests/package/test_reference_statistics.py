@@ -1,14 +1,22 @@
+import json
+
 import numpy as np
 import pytest
 
 from image_classifier.package.reference_statistics import (
     CLASS_FEATURE,
     CONFIDENCE_FEATURE,
+    EMBEDDING_FEATURE,
     IMAGE_STATISTICS,
+    MAX_EMBEDDINGS,
     SIZE_FEATURE,
     bin_index,
+    compute_embedding_reference,
     compute_reference,
+    decode_array,
+    encode_array,
     image_statistics,
+    project,
 )
 
 
@@ -91,3 +99,53 @@ def test_a_grayscale_image_and_one_with_the_least_color_are_in_different_bins():
     colored[0, 0, 0] ^= 1
     assert bin_index(edges, statistics(grayscale[1])["warmth"]) == 1
     assert bin_index(edges, statistics(colored)["warmth"]) != 1
+
+
+def random_embeddings(count, dimensions=40, seed=0):
+    scales = np.geomspace(10, 0.1, dimensions)
+    return (5 + scales * np.random.default_rng(seed).normal(size=(count, dimensions))).astype(np.float32)
+
+
+def test_embeddings_are_projected_to_a_few_numbers_of_unit_variance():
+    fitted, sample = random_embeddings(300), random_embeddings(200, seed=1)
+    stored = compute_embedding_reference(fitted, sample)[EMBEDDING_FEATURE]
+    assert stored["dimensions"] == 32
+    matrix, offset = (decode_array(stored[name], "f4", 32) for name in ("matrix", "offset"))
+    projected = project(fitted, matrix, offset[0])
+    np.testing.assert_allclose(projected.mean(axis=0), 0, atol=1e-3)
+    np.testing.assert_allclose(np.cov(projected.T), np.eye(32), atol=1e-3)
+    stored_sample = decode_array(stored["sample"], "f2", 32)
+    np.testing.assert_allclose(stored_sample, project(sample, matrix, offset[0]), rtol=1e-3, atol=1e-3)
+
+
+def test_the_embeddings_of_a_large_backbone_take_less_than_a_mebibyte():
+    random = np.random.default_rng(0)
+    fitted = random.normal(size=(40, 8_192)).astype(np.float32)
+    sample = random.normal(size=(MAX_EMBEDDINGS, 8_192)).astype(np.float32)
+    assert len(json.dumps(compute_embedding_reference(fitted, sample))) < 2**20
+
+
+@pytest.mark.parametrize(
+    ("fitted", "sample"),
+    [(random_embeddings(19), random_embeddings(100)), (random_embeddings(100), random_embeddings(19))],
+)
+def test_few_images_give_no_reference_for_embeddings(fitted, sample):
+    assert compute_embedding_reference(fitted, sample) == {}
+
+
+def test_equal_images_give_no_reference_for_embeddings():
+    equal = np.full((100, 8), 0.3, np.float32)
+    assert compute_embedding_reference(equal, random_embeddings(100, 8)) == {}
+
+
+def test_dimensions_in_which_all_embeddings_are_equal_are_dropped():
+    embeddings = random_embeddings(100, 6)
+    embeddings[:, 3:] = 1
+    assert compute_embedding_reference(embeddings, embeddings)[EMBEDDING_FEATURE]["dimensions"] == 3
+
+
+def test_an_extreme_embedding_is_stored_as_a_finite_number():
+    extreme = np.array([[1e9, -1e9, np.inf, np.nan]], np.float32)
+    with np.errstate(invalid="ignore"):
+        projected = project(extreme, np.eye(4, dtype=np.float32)[:, :2], np.zeros(2, np.float32))
+    assert np.isfinite(decode_array(encode_array(projected.astype(np.float16)), "f2", 2)).all()

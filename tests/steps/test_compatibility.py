@@ -4,6 +4,7 @@ home-0.1.tar.xz holds two promoted versions of the digits data set, an evaluatio
 record; version 2 was rolled back from. Plots, reports and example images were removed to make it small.
 """
 
+import json
 import tarfile
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from image_classifier.errors import DataError, RegistryError
 from image_classifier.monitoring.drift_detection import DriftVerdict
 from image_classifier.monitoring.drift_reference import DriftReference
 from image_classifier.package.model import Model
+from image_classifier.registry import artifact_paths
 from image_classifier.settings import Settings
 from image_classifier.steps.drift import read_drift_record
 from image_classifier.steps.evaluate import evaluate
@@ -88,6 +90,9 @@ def test_the_drift_record_is_read(settings):
     reference = DriftReference.of(fetch_model(replace(settings, model=SECOND), Lines()))
     (counts,) = record.servers.values()
     assert reference.join_counts(counts.features).sum() > 0
+    assert reference.embedding is None
+    stored = registry.runs.read_artifact(registry.versions.get("2").run_id, artifact_paths.DRIFT)
+    assert json.loads(record.to_json()) == json.loads(stored)
 
 
 def test_the_work_folder_is_registered_but_not_evaluated_again(settings):

@@ -7,9 +7,11 @@ from click.testing import CliRunner
 from image_classifier.cli import main
 from image_classifier.monitoring.drift_detection import DriftVerdict
 from image_classifier.package.package import encode_png
+from image_classifier.settings import Settings
 from image_classifier.steps.drift import drift
 from tests.conftest import write_color_package
-from tests.registry.mlflow_helpers import registry_at
+from tests.embedding_model import reflected, shaded_images, write_embedding_package
+from tests.registry.mlflow_helpers import registry_at, small_dataset
 from tests.serving.observe.noisy_images import noisy_images
 from tests.serving.server_process import running
 from tests.steps.chain import Lines
@@ -54,6 +56,30 @@ def test_the_counts_of_all_servers_are_summed_and_each_image_counts_once(home, t
     tags = registry.versions.get("1").tags
     assert tags["drift"] == "drift"
     assert "brightness is lower" in tags["drift_reason"]
+
+
+@pytest.mark.slow
+def test_the_embeddings_of_all_servers_are_compared_with_the_reference(home, tmp_path):
+    registry = registry_at(home, name="photos")
+    with registry.runs.start(parameters={}, tags={"fingerprint": "f"}, dataset=small_dataset()) as run:
+        pass
+    write_embedding_package(tmp_path / "package", run_id=run.id, fingerprint="f")
+    version = registry.versions.register(run.id, tmp_path / "package", tags={"fingerprint": "f"})
+    registry.history.promote(version, actor="test", reason="the first")
+    settings = Settings(home=home, name="photos", drift_window=WINDOW)
+    folder = registry.versions.download(version, tmp_path / "served")
+    with running(folder, tmp_path / "a") as first, running(folder, tmp_path / "b") as second:
+        send(first, reflected(shaded_images(20, seed=1)))
+        judged, _ = drift_of(settings, first, second)
+        assert (judged.record.images, judged.record.filling.embedded) == (20, 20)
+        send(first, reflected(shaded_images(10, seed=2)))
+        send(second, reflected(shaded_images(WINDOW - 30, seed=3)))
+        judged, _ = drift_of(settings, first, second)
+    assert judged.result.verdict is DriftVerdict.DRIFT
+    assert judged.sentence == (
+        f"version 1: drift: the images look different (embeddings of {WINDOW}, compared with 200) "
+        f"({WINDOW} images in total)"
+    )
 
 
 @pytest.mark.slow

@@ -5,17 +5,72 @@ import onnx
 import pytest
 import torch
 
+from image_classifier.backbones.feature_graph import FEATURES, FeatureGraph
 from image_classifier.errors import PackageError
 from image_classifier.images.decoder import decode
-from image_classifier.package.model import Model
+from image_classifier.monitoring.drift_reference import DriftReference
+from image_classifier.package.model import INPUT, Model
 from image_classifier.package.package import Package
 from image_classifier.package.reference_statistics import CLASS_FEATURE, CONFIDENCE_FEATURE, IMAGE_STATISTICS
 from image_classifier.training.export import export_graph, export_package
 from image_classifier.training.network import Classifier
 from image_classifier.training.quantization import choose_precision
+from image_classifier.training.transfer.classifier import BackboneClassifier
+from image_classifier.training.transfer.head import Head
 from tests.training.samples import stripes, untrained_classifier
 
 pytestmark = pytest.mark.slow
+
+
+def pixels_classifier(size, classes=4):
+    """A classifier on a backbone whose features are the pixels of the middle row."""
+    tensor = onnx.helper.make_tensor_value_info
+    graph = onnx.helper.make_graph(
+        [
+            onnx.helper.make_node("Gather", [INPUT, "middle"], ["row"], axis=1),
+            onnx.helper.make_node("Cast", ["row"], ["float"], to=onnx.TensorProto.FLOAT),
+            onnx.helper.make_node("Flatten", ["float"], [FEATURES]),
+        ],
+        "pixels",
+        [tensor(INPUT, onnx.TensorProto.UINT8, ["N", size, size, 3])],
+        [tensor(FEATURES, onnx.TensorProto.FLOAT, ["N", 3 * size])],
+        [onnx.numpy_helper.from_array(np.array(size // 2, np.int64), "middle")],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=10)
+    weight = np.random.default_rng(0).normal(0, 0.01, (3 * size, classes)).astype(np.float32)
+    head = Head(weight, np.zeros(classes, np.float32), 0.0)
+    return BackboneClassifier(FeatureGraph(model, size, 3 * size), head, temperature=1.0)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "is_tuned"), [({"fine_tuned": False}, False), ({"fine_tuned": True}, True), ({}, True)]
+)
+def test_the_reference_has_embeddings_that_neither_model_nor_projection_were_fitted_to(tmp_path, parameters, is_tuned):
+    dataset, validation = stripes(16, images=240), np.arange(0, 240, 3)
+    package = export_package(
+        tmp_path / "package",
+        pixels_classifier(16),
+        dataset,
+        validation,
+        {"parameters": parameters},
+        precision="float32",
+        threads=1,
+    )
+    trained = np.setdiff1d(np.arange(240), validation)
+    expected = validation if is_tuned else np.union1d(validation, trained[1::2])
+    embedding = DriftReference.of(package).embedding
+    _, embeddings = Model.load(package, threads=1).probabilities_and_embeddings(dataset.train.images)
+    projected = embedding.project(embeddings)
+    np.testing.assert_allclose(embedding.sample, projected[expected], rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(projected[trained[::2]].mean(axis=0), 0, atol=1e-3)
+
+
+def test_few_photos_are_exported_without_a_reference_for_embeddings(tmp_path):
+    dataset = stripes(16, images=10)
+    package = export_package(
+        tmp_path / "package", pixels_classifier(16), dataset, np.arange(5), {}, precision="float32", threads=1
+    )
+    assert DriftReference.of(package).embedding is None
 
 
 @pytest.mark.parametrize(("size", "channels", "flip"), [(8, 1, False), (32, 3, True)])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from image_classifier.backbones.efficientnet_lite import EfficientNetLite
     from image_classifier.backbones.feature_graph import FeatureGraph
 
 
@@ -37,6 +38,13 @@ class Backbone(ABC):
             "trained_on": self.trained_on,
         }
         return {name: value for name, value in values.items() if value}
+
+    def network(self) -> "EfficientNetLite | None":
+        """The network in PyTorch, frozen, from which `feature_graph` is built; None if there is only the graph.
+
+        Raises TrainingError if the weights cannot be read.
+        """
+        return None
 
     @abstractmethod
     def feature_graph(self, image_size: int) -> "FeatureGraph":

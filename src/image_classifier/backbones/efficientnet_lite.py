@@ -6,7 +6,7 @@ Architecture: Tan & Le 2019 (arXiv:1905.11946) without squeeze-and-excite and wi
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -97,20 +97,30 @@ class EfficientNetLite(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """The last feature map, float32 [N, 1280, S/32, S/32], of normalized images, float32 [N, 3, S, S]."""
-        return self.after(0, self.before(0, images))
+        return self.maps_from(0, self.stem(images))[-1]
 
-    def before(self, block: int, images: Tensor) -> Tensor:
-        """What enters the block of that number, counted from 0; after the last one, what enters the last layer."""
-        features = F.relu6(self.conv_stem(images))
-        for each in self.blocks[:block]:
-            features = each(features)
-        return features
+    def stem(self, images: Tensor) -> Tensor:
+        """What enters the first block, of normalized images, float32 [N, 3, S, S]."""
+        return F.relu6(self.conv_stem(images))
 
-    def after(self, block: int, features: Tensor) -> Tensor:
-        """The last feature map from what enters the block of that number."""
-        for each in self.blocks[block:]:
-            features = each(features)
-        return F.relu6(self.conv_head(features))
+    @property
+    def stage_starts(self) -> tuple[int, ...]:
+        """Numbers of the blocks that begin a stage, counted from 0: those that change the number of channels."""
+        blocks = [cast(Block, block) for block in self.blocks]
+        channels = [self.conv_stem.out_channels, *(block.project_conv.out_channels for block in blocks)]
+        return tuple(number for number in range(len(self.blocks)) if channels[number] != channels[number + 1])
+
+    def maps_from(self, start: int, features: Tensor) -> list[Tensor]:
+        """The feature maps at the ends of the stages from `start` on, a block that begins one; then the last map.
+
+        `features` is what enters the block `start`. The maps are those whose means are features, and earlier ones.
+        """
+        maps = []
+        for number in range(start, len(self.blocks)):
+            if number > start and number in self.stage_starts:
+                maps.append(features)
+            features = self.blocks[number](features)
+        return [*maps, features, F.relu6(self.conv_head(features))]
 
 
 def load_weights(network: EfficientNetLite, stored: Mapping[str, Tensor]) -> None:

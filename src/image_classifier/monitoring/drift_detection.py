@@ -5,6 +5,10 @@ of false alarms: the method that Rabanser, Günnemann & Lipton found as good as 
 are permutation tests, so they are exact for any number of images and classes and for ties. The permutations are drawn
 sequentially until enough of them differ as much as the observed counts (Besag & Clifford 1991, Biometrika 78), which
 takes milliseconds; scipy.stats permutes single images instead of counts, which takes seconds.
+
+The embeddings of a model on a backbone are compared by their energy distance (Székely & Rizzo 2013, J. Stat. Planning
+and Inference 143), with the same permutations: here of images. It finds a difference of any kind in all dimensions
+together, and has no parameter to choose, unlike a kernel.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +19,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from image_classifier.monitoring.drift_reference import DriftReference, Feature, FeatureCounts
+from image_classifier.monitoring.drift_reference import DriftReference, Feature, FeatureCounts, ProjectedEmbeddings
+from image_classifier.package import EMBEDDING_FEATURE, MIN_EMBEDDINGS
 
 MIN_DISTANCE = 0.05
 """A smaller distance is not drift however significant it is: two sets of real images always differ a little."""
@@ -42,7 +47,8 @@ class FeatureResult:
     """Number of images in the window for which the feature is known."""
     p_value: float
     distance: float
-    """0 to 1: the Kolmogorov-Smirnov distance of a numeric feature, the total variation distance of classes."""
+    """0 to 1: the Kolmogorov-Smirnov distance of a numeric feature, the total variation distance of classes, the root
+    of the energy coefficient of embeddings."""
     drifted: bool
     description: str
 
@@ -83,13 +89,21 @@ def no_reference() -> DriftResult:
     return DriftResult(DriftVerdict.NO_REFERENCE, "the model has no reference statistics; train it again to get them")
 
 
-def detect_drift(reference: DriftReference, counts: FeatureCounts, false_alarms: float) -> DriftResult:
-    """Compare the counts of a window with the reference; `false_alarms` is the maximum false alarm rate of a window."""
+def detect_drift(
+    reference: DriftReference, counts: FeatureCounts, false_alarms: float, embeddings: ProjectedEmbeddings | None = None
+) -> DriftResult:
+    """Compare the counts of a window with the reference; `false_alarms` is the maximum false alarm rate of a window.
+
+    `embeddings` are those of a sample of the window's images, float32 [N, D].
+    """
     random = np.random.default_rng(_SEED)
     tested = [feature for feature in reference.features if feature.counts.sum() and counts[feature.bins].sum()]
     if not tested:
         return too_few_images(0, 1)
-    significance = false_alarms / len(tested)
+    embedding = reference.embedding
+    if embedding is None or embeddings is None or min(len(embeddings), len(embedding.sample)) < MIN_EMBEDDINGS:
+        embedding = embeddings = None
+    significance = false_alarms / (len(tested) + (embedding is not None))
     results = []
     for feature in tested:
         window = counts[feature.bins]
@@ -98,6 +112,12 @@ def detect_drift(reference: DriftReference, counts: FeatureCounts, false_alarms:
         drifted = p_value <= significance and distance >= MIN_DISTANCE
         description = change if drifted else f"no significant difference in {feature.name}"
         results.append(FeatureResult(feature.name, int(window.sum()), p_value, distance, drifted, description))
+    if embedding is not None and embeddings is not None:
+        p_value, distance = energy_test(embedding.sample, embeddings, random)
+        drifted = p_value <= significance and distance >= MIN_DISTANCE
+        difference = "the images look different" if drifted else "no significant difference in how the images look"
+        description = f"{difference} (embeddings of {len(embeddings):,}, compared with {len(embedding.sample):,})"
+        results.append(FeatureResult(EMBEDDING_FEATURE, len(embeddings), p_value, distance, drifted, description))
     changed = sorted((each for each in results if each.drifted), key=lambda each: -each.distance)
     if changed:
         reason = "; ".join(result.description for result in changed)
@@ -119,15 +139,60 @@ def permutation_p_value(
     images = int(window.sum())
     statistic = _anderson_darling(pooled, images) if ordered else _chi_square(pooled, images)
     observed = statistic(window[np.newaxis])[0]
+
+    def permuted(count: int) -> npt.NDArray[np.float64]:
+        # The counts of the window when all images are divided again at random.
+        return statistic(random.multivariate_hypergeometric(pooled, images, size=count, method="marginals"))
+
     # Values that differ only by the rounding of their sums must count as equal.
-    observed -= 1e-9 * abs(observed)
+    return _sequential_p_value(observed - 1e-9 * abs(observed), permuted, len(pooled))
+
+
+def energy_test(
+    reference: ProjectedEmbeddings, window: ProjectedEmbeddings, random: np.random.Generator
+) -> tuple[float, float]:
+    """The p-value of a two-sample permutation test by the energy distance, and the distance, 0 to 1.
+
+    Both samples are float32 [N, D], of two images or more. The distance is the root of the energy coefficient, without
+    the bias of small samples: 0 for equal distributions, 1 for two points.
+    """
+    pooled = np.concatenate([reference, window]).astype(np.float64)
+    images, others = len(window), len(reference)
+    squares = np.square(pooled).sum(axis=1)
+    distances = np.sqrt(np.maximum(squares[:, np.newaxis] + squares - 2 * pooled @ pooled.T, 0))
+    np.fill_diagonal(distances, 0)
+    between = distances[:others, others:].mean()
+    within = distances[:others, :others].sum() / (others * (others - 1))
+    within += distances[others:, others:].sum() / (images * (images - 1))
+    coefficient = max(0.0, 1 - within / (2 * between)) if between else 0.0
+    # After centering, the energy distance of a part from the rest is the sum over the pairs within the part, but for a
+    # factor that only depends on its size.
+    means = distances.mean(axis=0)
+    similarities = (means + means[:, np.newaxis] - means.mean() - distances).astype(np.float32)
+
+    def statistic(parts: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """From float32 [N, P], 1 for the images of each of P parts, to float32 [P]."""
+        values: npt.NDArray[np.float32] = (parts * (similarities @ parts)).sum(axis=0)
+        return values
+
+    def permuted(count: int) -> npt.NDArray[np.float32]:
+        parts = np.zeros((count, len(pooled)), np.float32)
+        chosen = random.random(parts.shape, dtype=np.float32).argpartition(images, axis=1)[:, :images]
+        np.put_along_axis(parts, chosen, 1, axis=1)
+        return statistic(np.ascontiguousarray(parts.T))
+
+    observed = float(statistic((np.arange(len(pooled)) >= others).astype(np.float32)[:, np.newaxis])[0])
+    p_value = _sequential_p_value(observed - 1e-5 * abs(observed), permuted, len(pooled))
+    return p_value, float(coefficient**0.5)
+
+
+def _sequential_p_value(observed: float, permuted: Callable[[int], npt.NDArray[np.floating[Any]]], size: int) -> float:
+    """The p-value of an observed statistic; `permuted` returns those of a number of permutations of `size` numbers."""
     drawn = extreme = 0
     chunk = 10 * _ENOUGH_EXTREME
     while drawn < _MAX_PERMUTATIONS:
-        chunk = min(chunk, _MAX_PERMUTATIONS - drawn, max(1, _CHUNK_SIZE // len(pooled)))
-        # The counts of the window when all images are divided again at random.
-        permuted = random.multivariate_hypergeometric(pooled, images, size=chunk, method="marginals")
-        as_extreme = np.flatnonzero(statistic(permuted) >= observed)
+        chunk = min(chunk, _MAX_PERMUTATIONS - drawn, max(1, _CHUNK_SIZE // size))
+        as_extreme = np.flatnonzero(permuted(chunk) >= observed)
         if extreme + len(as_extreme) >= _ENOUGH_EXTREME:
             return float(_ENOUGH_EXTREME / (drawn + as_extreme[_ENOUGH_EXTREME - extreme - 1] + 1))
         extreme += len(as_extreme)

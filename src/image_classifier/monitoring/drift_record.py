@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 
 from image_classifier.monitoring.drift_detection import DriftResult, DriftVerdict, detect_drift, too_few_images
-from image_classifier.monitoring.drift_reference import DriftReference
+from image_classifier.monitoring.drift_reference import DriftReference, EmbeddingReference, ProjectedEmbeddings
+from image_classifier.package import MAX_EMBEDDINGS
 
 _MAX_SERVERS = 500  # remembered; an instance name is never used again
 _MAX_WINDOWS = 100
+_SEED = 0
 
 CountsByFeature = Mapping[str, Sequence[int]]
 """The counts of each feature's bins."""
@@ -28,6 +30,10 @@ class ServerCounts:
     instance: str
     images: int
     features: CountsByFeature
+    embedded: int = 0
+    """Number of embeddings in its sample since its start; 0 for a model without embeddings."""
+    embeddings: str = ""
+    """The newest of them, as `EmbeddingReference.encode` returns them."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +82,7 @@ class DriftRecord:
         below the last counts of the same server.
         """
         counts = reference.join_counts(self.filling.features) if self.filling.features else reference.zero_counts()
+        sample = None if reference.embedding is None else [reference.embedding.decode(self.filling.embeddings)]
         images, servers = 0, dict(self.servers)
         for report in reports:
             before = servers.pop(report.instance, None)
@@ -86,13 +93,19 @@ class DriftRecord:
                 raise ValueError(f"the counts of server {report.instance} have decreased")
             counts = counts + added
             images += report.images - (before.images if before else 0)
-            servers[report.instance] = report
+            if reference.embedding is not None and sample is not None:
+                sample.append(_new_embeddings(reference.embedding, report, before))
+            servers[report.instance] = replace(report, embeddings="")
+        embeddings = None if sample is None else _at_most(MAX_EMBEDDINGS, np.concatenate(sample))
         filled = self.filling.images + images
         servers = dict(list(servers.items())[-_MAX_SERVERS:])
         if filled < window:
             filling = ServerCounts("", filled, reference.split_counts(counts))
+            if reference.embedding is not None and embeddings is not None:
+                encoded = reference.embedding.encode(embeddings)
+                filling = replace(filling, embedded=len(embeddings), embeddings=encoded)
             return replace(self, images=self.images + images, filling=filling, servers=servers)
-        full = DriftWindow(now, filled, detect_drift(reference, counts, false_alarms).to_dict())
+        full = DriftWindow(now, filled, detect_drift(reference, counts, false_alarms, embeddings).to_dict())
         return DriftRecord(images=self.images + images, servers=servers, windows=(*self.windows, full)[-_MAX_WINDOWS:])
 
     def result(self, window: int) -> DriftResult:
@@ -121,8 +134,8 @@ class DriftRecord:
         stored = json.loads(content)
         return cls(
             images=int(stored["images"]),
-            filling=_counts_from_json("", stored["filling"]),
-            servers={name: _counts_from_json(name, server) for name, server in stored["servers"].items()},
+            filling=counts_from_json("", stored["filling"]),
+            servers={name: counts_from_json(name, server) for name, server in stored["servers"].items()},
             windows=tuple(
                 DriftWindow(datetime.fromisoformat(each["ended"]), int(each["images"]), each["judgement"])
                 for each in stored["windows"]
@@ -130,9 +143,36 @@ class DriftRecord:
         )
 
 
+def _new_embeddings(
+    reference: EmbeddingReference, report: ServerCounts, before: ServerCounts | None
+) -> ProjectedEmbeddings:
+    """The embeddings of a server's sample that it did not have `before`."""
+    new = report.embedded - (before.embedded if before else 0)
+    if new < 0:
+        raise ValueError(f"the counts of server {report.instance} have decreased")
+    newest = reference.decode(report.embeddings)
+    return newest[max(0, len(newest) - new) :]
+
+
+def _at_most(count: int, embeddings: ProjectedEmbeddings) -> ProjectedEmbeddings:
+    """The embeddings, or a random sample of them if there are more than `count`."""
+    if len(embeddings) <= count:
+        return embeddings
+    rows = np.random.default_rng(_SEED).permutation(len(embeddings))[:count]
+    return embeddings[np.sort(rows)]
+
+
 def _counts_to_json(counts: ServerCounts) -> dict[str, Any]:
-    return {"images": counts.images, "features": {name: [*bins] for name, bins in counts.features.items()}}
+    stored: dict[str, Any] = {
+        "images": counts.images,
+        "features": {name: [*bins] for name, bins in counts.features.items()},
+    }
+    if not counts.embedded:
+        return stored
+    return {**stored, "embedded": counts.embedded, "embeddings": counts.embeddings}
 
 
-def _counts_from_json(instance: str, stored: Mapping[str, Any]) -> ServerCounts:
-    return ServerCounts(instance, int(stored["images"]), stored["features"])
+def counts_from_json(instance: str, stored: Mapping[str, Any]) -> ServerCounts:
+    """The counts of a server, from its report or from a record. Raises ValueError, KeyError or TypeError."""
+    embedded, embeddings = int(stored.get("embedded", 0)), str(stored.get("embeddings", ""))
+    return ServerCounts(instance, int(stored["images"]), stored["features"], embedded, embeddings)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,18 +12,25 @@ from image_classifier.errors import PackageError
 from image_classifier.package import (
     CLASS_FEATURE,
     CONFIDENCE_FEATURE,
+    EMBEDDING_FEATURE,
     IMAGE_STATISTICS,
     SIZE_FEATURE,
+    Embeddings,
     Package,
     Probabilities,
     bin_index,
+    decode_array,
+    encode_array,
     image_statistics,
+    project,
     shorter_side,
     top_confidence,
 )
 
 FeatureCounts = npt.NDArray[np.int64]
 """int64 [B]: number of images in each bin, the bins of all features concatenated."""
+ProjectedEmbeddings = npt.NDArray[np.float32]
+"""float32 [N, D]"""
 
 
 @dataclass(frozen=True)
@@ -42,11 +50,49 @@ class Feature:
 
 
 @dataclass(frozen=True)
+class EmbeddingReference:
+    """A sample of the embeddings of the data that a package was made from, and the projection to few dimensions."""
+
+    matrix: npt.NDArray[np.float32]
+    """float32 [E, D]"""
+    offset: npt.NDArray[np.float32]
+    """float32 [D]"""
+    sample: ProjectedEmbeddings
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "EmbeddingReference":
+        """Raises KeyError, TypeError or ValueError for invalid content."""
+        dimensions = int(stored["dimensions"])
+        matrix = decode_array(stored["matrix"], "f4", dimensions)
+        (offset,) = decode_array(stored["offset"], "f4", dimensions)
+        return cls(matrix, offset, decode_array(stored["sample"], "f2", dimensions))
+
+    @property
+    def dimensions(self) -> int:
+        """Number of projected dimensions, D."""
+        return len(self.offset)
+
+    def project(self, embeddings: Embeddings) -> ProjectedEmbeddings:
+        """Project embeddings, float32 [N, E], to float32 [N, D]."""
+        return project(embeddings, self.matrix, self.offset)
+
+    def encode(self, projected: ProjectedEmbeddings) -> str:
+        """Projected embeddings for JSON: base64 of float16."""
+        return encode_array(projected.astype(np.float16))
+
+    def decode(self, text: str) -> ProjectedEmbeddings:
+        """The reverse of `encode`. Raises ValueError if the text does not have D numbers an image."""
+        return decode_array(text, "f2", self.dimensions)
+
+
+@dataclass(frozen=True)
 class DriftReference:
     """The distributions of the images and predictions of the data that a package was made from."""
 
     features: tuple[Feature, ...]
     classes: tuple[str, ...]
+    embedding: EmbeddingReference | None = None
+    """None if the model has no embeddings, or was trained on too few images."""
 
     @classmethod
     def of(cls, package: Package) -> "DriftReference | None":
@@ -64,12 +110,14 @@ class DriftReference:
                     raise ValueError(name)
                 features.append(Feature(name, edges, first, counts))
                 first += bins
+            stored = package.reference.get(EMBEDDING_FEATURE)
+            embedding = None if stored is None else EmbeddingReference.from_json(stored)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PackageError(
                 f"invalid reference statistics in {package.folder / 'reference.json'} ({error!r}); export the model "
                 "again"
             ) from error
-        return cls(tuple(features), package.classes)
+        return cls(tuple(features), package.classes, embedding)
 
     @cached_property
     def bin_count(self) -> int:

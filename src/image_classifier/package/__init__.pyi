@@ -1,7 +1,12 @@
 from .identity import VERSION_FILE as VERSION_FILE, ModelIdentity as ModelIdentity
 from .model import (
+    ACTIVATION_MAP_OUTPUT as ACTIVATION_MAP_OUTPUT,
+    ACTIVATION_MAP_SWITCH as ACTIVATION_MAP_SWITCH,
+    EMBEDDING_OUTPUT as EMBEDDING_OUTPUT,
     INPUT as INPUT,
     OUTPUT as OUTPUT,
+    ActivationMaps as ActivationMaps,
+    Embeddings as Embeddings,
     Graph as Graph,
     Model as Model,
     load_runtime as load_runtime,
@@ -18,12 +23,19 @@ from .package import (
 from .reference_statistics import (
     CLASS_FEATURE as CLASS_FEATURE,
     CONFIDENCE_FEATURE as CONFIDENCE_FEATURE,
+    EMBEDDING_FEATURE as EMBEDDING_FEATURE,
     IMAGE_STATISTICS as IMAGE_STATISTICS,
+    MAX_EMBEDDINGS as MAX_EMBEDDINGS,
+    MIN_EMBEDDINGS as MIN_EMBEDDINGS,
     SIZE_FEATURE as SIZE_FEATURE,
     bin_index as bin_index,
     center_crop as center_crop,
+    compute_embedding_reference as compute_embedding_reference,
     compute_reference as compute_reference,
+    decode_array as decode_array,
+    encode_array as encode_array,
     image_statistics as image_statistics,
+    project as project,
     shorter_side as shorter_side,
     top_confidence as top_confidence,
 )

@@ -4,8 +4,10 @@ from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from image_classifier.environment import disable_telemetry
 from image_classifier.errors import PackageError
@@ -13,6 +15,15 @@ from image_classifier.images import decode
 from image_classifier.package.package import Images, Package, Probabilities
 
 INPUT, OUTPUT = "image", "probabilities"
+EMBEDDING_OUTPUT, ACTIVATION_MAP_OUTPUT = "embedding", "activation_map"
+"""Outputs that only some graphs have."""
+ACTIVATION_MAP_SWITCH = "with_activation_map"
+"""Input, bool [1], false by default: ONNX Runtime also computes outputs that are not requested."""
+Embeddings = NDArray[np.float32]
+"""float32 [N, E]"""
+ActivationMaps = NDArray[np.float32]
+"""float32 [N, K, H, W]: the calibrated logit of a class is the mean over its map, plus a constant of the class."""
+
 GOLDEN_TOLERANCE = 1e-4
 _BATCH_IMAGES = 256
 
@@ -42,14 +53,31 @@ class Graph:
 
     def probabilities(self, images: Images) -> Probabilities:
         """Returns probabilities float32 [N, K] for images uint8 [N, S, S, 3]."""
-        if len(images) <= _BATCH_IMAGES:
-            return self._run(images)
-        starts = range(0, len(images), _BATCH_IMAGES)
-        return np.concatenate([self._run(images[start : start + _BATCH_IMAGES]) for start in starts])
-
-    def _run(self, images: Images) -> Probabilities:
-        probabilities: Probabilities = self.session.run([OUTPUT], {INPUT: images})[0]
+        (probabilities,) = self._run([OUTPUT], images)
         return probabilities
+
+    def probabilities_and_embeddings(self, images: Images) -> tuple[Probabilities, Embeddings]:
+        """Returns probabilities float32 [N, K] and embeddings float32 [N, E], which the graph must have, in one run."""
+        probabilities, embeddings = self._run([OUTPUT, EMBEDDING_OUTPUT], images)
+        return probabilities, embeddings
+
+    def probabilities_and_activation_maps(self, images: Images) -> tuple[Probabilities, ActivationMaps]:
+        """Returns probabilities float32 [N, K] and activation maps float32 [N, K, H, W], which the graph must have."""
+        switch = {ACTIVATION_MAP_SWITCH: np.array([True])}
+        probabilities, maps = self._run([OUTPUT, ACTIVATION_MAP_OUTPUT], images, switch)
+        return probabilities, maps
+
+    def _run(
+        self, outputs: list[str], images: Images, others: dict[str, NDArray[Any]] | None = None
+    ) -> list[NDArray[np.float32]]:
+        def run(batch: Images) -> list[NDArray[np.float32]]:
+            values: list[NDArray[np.float32]] = self.session.run(outputs, {INPUT: batch, **(others or {})})
+            return values
+
+        if len(images) <= _BATCH_IMAGES:
+            return run(images)
+        batches = [run(images[start : start + _BATCH_IMAGES]) for start in range(0, len(images), _BATCH_IMAGES)]
+        return [np.concatenate(parts) for parts in zip(*batches, strict=True)]
 
 
 class Model:
@@ -79,14 +107,62 @@ class Model:
         """Returns probabilities float32 [N, K] for images uint8 [N, S, S, 3]."""
         return self._graph.probabilities(images)
 
+    def probabilities_and_embeddings(self, images: Images) -> tuple[Probabilities, Embeddings]:
+        """Returns probabilities float32 [N, K] and embeddings float32 [N, E]; only if `has_embedding`."""
+        return self._graph.probabilities_and_embeddings(images)
+
+    def probabilities_and_activation_maps(self, images: Images) -> tuple[Probabilities, ActivationMaps]:
+        """Returns probabilities float32 [N, K] and activation maps float32 [N, K, H, W]; only if `has_activation_map`.
+
+        The map of a class shows how much each place of the image contributes to its logit.
+        """
+        return self._graph.probabilities_and_activation_maps(images)
+
+    @cached_property
+    def has_embedding(self) -> bool:
+        """Whether the graph returns embeddings: those of models on a backbone do."""
+        return EMBEDDING_OUTPUT in self._outputs
+
+    @cached_property
+    def has_activation_map(self) -> bool:
+        """Whether the graph returns activation maps: those on a backbone whose features are means of maps do."""
+        return ACTIVATION_MAP_OUTPUT in self._outputs
+
+    @cached_property
+    def _outputs(self) -> dict[str, tuple[str, list[int | str]]]:
+        return {each.name: (each.type, each.shape) for each in self._graph.session.get_outputs()}
+
     def _check_signature(self) -> None:
         size, classes = self.package.image_size, len(self.package.classes)
         inputs = [(i.name, i.type, i.shape[1:]) for i in self._graph.session.get_inputs()]
-        outputs = [(o.name, o.type, o.shape[1:]) for o in self._graph.session.get_outputs()]
-        if inputs != [(INPUT, "tensor(uint8)", [size, size, 3])] or outputs != [(OUTPUT, "tensor(float)", [classes])]:
+        outputs = [(name, kind, shape[1:]) for name, (kind, shape) in self._outputs.items()]
+        if inputs != [(INPUT, "tensor(uint8)", [size, size, 3])] or outputs[:1] != [
+            (OUTPUT, "tensor(float)", [classes])
+        ]:
             raise PackageError(
                 f"{self.package.model_file} has inputs {inputs} and outputs {outputs}; expected input {INPUT} uint8 "
                 f"[N, {size}, {size}, 3] and output {OUTPUT} float32 [N, {classes}]"
+            )
+        for name, kind, shape in outputs[1:]:
+            if name == EMBEDDING_OUTPUT:
+                expected, is_right = "[N, E]", len(shape) == 1
+            elif name == ACTIVATION_MAP_OUTPUT:
+                expected, is_right = f"[N, {classes}, H, W]", len(shape) == 3 and shape[0] == classes
+            else:
+                raise PackageError(
+                    f"{self.package.model_file} has the unknown output {name}; besides {OUTPUT} only "
+                    f"{EMBEDDING_OUTPUT} and {ACTIVATION_MAP_OUTPUT} are allowed"
+                )
+            if kind != "tensor(float)" or not is_right or not all(isinstance(side, int) for side in shape):
+                raise PackageError(
+                    f"the output {name} of {self.package.model_file} is {kind} [N, {', '.join(map(str, shape))}]; "
+                    f"expected float32 {expected}"
+                )
+        switches = [(s.name, s.type, s.shape) for s in self._graph.session.get_overridable_initializers()]
+        if self.has_activation_map and (ACTIVATION_MAP_SWITCH, "tensor(bool)", [1]) not in switches:
+            raise PackageError(
+                f"{self.package.model_file} has the output {ACTIVATION_MAP_OUTPUT}, but no optional input "
+                f"{ACTIVATION_MAP_SWITCH} bool [1] that turns it on"
             )
 
     def _check_golden_images(self) -> None:

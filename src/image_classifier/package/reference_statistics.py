@@ -2,8 +2,11 @@
 
 Each image has one value of each feature, and only the histograms are kept. Their bins lie between the deciles of the
 training images. Histograms of several servers can be added, and no image can be reconstructed from them.
+
+A model on a backbone also has a sample of embeddings, projected to a few dozen numbers each.
 """
 
+import base64
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -11,6 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from image_classifier.package.model import Embeddings
 from image_classifier.package.package import Images, Probabilities
 
 IMAGE_STATISTICS = ("brightness", "contrast", "sharpness", "direction", "warmth")
@@ -22,6 +26,15 @@ _MIN_SHARE_OF_OWN_BIN = 0.05
 """A value that this share of the images has, such as the size if all are equal, gets its own bin."""
 _CONFIDENCE_DECIMALS = 4
 """Machines differ in the further decimals."""
+EMBEDDING_FEATURE = "embedding"
+_MAX_PROJECTED_DIMENSIONS = 32
+_MAX_PROJECTION_NUMBERS = 131_072
+"""Of E x D: 0.7 MB in the package."""
+_MIN_RELATIVE_DEVIATION = 1e-3
+"""Directions with a smaller standard deviation, relative to the largest, are rounding errors."""
+MIN_EMBEDDINGS, MAX_EMBEDDINGS = 20, 500
+"""Number of images in a sample of embeddings: fewer are not compared, and more are not kept."""
+_MAX_PROJECTED = 1_000.0  # in standard deviations; float16 holds it
 
 
 def center_crop(image: Images) -> Images:
@@ -108,3 +121,57 @@ def _histogram(values: npt.NDArray[np.float64]) -> dict[str, list[float] | list[
     ordered = sorted(edges)
     bins = np.searchsorted(ordered, values, side="right")
     return {"edges": ordered, "counts": np.bincount(bins, minlength=len(ordered) + 1).tolist()}
+
+
+def compute_embedding_reference(fitted: Embeddings, sample: Embeddings) -> dict[str, Any]:
+    """Compute the part of the reference statistics for embeddings; {} if there are too few images or all are equal.
+
+    fitted: float32 [N, E], from which the projection is computed: the principal components, scaled to unit variance.
+    sample: float32 [M, E], of images that neither the embeddings nor the projection were fitted to: only then are new
+    images of the same kind distributed like them. Their projections, float16 [M, D], are the reference.
+    """
+    if min(len(fitted), len(sample)) < MIN_EMBEDDINGS:
+        return {}
+    mean = fitted.mean(axis=0, dtype=np.float64)
+    _, singular, directions = np.linalg.svd(fitted - mean, full_matrices=False)
+    if not singular[0] > 0:
+        return {}
+    count = min(_MAX_PROJECTED_DIMENSIONS, max(1, _MAX_PROJECTION_NUMBERS // fitted.shape[1]))
+    count = min(count, int((singular > _MIN_RELATIVE_DEVIATION * singular[0]).sum()))
+    scales = singular[:count] / np.sqrt(len(fitted) - 1)
+    # Rounded as stored, so that the reference and the images that a server receives are projected equally.
+    matrix = (directions[:count].T / scales).astype(np.float32)
+    offset = (-mean @ matrix).astype(np.float32)
+    return {
+        EMBEDDING_FEATURE: {
+            "dimensions": count,
+            "matrix": encode_array(matrix),
+            "offset": encode_array(offset),
+            "sample": encode_array(project(sample, matrix, offset).astype(np.float16)),
+        }
+    }
+
+
+def project(
+    embeddings: Embeddings, matrix: npt.NDArray[np.float32], offset: npt.NDArray[np.float32]
+) -> npt.NDArray[np.float32]:
+    """Project embeddings, float32 [N, E], by a matrix [E, D] and an offset [D]; returns float32 [N, D]."""
+    projected: npt.NDArray[np.float32] = np.nan_to_num(embeddings @ matrix + offset)
+    return projected.clip(-_MAX_PROJECTED, _MAX_PROJECTED)
+
+
+def encode_array(values: npt.NDArray[np.floating[Any]]) -> str:
+    """The numbers of an array in base64, little-endian, without its type and shape."""
+    return base64.b64encode(values.astype(values.dtype.newbyteorder("<")).tobytes()).decode()
+
+
+def decode_array(text: str, dtype: str, columns: int) -> npt.NDArray[np.float32]:
+    """The reverse of `encode_array`: float32 [N, columns] from numbers of the NumPy type `dtype`.
+
+    Raises ValueError if the text is not base64 of such rows, or if a number is not finite.
+    """
+    values = np.frombuffer(base64.b64decode(text, validate=True), np.dtype(dtype).newbyteorder("<"))
+    values = values.astype(np.float32).reshape(-1, columns)
+    if not np.isfinite(values).all():
+        raise ValueError("a number is not finite")
+    return values

@@ -12,7 +12,7 @@ from typing import Any
 
 from image_classifier.addresses import address_of, open_directly, open_url, request_to
 from image_classifier.errors import ServerError
-from image_classifier.monitoring import ServerCounts
+from image_classifier.monitoring import ServerCounts, counts_from_json
 from image_classifier.platform.cluster import POD, Cluster
 from image_classifier.platform.workload import INFERENCE_SERVICE_LABEL
 
@@ -68,5 +68,5 @@ def _report(address: str, content: Mapping[str, Any]) -> ServerReport:
         model=content["model"]["name"],
         version=content["model"]["version"],
         has_reference=content["verdict"] != "no_reference",
-        counts=ServerCounts(counts["instance"], int(counts["images"]), counts["features"]),
+        counts=counts_from_json(counts["instance"], counts),
     )

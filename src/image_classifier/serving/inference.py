@@ -10,7 +10,7 @@ import orjson
 
 from image_classifier.errors import ImageError
 from image_classifier.images import Dimensions, decode_with_metadata
-from image_classifier.package import Images, Model, ModelIdentity, Probabilities, top_classes
+from image_classifier.package import ActivationMaps, Images, Model, ModelIdentity, Probabilities, top_classes
 from image_classifier.serving.http.admission import Admission
 from image_classifier.serving.http.error_responses import too_many
 from image_classifier.serving.http.request_body import Upload
@@ -82,19 +82,34 @@ class Slot:
 
     def predict(self, images: Images) -> Probabilities:
         """Probabilities, float32 [N, K], of a client's images, uint8 [N, S, S, 3], which the drift monitor counts."""
-        probabilities = self.predict_unmonitored(images)
-        self._inference.drift.observe(images, probabilities, self._dimensions)
+        drift, embeddings = self._inference.drift, None
+        started = perf_counter()
+        if drift.uses_embeddings:
+            probabilities, embeddings = self._model.probabilities_and_embeddings(images)
+        else:
+            probabilities = self._model.probabilities(images)
+        self._inferred(images, probabilities, perf_counter() - started)
+        drift.observe(images, probabilities, self._dimensions, embeddings)
         return probabilities
 
     def predict_unmonitored(self, images: Images) -> Probabilities:
         """Like `predict`, for images made by the server itself, which are no evidence of drift."""
         started = perf_counter()
         probabilities = self._model.probabilities(images)
-        seconds = perf_counter() - started
+        self._inferred(images, probabilities, perf_counter() - started)
+        return probabilities
+
+    def predict_with_activation_maps(self, images: Images) -> tuple[Probabilities, ActivationMaps]:
+        """Like `predict_unmonitored`, with activation maps, float32 [N, K, H, W], which the model must return."""
+        started = perf_counter()
+        probabilities, maps = self._model.probabilities_and_activation_maps(images)
+        self._inferred(images, probabilities, perf_counter() - started)
+        return probabilities, maps
+
+    def _inferred(self, images: Images, probabilities: Probabilities, seconds: float) -> None:
         self._infer_seconds += seconds
         first_class = self._model.classes[int(probabilities[0].argmax())]
         self._inference.metrics.inferred(seconds, len(images), first_class)
-        return probabilities
 
     def to_json(self, content: Mapping[str, object], model: Mapping[str, str], request_id: str) -> str:
         """The JSON text of a response: `content`, the model's identity, the time of each stage, the request ID."""

@@ -58,7 +58,6 @@ def save_checkpoint(folder: Path, key: str, state: TrainingState) -> None:
     tensors |= {f"best.{name}": tensor for name, tensor in state.best_weights.items()}
     tensors |= {f"optimizer.{name}": tensor for name, tensor in state.optimizer.state.items()}
     values = {
-        "key": key,
         **state.sizing._asdict(),
         "step": state.step,
         "elapsed": state.elapsed,
@@ -66,7 +65,14 @@ def save_checkpoint(folder: Path, key: str, state: TrainingState) -> None:
         "history": [asdict(point) for point in state.history],
         "flip": state.flip,
     }
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()}, {"progress": json.dumps(values)})
+    write_checkpoint(folder, key, (tensors, values))
+
+
+def write_checkpoint(folder: Path, key: str, stored: Stored) -> None:
+    """Write tensors and values as the checkpoint of a training, atomically."""
+    tensors, values = stored
+    contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
+    content = save(contiguous, {"progress": json.dumps({**values, "key": key})})
     write_atomically(folder / CHECKPOINT_FILE, content)
 
 

@@ -34,7 +34,7 @@ from image_classifier.training.optimizer import Optimizer
 from image_classifier.training.plan import Clock, Indices, Plan, TrainingInputs
 from image_classifier.training.sizing import Sizing, choose_sizing
 from image_classifier.training.trained import Trained, finish
-from image_classifier.training.transfer.fitting import fit_on_backbone, fit_on_backbone_worker
+from image_classifier.training.transfer.fitting import fit_on_backbone
 
 _REPORT_IMAGES = 1_000
 _MAX_UNDECIDED_FRACTION = 1 / 3
@@ -58,7 +58,9 @@ def fit(
     configure_process(plan.threads)
     inputs = TrainingInputs.check(dataset, plan)
     if plan.backbone is not None:
-        return fit_on_backbone(inputs, plan.backbone, checkpoint, on_report, clock)
+        trained = fit_on_backbone(inputs, plan.backbone, checkpoint, on_report, clock)
+        assert trained is not None
+        return trained
     images = NormalizedImages(inputs)
     loop = _TrainingLoop(inputs, images, checkpoint, clock)
     with Progress("training", plan.budget, "s") as progress:
@@ -72,7 +74,7 @@ def fit_worker(dataset: Dataset, plan: Plan) -> None:
     configure_process(plan.threads)
     inputs = TrainingInputs.check(dataset, plan)
     if plan.backbone is not None:
-        fit_on_backbone_worker(inputs, plan.backbone, time.perf_counter)
+        fit_on_backbone(inputs, plan.backbone, None, lambda _: None, time.perf_counter)
         return
     _TrainingLoop(inputs, NormalizedImages(inputs), None, time.perf_counter).run(lambda _: None, None)
 

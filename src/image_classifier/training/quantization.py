@@ -26,7 +26,17 @@ from onnx import numpy_helper
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 from onnxruntime.quantization.quant_utils import add_pre_process_metadata
 
-from image_classifier.package import INPUT, OUTPUT, Graph, Images, Probabilities, quantile_interval, time_in_turn
+from image_classifier.package import (
+    ACTIVATION_MAP_OUTPUT,
+    ACTIVATION_MAP_SWITCH,
+    INPUT,
+    OUTPUT,
+    Graph,
+    Images,
+    Probabilities,
+    quantile_interval,
+    time_in_turn,
+)
 from image_classifier.training.plan import Indices
 from image_classifier.training.trained import fit_temperature
 
@@ -143,13 +153,17 @@ def _int8_candidate(
 
 
 def _scale_temperature(model: bytes, factor: float) -> bytes:
-    """The graph with another temperature: its logits are also divided by `factor` before the softmax."""
+    """The graph with another temperature: its logits and activation maps are also divided by `factor`."""
     content = onnx.load_from_string(model)
     (position,) = [number for number, node in enumerate(content.graph.node) if OUTPUT in node.output]
     softmax = content.graph.node[position]
     divide = onnx.helper.make_node("Div", [softmax.input[0], "int8_temperature"], ["int8_logits"])
     softmax.input[0] = "int8_logits"
     content.graph.node.insert(position, divide)
+    for node in [node for node in content.graph.node if ACTIVATION_MAP_OUTPUT in node.output]:
+        node.output[0] = "unscaled_activation_map"
+        inputs = [node.output[0], "int8_temperature"]
+        content.graph.node.append(onnx.helper.make_node("Div", inputs, [ACTIVATION_MAP_OUTPUT]))
     content.graph.initializer.append(numpy_helper.from_array(np.array(factor, np.float32), "int8_temperature"))
     onnx.checker.check_model(content)
     return bytes(content.SerializeToString())
@@ -159,6 +173,7 @@ def quantize_int8(model: bytes, calibration: ImageRows) -> bytes:
     """Quantize the convolutions of a graph; `calibration` is a few hundred images."""
     graph = onnx.load_from_string(model)
     properties = {item.key: item.value for item in graph.metadata_props}
+    activation_map = _remove_activation_map(graph.graph)
     # Without it ONNX Runtime warns that constants should be folded first, which the exporter has done.
     add_pre_process_metadata(graph)
     with tempfile.TemporaryDirectory() as folder:
@@ -175,10 +190,26 @@ def quantize_int8(model: bytes, calibration: ImageRows) -> bytes:
             weight_type=QuantType.QInt8,
         )
         quantized = onnx.load(file)
+    quantized.graph.MergeFrom(activation_map)
     onnx.helper.set_model_props(quantized, properties)
     onnx.checker.check_model(quantized)
     content: bytes = quantized.SerializeToString()
     return content
+
+
+def _remove_activation_map(graph: onnx.GraphProto) -> onnx.GraphProto:
+    """Remove and return what computes the activation map: quantize_static would sort its node before its inputs."""
+    removed = onnx.GraphProto()
+    for name, parts, others in (
+        (ACTIVATION_MAP_OUTPUT, graph.output, removed.output),
+        (ACTIVATION_MAP_OUTPUT, graph.node, removed.node),
+        (ACTIVATION_MAP_SWITCH, graph.input, removed.input),
+        (ACTIVATION_MAP_SWITCH, graph.initializer, removed.initializer),
+    ):
+        for part in [part for part in parts if part.name == name]:
+            others.append(part)
+            parts.remove(part)
+    return removed
 
 
 class _CalibrationBatches(CalibrationDataReader):  # type: ignore[misc]

@@ -21,6 +21,7 @@ from image_classifier.package.reference_statistics import (
 from image_classifier.serving.observe import drift_monitor
 from image_classifier.serving.observe.drift_monitor import DriftMonitor
 from tests.conftest import SIZE, write_color_package
+from tests.embedding_model import reflected, shaded_images, write_embedding_package
 from tests.serving.apps import BROWSER, NAME, make_client
 from tests.serving.observe.noisy_images import noisy_images
 from tests.serving.server_process import running
@@ -180,6 +181,82 @@ def test_a_token_protects_the_drift_report(monitored):
 
 def test_the_page_says_that_there_are_not_enough_images(client):
     assert "Not enough images yet" in client.get("/", headers=BROWSER).text
+
+
+@pytest.fixture(scope="module")
+def embedding_folder(tmp_path_factory):
+    """A package of a model with embeddings."""
+    folder = tmp_path_factory.mktemp("embeddings") / "package"
+    write_embedding_package(folder)
+    return folder
+
+
+@pytest.fixture
+def embedding_client(embedding_folder):
+    return make_client(Model.load(Package.read(embedding_folder), 1), drift_window=WINDOW)
+
+
+def test_images_with_other_embeddings_are_drift_even_if_their_statistics_are_equal(embedding_client):
+    send(embedding_client, shaded_images(WINDOW, seed=1))
+    report = embedding_client.get("/drift").json
+    assert report["verdict"] == "no_drift"
+    assert report["features"][-1]["in_words"] == (
+        "no significant difference in how the images look (embeddings of 50, compared with 200)"
+    )
+    send(embedding_client, reflected(shaded_images(WINDOW, seed=2)))
+    report = embedding_client.get("/drift").json
+    assert report["verdict"] == "drift"
+    assert report["reason"] == "the images look different (embeddings of 50, compared with 200)"
+    samples = metrics(embedding_client)
+    assert samples["image_classifier_drift_distance", "embedding"] > 0.2
+    assert samples["image_classifier_drift_p_value", "embedding"] < 0.001
+    page = embedding_client.get("/", headers=BROWSER).text
+    assert "The images look different" in page
+    assert "50 images of\n            the window were compared with reference images" in page
+
+
+def test_the_report_has_the_newest_embeddings_as_few_numbers(embedding_client):
+    send(embedding_client, shaded_images(3))
+    counts = embedding_client.get("/drift").json["counts"]
+    assert counts["embedded"] == 3
+    assert len(base64.b64decode(counts["embeddings"])) <= 3 * 32 * 2
+
+
+def test_without_embeddings_the_report_has_the_keys_as_before(client):
+    send(client, noisy_images(1))
+    assert set(client.get("/drift").json["counts"]) == {"instance", "images", "features"}
+    assert "embedding" not in client.get("/", headers=BROWSER).text.lower()
+
+
+def test_an_image_has_the_same_embedding_in_every_protocol(embedding_client):
+    image = shaded_images(1)[0]
+    send(embedding_client, [image])
+    encoded = base64.b64encode(encode_png(image)).decode()
+    embedding_client.post(f"/v1/models/{NAME}:predict", json={"instances": [{"b64": encoded}]})
+    tensor = {"name": "image", "datatype": "UINT8", "shape": [1, SIZE, SIZE, 3], "data": [image.tolist()]}
+    embedding_client.post(f"/v2/models/{NAME}/infer", json={"inputs": [tensor]})
+    counts = embedding_client.get("/drift").json["counts"]
+    rows = np.frombuffer(base64.b64decode(counts["embeddings"]), np.float16).reshape(3, -1)
+    assert np.abs(rows).max() > 0.1
+    np.testing.assert_allclose(rows, rows[[0, 0, 0]], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_several_workers_keep_the_embeddings_of_one_window_together(embedding_folder, tmp_path):
+    options = ("--drift-window", str(WINDOW), "--drain-timeout", "0")
+    with running(embedding_folder, tmp_path / "log", *options, workers=2) as server:
+        for image in reflected(shaded_images(WINDOW, seed=1)):
+            assert server.request("POST", "/predict", encode_png(image)).status == 200
+        # Each worker counts its images a moment later.
+        deadline = time.monotonic() + 10
+        while server.request("GET", "/drift").json["verdict"] == "too_few_images":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        report = server.request("GET", "/drift").json
+        assert report["counts"]["embedded"] == WINDOW
+        assert report["features"][-1]["images"] == WINDOW
+        assert "the images look different" in report["reason"]
+        assert server.stop() == 0
 
 
 @pytest.mark.slow

@@ -5,6 +5,8 @@ import signal
 import threading
 import time
 
+import numpy as np
+
 from image_classifier.serving.observe.feature_counts import SharedCounts
 
 
@@ -72,3 +74,46 @@ def test_a_worker_that_is_killed_while_it_counts_does_not_block_the_others():
 
 def test_each_start_has_a_unique_instance():
     assert SharedCounts(1, 10).instance != SharedCounts(1, 10).instance
+
+
+def add_embeddings(shared, count, first=0):
+    for number in range(first, first + count):
+        shared.add(1, [0], np.array([number, -number], np.float32))
+
+
+def test_the_newest_embeddings_are_kept_and_memory_is_bounded():
+    shared = SharedCounts(1, window=400, dimensions=2)
+    add_embeddings(shared, 1234)
+    counts = shared.snapshot()
+    assert counts.embedded == 1234
+    assert counts.embeddings.tolist() == [[number, -number] for number in range(734, 1234)]
+    assert counts.last_embeddings[:, 0].tolist() == [*range(800, 1200)]
+
+
+def test_in_a_large_window_every_nth_embedding_is_kept():
+    shared = SharedCounts(1, window=1500, dimensions=2)
+    add_embeddings(shared, 1500)
+    counts = shared.snapshot()
+    assert counts.embedded == 500
+    assert counts.last_embeddings[:, 0].tolist() == [*range(0, 1500, 3)]
+
+
+def test_counts_without_embeddings_have_none():
+    shared = SharedCounts(1, window=2)
+    for _ in range(3):
+        shared.add(1, [0])
+    counts = shared.snapshot()
+    assert (counts.embedded, counts.embeddings.shape, counts.last_embeddings.shape) == (0, (0, 0), (0, 0))
+
+
+def test_processes_keep_their_embeddings_together():
+    shared = SharedCounts(1, window=100, dimensions=2)
+    children = []
+    for first in (0, 50):
+        if (child := os.fork()) == 0:
+            add_embeddings(shared, 50, first)
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    assert sorted(shared.snapshot().last_embeddings[:, 0].tolist()) == [*range(100)]

@@ -233,6 +233,7 @@ def test_a_button_shows_and_hides_the_heat_map_over_the_image(page, pngs):
     photo = result.find_element(By.CSS_SELECTOR, ".photo")
     assert {heat.rect[side] - photo.rect[side] for side in ("x", "y", "width", "height")} == {0}
     assert button.text == "Hide explanation"
+    assert text(result, "legend").endswith("violet areas least. Method: occlusion.")
     button.click()
     assert not heat.is_displayed()
 

@@ -10,12 +10,18 @@ import pytest
 from image_classifier.backbones import SHIPPED
 from image_classifier.errors import TrainingError
 from image_classifier.package.model import Model
+from image_classifier.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from image_classifier.training.export import export_package
+from image_classifier.training.learning_curve import ReportPoint
+from image_classifier.training.plan import TrainingInputs
 from image_classifier.training.transfer.classifier import BackboneClassifier
-from image_classifier.training.transfer.fitting import proportional_order
+from image_classifier.training.transfer.fitting import is_better, prior_correction, proportional_order
 from tests.training.samples import plan, stripes, train
 
-ON_BACKBONE = replace(plan(), backbone=SHIPPED["efficientnet-lite0"])
+ON_BACKBONE = replace(plan(budget=1e-3), backbone=SHIPPED["efficientnet-lite0"])
+"""The budget is too short for fine-tuning on any machine."""
+FINE_TUNED = replace(ON_BACKBONE, budget=1e4)
+"""Long enough on any machine. Time is counted by the clock of the tests."""
 pytestmark = pytest.mark.slow
 
 
@@ -32,6 +38,14 @@ def test_a_classifier_on_a_backbone_is_exported_as_one_graph(tmp_path):
     probabilities = Model.load(package, threads=1).probabilities(images)
     np.testing.assert_allclose(probabilities, trained.classifier.probabilities(images), atol=1e-4)
     assert (probabilities.argmax(axis=1) == labels).mean() > 0.9
+
+
+def test_a_fine_tuned_classifier_is_exported_as_one_graph(tmp_path):
+    dataset = stripes(32, images=160, classes=12)
+    trained = train(dataset, FINE_TUNED, steps=400)
+    assert len(trained.history) > 2
+    assert trained.parameters["fine_tuned"]
+    export_package(tmp_path / "package", trained.classifier, dataset, trained.validation, {}, threads=1)
 
 
 def test_the_int8_graph_of_a_backbone_predicts_like_the_float32_graph(tmp_path):
@@ -85,6 +99,43 @@ def test_an_interrupted_training_keeps_its_features(tmp_path):
     assert resumed.parameters["images_used"] == 160
 
 
+@pytest.mark.parametrize("lost", [False, True], ids=["here", "on another machine"])
+def test_an_interrupted_fine_tuning_continues(tmp_path, lost):
+    dataset = stripes(32, images=200)
+    points: list[ReportPoint] = []
+
+    def interrupt(point: ReportPoint) -> None:
+        points.append(point)
+        if len(points) == 3:  # the first one is that of the classifier of the frozen features
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(dataset, FINE_TUNED, steps=150, checkpoint=tmp_path, on_report=interrupt)
+    stored = load_checkpoint(tmp_path, TrainingInputs.check(dataset, FINE_TUNED).key)
+    assert stored is not None
+    assert stored[1]["step"] > 0
+    if lost:  # only this file is kept in MLflow
+        for file in tmp_path.iterdir():
+            if file.name != CHECKPOINT_FILE:
+                file.unlink()
+    resumed = train(dataset, FINE_TUNED, steps=150, checkpoint=tmp_path)
+    assert list(resumed.history[:2]) == points[:2]
+    assert [point.number for point in resumed.history] == list(range(1, len(resumed.history) + 1))
+    assert resumed.history[2].seconds > 0.9 * points[2].seconds
+    assert resumed.parameters["images_used"] == 160
+
+
+def test_a_fine_tuned_model_must_be_better_by_more_than_chance():
+    random = np.random.default_rng(0)
+    labels = random.integers(0, 3, 300)
+    certain = (4 * np.eye(3)[labels]).astype(np.float32)
+    weak, strong = (certain + random.normal(0, noise, certain.shape).astype(np.float32) for noise in (4, 2))
+    assert is_better(strong, weak, labels)
+    assert not is_better(weak, strong, labels)
+    assert not is_better(weak, weak, labels)
+    assert not is_better(strong[:1], weak[:1], labels[:1])
+
+
 def test_two_processes_share_the_images(tmp_path):
     script = tmp_path / "worker.py"
     script.write_text("""
@@ -119,7 +170,31 @@ def test_every_beginning_of_the_order_has_the_proportions_of_the_classes():
     labels = np.repeat([0, 1, 2], [600, 300, 100])
     order = proportional_order(np.arange(1000), labels, seed=3)
     assert sorted(order) == list(range(1000))
-    for count in (20, 100, 500):
-        shares = np.bincount(labels[order[:count]], minlength=3) / count
-        np.testing.assert_allclose(shares, [0.6, 0.3, 0.1], atol=2 / count)
+    for count in (100, 200, 500):
+        shares = np.bincount(labels[order[12:][:count]], minlength=3) / count
+        np.testing.assert_allclose(shares, [0.6, 0.3, 0.1], atol=3 / count)
     assert not np.array_equal(order, proportional_order(np.arange(1000), labels, seed=4))
+
+
+def test_a_few_images_of_every_class_come_first():
+    labels = np.repeat([0, 1, 2], [3000, 50, 2])
+    first = labels[proportional_order(np.arange(3052), labels, seed=0)][:10]
+    np.testing.assert_array_equal(np.bincount(first), [4, 4, 2])
+
+
+def test_a_class_that_is_rare_in_training_is_recognized_after_the_correction():
+    """Logits of two classes that are told apart, but biased to the frequent one."""
+    random = np.random.default_rng(0)
+    labels = np.repeat([0, 1], [300, 10])
+    margin = np.where(labels == 1, -2.0, -9.0) + random.normal(0, 1, 310)
+    logits = np.stack([np.zeros(310), margin], axis=1).astype(np.float32)
+    assert (logits.argmax(axis=1)[labels == 1] == 1).mean() < 0.2
+    corrected = logits - prior_correction(logits, labels, np.array([3000, 10]))
+    assert (corrected.argmax(axis=1)[labels == 1] == 1).mean() > 0.8
+    assert (corrected.argmax(axis=1)[labels == 0] == 0).mean() > 0.9
+
+
+def test_classes_of_similar_sizes_are_not_corrected():
+    logits = np.random.default_rng(0).normal(size=(100, 2)).astype(np.float32)
+    labels = np.repeat([0, 1], 50)
+    assert not prior_correction(logits, labels, np.array([190, 10])).any()

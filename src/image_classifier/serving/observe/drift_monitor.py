@@ -1,7 +1,7 @@
 """Drift monitor: compares the images that the server receives with the reference statistics of its package.
 
 A request only queues its images, which takes 3 µs. A background thread counts them a moment later, several at a time,
-which takes half as long per image as between the steps of a request.
+which takes half as long per image as between the steps of a request. Embeddings are projected before they are queued.
 """
 
 import threading
@@ -18,11 +18,12 @@ from image_classifier.monitoring import (
     DriftReference,
     DriftResult,
     DriftVerdict,
+    ProjectedEmbeddings,
     detect_drift,
     no_reference,
     too_few_images,
 )
-from image_classifier.package import Images, ModelIdentity, Package, Probabilities, center_crop
+from image_classifier.package import Embeddings, Images, ModelIdentity, Package, Probabilities, center_crop
 from image_classifier.serving.observe.feature_counts import SharedCounts
 
 _MAX_PER_REQUEST = 64  # of a request with more images, an evenly spaced sample of this size is counted
@@ -45,8 +46,11 @@ class DriftMonitor:
         """
         self._window, self._false_alarms = window, false_alarms
         self._reference = DriftReference.of(package)
-        self._counts = SharedCounts(self._reference.bin_count if self._reference else 0, window)
-        self._images: deque[tuple[Images, Probabilities]] = deque()
+        embedding = self._reference.embedding if self._reference else None
+        self._counts = SharedCounts(
+            self._reference.bin_count if self._reference else 0, window, embedding.dimensions if embedding else 0
+        )
+        self._images: deque[tuple[Images, Probabilities, ProjectedEmbeddings | None]] = deque()
         self._dimensions: deque[Dimensions] = deque()
         self._count_lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -54,18 +58,33 @@ class DriftMonitor:
         self._latest = 0, too_few_images(0, window) if self._reference else no_reference()
         """The number of the newest window that was tested, and the result."""
 
-    def observe(self, images: Images, probabilities: Probabilities, dimensions: Sequence[Dimensions]) -> None:
+    @property
+    def uses_embeddings(self) -> bool:
+        """Whether the reference has embeddings to compare with."""
+        return self._reference is not None and self._reference.embedding is not None
+
+    def observe(
+        self,
+        images: Images,
+        probabilities: Probabilities,
+        dimensions: Sequence[Dimensions],
+        embeddings: Embeddings | None = None,
+    ) -> None:
         """Queue images, uint8 [N, S, S, 3], and their probabilities, float32 [N, K], for counting.
 
-        `dimensions` are the stored sizes of those images that arrived encoded.
+        `dimensions` are the stored sizes of those images that arrived encoded. `embeddings`, float32 [N, E], are
+        required if `uses_embeddings`.
         """
         limit = min(_MAX_PER_REQUEST, _MAX_QUEUED - len(self._images))
         if self._reference is None or limit <= 0:
             return
         step = -(-len(images) // limit)
-        for image, row in zip(images[::step], probabilities[::step], strict=True):
+        projected: Sequence[ProjectedEmbeddings | None] = [None] * len(images[::step])
+        if embeddings is not None and self._reference.embedding is not None:
+            projected = [*self._reference.embedding.project(embeddings[::step])]
+        for image, row, embedding in zip(images[::step], probabilities[::step], projected, strict=True):
             # Copies, because a view would keep the arrays of the whole request in memory.
-            self._images.append((center_crop(image).copy(), row.copy()))
+            self._images.append((center_crop(image).copy(), row.copy(), embedding))
         self._dimensions.extend(dimensions[::step])
         if self._thread is None or not self._thread.is_alive():
             # Not earlier, as threads do not survive the fork of a worker.
@@ -90,9 +109,9 @@ class DriftMonitor:
             while self._dimensions:
                 self._counts.add(0, reference.size_bins(*self._dimensions.popleft()))
             for _ in range(min(limit, len(self._images))):
-                image, row = self._images.popleft()
+                image, row, embedding = self._images.popleft()
                 bins = reference.image_bins(image) + reference.prediction_bins(row)
-                self._counts.add(1, bins)
+                self._counts.add(1, bins, embedding)
 
     @property
     def windows(self) -> int:
@@ -108,7 +127,8 @@ class DriftMonitor:
             windows = self.windows
             if windows != self._latest[0]:
                 counts = self._counts.snapshot()
-                self._latest = counts.windows, detect_drift(self._reference, counts.last, self._false_alarms)
+                result = detect_drift(self._reference, counts.last, self._false_alarms, counts.last_embeddings)
+                self._latest = counts.windows, result
             elif not windows:
                 self._latest = 0, too_few_images(self._counts.snapshot().images, self._window)
             return self._latest[1]
@@ -116,6 +136,7 @@ class DriftMonitor:
     def report(self, identity: ModelIdentity) -> dict[str, Any]:
         """Content of /drift: the result, and the counts, which a collector adds up over all servers."""
         result, counts = self.result(), self._counts.snapshot()
+        embedding = self._reference.embedding if self._reference else None
         return {
             **result.to_dict(),
             "false_alarm_rate": self._false_alarms,
@@ -129,6 +150,11 @@ class DriftMonitor:
                 "instance": self._counts.instance,
                 "images": counts.images,
                 "features": self._reference.split_counts(counts.counts) if self._reference else {},
+                **(
+                    {"embedded": counts.embedded, "embeddings": embedding.encode(counts.embeddings)}
+                    if embedding
+                    else {}
+                ),
             },
             "model": identity.to_dict(),
         }

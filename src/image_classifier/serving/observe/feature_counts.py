@@ -1,4 +1,4 @@
-"""Histograms of the features of images and predictions, counted by all workers together."""
+"""Histograms of the features of images and predictions, and a sample of embeddings, kept by all workers together."""
 
 import fcntl
 import mmap
@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from image_classifier.monitoring import FeatureCounts
+from image_classifier.monitoring import FeatureCounts, ProjectedEmbeddings
+from image_classifier.package import MAX_EMBEDDINGS
 
-_IMAGES, _WINDOW_START, _WINDOWS, _LAST_IMAGES = range(4)
-_HEADER_WORDS = 4
+_IMAGES, _WINDOW_START, _WINDOWS, _LAST_IMAGES, _EMBEDDED, _EMBEDDED_START, _LAST_EMBEDDED = range(7)
+_HEADER_WORDS = 7
 
 
 class CountsSnapshot(NamedTuple):
@@ -25,14 +26,25 @@ class CountsSnapshot(NamedTuple):
     in_window: int  # images in the window that is being filled
     last: FeatureCounts  # int64 [B] of the newest full window; all 0 before the first
     last_images: int
+    embedded: int  # embeddings in the sample since the server's start
+    embeddings: ProjectedEmbeddings  # float32 [N, D], the newest of them, oldest first
+    last_embeddings: ProjectedEmbeddings  # float32 [N, D] of the newest full window
 
 
 class SharedCounts:
     """Counts in memory that processes forked later share. Counts of a worker remain after it ends."""
 
-    def __init__(self, bins: int, window: int) -> None:
-        """Counts for `bins` bins; a window is full with `window` images."""
+    def __init__(self, bins: int, window: int, dimensions: int = 0) -> None:
+        """Counts for `bins` bins, and embeddings of `dimensions` numbers; a window is full with `window` images.
+
+        Of the embeddings those of every image are kept, or of a part of them, evenly spaced, in a large window.
+        """
         self._window = window
+        self._stride = -(-window // MAX_EMBEDDINGS)
+        size = MAX_EMBEDDINGS * dimensions
+        self._embedding_memory = mmap.mmap(-1, max(1, 4 * 2 * size))
+        numbers = np.frombuffer(self._embedding_memory, dtype=np.float32, count=2 * size)
+        self._newest, self._last_embeddings = numbers.reshape(2, MAX_EMBEDDINGS, dimensions)
         self._memory = mmap.mmap(-1, 8 * (_HEADER_WORDS + 3 * bins))
         words = np.frombuffer(self._memory, dtype=np.int64)
         self._total, self._start, self._last = words[_HEADER_WORDS:].reshape(3, bins)
@@ -43,12 +55,15 @@ class SharedCounts:
         self.instance = uuid.uuid4().hex
         """Distinguishes these counts from those of another server, and of this one after a restart."""
 
-    def add(self, images: int, bins: Iterable[int]) -> None:
-        """Count `images` images, which fall into these bins."""
+    def add(self, images: int, bins: Iterable[int], embedding: ProjectedEmbeddings | None = None) -> None:
+        """Count `images` images, which fall into these bins; `embedding`, float32 [D], is that of the one image."""
         header = self._header
         with self._lock:
             for index in bins:
                 self._bins[index] += 1
+            if embedding is not None and header[_IMAGES] % self._stride == 0:
+                self._newest[header[_EMBEDDED] % MAX_EMBEDDINGS] = embedding
+                header[_EMBEDDED] += 1
             header[_IMAGES] += images
             in_window = header[_IMAGES] - header[_WINDOW_START]
             if in_window >= self._window:
@@ -56,6 +71,10 @@ class SharedCounts:
                 self._start[:] = self._total
                 header[_WINDOW_START] = header[_IMAGES]
                 header[_LAST_IMAGES] = in_window
+                embeddings = self._embeddings(header[_EMBEDDED] - header[_EMBEDDED_START])
+                self._last_embeddings[: len(embeddings)] = embeddings
+                header[_LAST_EMBEDDED] = len(embeddings)
+                header[_EMBEDDED_START] = header[_EMBEDDED]
                 header[_WINDOWS] += 1
 
     @property
@@ -66,8 +85,24 @@ class SharedCounts:
     def snapshot(self) -> CountsSnapshot:
         """The counts of all workers."""
         with self._lock:
-            images, start, windows, last_images = self._header[:_HEADER_WORDS]
-            return CountsSnapshot(images, self._total.copy(), windows, images - start, self._last.copy(), last_images)
+            images, start, windows, last_images, embedded, _, last_embedded = self._header[:_HEADER_WORDS]
+            return CountsSnapshot(
+                images,
+                self._total.copy(),
+                windows,
+                images - start,
+                self._last.copy(),
+                last_images,
+                embedded,
+                self._embeddings(embedded),
+                self._last_embeddings[:last_embedded].copy(),
+            )
+
+    def _embeddings(self, count: int) -> ProjectedEmbeddings:
+        """The newest embeddings, up to `count` and as many as are kept, oldest first; call it with the lock."""
+        end = self._header[_EMBEDDED]
+        newest: ProjectedEmbeddings = self._newest[np.arange(end - min(count, MAX_EMBEDDINGS), end) % MAX_EMBEDDINGS]
+        return newest
 
 
 class _ProcessLock:

@@ -16,6 +16,7 @@ from image_classifier.monitoring import DriftVerdict
 from image_classifier.package import INPUT, OUTPUT, ModelIdentity, Package
 from image_classifier.serving.http.error_responses import ACCEPTED_ENCODINGS
 from image_classifier.serving.http.hot_path import PREDICT_PATH
+from image_classifier.serving.protocols.explain import METHOD_HEADER, METHODS
 from image_classifier.serving.protocols.tensors import LENGTH_HEADER
 from image_classifier.serving.server_options import ServerOptions
 from image_classifier.serving.service import Service
@@ -116,6 +117,7 @@ def _operations(options: ServerOptions, package: Package) -> dict[str, Schema]:
     )
     top: Schema = {"type": "integer", "minimum": 1, "maximum": 999999999}
     formats: Schema = {"type": "string", "enum": ["json", "png"]}
+    methods: Schema = {"type": "string", "enum": list(METHODS)}
     status, flag = _object({"status": _TEXT}), {"type": "boolean"}
     server_ready = _response("The server is ready.", _object({"ready": flag}))
     html = _response("An HTML page.", _TEXT, "text/html")
@@ -136,12 +138,19 @@ def _operations(options: ServerOptions, package: Package) -> dict[str, Schema]:
         ),
         "explanation.explain": _operation(
             _PREDICTION,
-            "Explain a prediction with an occlusion map",
-            _response("The occlusion map.", _schema("Explanation"), also={"image/png": _BINARY}),
+            "Explain a prediction with a heat map",
+            _response("The heat map.", _schema("Explanation"), also={"image/png": _BINARY}),
             *_INFERENCE_ERRORS,
-            description="Hides one square of the image at a time. The response is the drop in probability for each "
-            "square, or a transparent PNG to overlay on the center square of the image.",
-            parameters=[_query("format", "Format of the response; default json.", formats), encoding],
+            description="The response is the drop in probability without each square of the image, or a transparent "
+            "PNG to overlay on the center square of the image. `occlusion` hides one square at a time. "
+            "`activation_map` removes the evidence that the model found in the square, which takes a single "
+            "prediction; only models on a pretrained backbone have it. The response says which method was used; of a "
+            f"PNG its header `{METHOD_HEADER}` does.",
+            parameters=[
+                _query("format", "Format of the response; default json.", formats),
+                _query("method", "Method; default activation_map if the model has it, else occlusion.", methods),
+                encoding,
+            ],
             requestBody=_images(several=False),
             curl="curl --data-binary @photo.jpg '{server}/explain?format=png' --output heat.png",
         ),
@@ -210,7 +219,8 @@ def _operations(options: ServerOptions, package: Package) -> dict[str, Schema]:
             _response("The verdict and its evidence.", _schema("Drift")),
             401,
             description="Compares statistics of the newest full window of images with those of the training data. "
-            "No image is stored. The counts since the server's start let a collector add up several servers.",
+            "No image is stored; of embeddings, a few dozen numbers an image are. The counts since the server's start "
+            "let a collector add up several servers.",
             curl="curl {server}/drift",
         ),
         "openapi.document": _operation(
@@ -244,7 +254,13 @@ def _schemas(identity: ModelIdentity) -> dict[str, Schema]:
     outputs = _list(_object(tensor, data=_list({}), parameters=_PARAMETERS))
     described = _list(_object({**tensor, "shape": _list({"type": "integer", "minimum": -1})}))
     explanation = _object(
-        {"square": _COUNT, "offsets": _list(_COUNT), "image_size": _COUNT, "drops": _list(_list(_NUMBER))}
+        {
+            "method": {"type": "string", "enum": list(METHODS)},
+            "square": _COUNT,
+            "offsets": _list(_COUNT),
+            "image_size": _COUNT,
+            "drops": _list(_list(_NUMBER)),
+        }
     )
     difference = {"p_value": _PROBABILITY, "distance": _PROBABILITY, "drifted": {"type": "boolean"}}
     feature = _object({"name": _TEXT, "images": _COUNT, **difference, "in_words": _TEXT})
@@ -267,7 +283,9 @@ def _schemas(identity: ModelIdentity) -> dict[str, Schema]:
                 "features": _list(feature),
                 "false_alarm_rate": _PROBABILITY,
                 "window": _object(dict.fromkeys(("images", "needed", "number", "filling"), _COUNT)),
-                "counts": _object({"instance": _TEXT, "images": _COUNT, "features": histograms}),
+                "counts": _object(
+                    {"instance": _TEXT, "images": _COUNT, "features": histograms}, embedded=_COUNT, embeddings=base64
+                ),
                 "model": about["model"],
             }
         ),

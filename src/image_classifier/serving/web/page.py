@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from flask import Blueprint, Response, render_template, request
 
 from image_classifier.monitoring import DriftVerdict
+from image_classifier.package import EMBEDDING_FEATURE
 from image_classifier.serving.http.error_responses import not_found
 from image_classifier.serving.service import Service
 
@@ -53,6 +54,7 @@ def page_routes(service: Service) -> Blueprint:
             # With a token, the drift report is protected too.
             drift=None if options.token else service.drift.result(),
             verdicts=_VERDICTS,
+            embedding_feature=EMBEDDING_FEATURE,
             false_alarms=options.drift_false_alarms,
             max_upload=options.max_upload,
         )

@@ -26,7 +26,7 @@ class BackboneClassifier:
 
     def probabilities(self, images: Images) -> Probabilities:
         """Probabilities, float32 [N, K], of images, uint8 [N, S, S, 3]: computed outside of the exported graph."""
-        logits = self._head.logits(self._extractor(images)).astype(np.float64) / self.temperature
+        logits = self._head.logits(self._extractor(images).features).astype(np.float64) / self.temperature
         probabilities: Probabilities = softmax(logits, axis=1).astype(np.float32)
         return probabilities
 

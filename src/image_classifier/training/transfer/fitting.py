@@ -1,204 +1,405 @@
-"""Training on a frozen backbone within the time budget: features of the images, then a linear classifier.
+"""Training on a backbone within the time budget: features, a linear classifier of them, then fine-tuning.
 
 The features of the validation split come first, then those of the training images, in an order in which every part has
 all classes in their proportions; what the budget does not allow is left out. Then those of the mirror images, if these
-keep their class. Most of the time is the extraction; the classifier takes a few seconds.
+keep their class. The rest of the budget is for fine-tuning, if it is long enough; the result is kept if it is better on
+the validation split by more than chance.
 """
 
+import json
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NamedTuple, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
-from image_classifier.backbones import Backbone, FeatureGraph
+from image_classifier.backbones import Backbone, FeatureGraph, build_feature_graph
 from image_classifier.errors import TrainingError
+from image_classifier.files import write_atomically
 from image_classifier.progress import Progress
+from image_classifier.training.checkpoint import load_checkpoint, write_checkpoint
 from image_classifier.training.learning_curve import OnReport, ReportPoint
 from image_classifier.training.mirroring import choose_rows, mirrored_images_keep_their_class
 from image_classifier.training.plan import Clock, Indices, TrainingInputs
 from image_classifier.training.trained import Trained, fit_temperature
 from image_classifier.training.transfer.classifier import BackboneClassifier
 from image_classifier.training.transfer.features import FeatureExtractor, FeatureFile, Features
-from image_classifier.training.transfer.head import Head, Labels, fit_head
+from image_classifier.training.transfer.fine_tuning import Depth, FineTuner, Samples, choose_depth
+from image_classifier.training.transfer.head import Head, Labels, Scale, fit_head
 
 _MAX_VALIDATION_FRACTION = 0.2
 """Part of the budget for the features of the validation split."""
-_FEATURES_FRACTION, _MIRRORED_FRACTION = 0.75, 0.9
+_FEATURES_FRACTION, _MIRRORED_FRACTION = 0.75, 0.85
 """Parts of the budget after which no more features are computed, of the images and of their mirror images."""
+_HEAD_FRACTION = 0.1
+"""Part of the budget that fitting the classifier is expected to take."""
 _MAX_ROWS = 100_000
 """Images and mirror images that the classifier is fitted to, so that their features fit into 1 GiB."""
+_MAX_VALIDATION_ROWS = 10_000
+_FIRST_IMAGES = 4
+"""Images of every class whose features are computed first."""
+_IMBALANCE = 20
+"""Ratio of the sizes of the largest and the smallest class from which on the classifier is corrected for them."""
+_PRIOR_EXPONENTS = (0.0, 0.5, 0.8, 0.9, 1.0)
+"""Strengths of the correction that are tried. With 2 photos of hats beside 3,000 of other clothes the recall of hats was
+0, 5, 56, 80 and 94 %, and that of the others 100, 100, 100, 98 and 95 %; weights in the loss gained nothing."""
+_REPORTS = 6
+"""Report points of the fine-tuning, at most."""
+_MAX_REPORT_FRACTION = 0.1
+"""Part of the time of the fine-tuning that reports before the last one may take."""
+_PROGRESS_FILE = "progress.json"
+
+Logits = npt.NDArray[np.float32]
 
 
-class _Clock:
-    """The time since the training began, or was resumed."""
+class _Part(NamedTuple):
+    """The features of some images."""
 
-    def __init__(self, clock: Clock, budget: float) -> None:
-        self._clock, self._budget, self._started = clock, budget, clock()
-
-    @property
-    def elapsed(self) -> float:
-        return self._clock() - self._started
-
-    def is_over(self, fraction: float) -> Callable[[], bool]:
-        """Whether a part of the budget is spent."""
-        return lambda: self.elapsed >= fraction * self._budget
+    file: FeatureFile
+    """Those that this process has computed."""
+    rows: Indices
+    """The images, in the first process those of all processes."""
+    features: Features
+    """float32 [N, D], of `rows`."""
 
 
-class _Extraction:
-    """The features of this process's share of the images."""
+class _Candidate(NamedTuple):
+    """A model that may become the result."""
 
-    def __init__(self, inputs: TrainingInputs, backbone: Backbone, checkpoint: Path | None, clock: _Clock) -> None:
-        self._inputs, self._checkpoint, self.clock = inputs, checkpoint, clock
-        self.graph: FeatureGraph = backbone.feature_graph(inputs.dataset.image_size)
-        self._extractor = FeatureExtractor(self.graph, inputs.plan.threads)
-        self._key = f"{inputs.key} {backbone.digest}"
-
-    def features(
-        self, name: str, rows: Indices, fraction: float, *, mirrored: bool, progress: Progress | None
-    ) -> tuple[Indices, Features]:
-        """The features of `rows` until a part of the budget is spent: the rows that were done, and their features.
-
-        Each process of the group computes a share; the first one gets all of them, the others their own. Collective.
-        """
-        group = self._inputs.plan.group
-        file = FeatureFile(
-            self._checkpoint, self._key, name, rows[group.rank :: group.size], self._extractor.dimensions
-        )
-
-        def on_progress(images: int) -> None:
-            if progress is not None:
-                progress.advance(images * group.size)
-
-        file.extract(
-            self._extractor,
-            self._inputs.dataset,
-            mirrored=mirrored,
-            is_over=self.clock.is_over(fraction),
-            on_progress=on_progress,
-        )
-        shares = group.gather((file.rows[: file.done], np.asarray(file.values)))
-        return np.concatenate([share[0] for share in shares]), np.concatenate([share[1] for share in shares])
-
-    def mirrored(self, rows: Indices) -> Features:
-        """The features of the mirror images of a few rows, in this process alone."""
-        file = FeatureFile(None, self._key, "", rows, self._extractor.dimensions)
-        file.extract(
-            self._extractor, self._inputs.dataset, mirrored=True, is_over=lambda: False, on_progress=lambda _: None
-        )
-        return file.values
+    graph: FeatureGraph
+    head: Head
+    logits: Logits
+    """On the validation split."""
 
 
 def fit_on_backbone(
     inputs: TrainingInputs, backbone: Backbone, checkpoint: Path | None, on_report: OnReport, clock: Clock
-) -> Trained:
-    """Train a linear classifier on a frozen backbone. Raises TrainingError if the budget is too short for it."""
-    time = _Clock(clock, inputs.plan.budget)
-    extraction = _Extraction(inputs, backbone, checkpoint, time)
-    dataset, labels, group = inputs.dataset, inputs.dataset.train.labels, inputs.plan.group
-    history: list[ReportPoint] = []
+) -> Trained | None:
+    """Train on a backbone. All processes of a group call this function; the others than the first return None.
 
-    def report(head: Head, rows: Indices, features: Features) -> float:
-        validation_loss, accuracy = _loss_and_accuracy(head, held_out, labels[validation])
-        train_loss, _ = _loss_and_accuracy(head, features, labels[rows])
-        history.append(ReportPoint(len(history) + 1, time.elapsed, 0.0, train_loss, validation_loss, accuracy))
-        on_report(history[-1])
-        return validation_loss
+    Raises TrainingError if the budget is too short for it.
+    """
+    return _BackboneTraining(inputs, backbone, checkpoint, on_report, clock).run()
 
-    def fit(rows: Indices, features: Features) -> Head:
-        validated = (held_out, labels[validation])
-        return fit_head(features, labels[rows], len(dataset.classes), validation=validated, is_over=time.is_over(1.0))
 
-    train = proportional_order(inputs.train, labels, inputs.plan.seed)[:_MAX_ROWS]
-    with Progress("features", len(inputs.validation) + len(train), "images") as progress:
-        order = proportional_order(inputs.validation, labels, inputs.plan.seed)
-        validation, held_out = extraction.features(
-            "validation", order, _MAX_VALIDATION_FRACTION, mirrored=False, progress=progress
-        )
-        rows, features = extraction.features("train", train, _FEATURES_FRACTION, mirrored=False, progress=progress)
-    if len(np.unique(labels[rows])) < len(np.unique(labels[inputs.train])):
-        raise TrainingError(
-            f"the budget of {inputs.plan.budget:g} s is too short: it allows the features of {len(rows):,} of "
-            f"{len(inputs.train):,} images, which lack some of the classes; use a larger --budget"
-        )
-    head = fit(rows, features)
-    loss = report(head, rows, features)
-    images_seen, flip = len(rows), inputs.flip
-    if flip is None:
-        flip = _mirrored_images_keep_their_class(extraction, head, validation, held_out, labels)
-    # The others learn from the rows whether there are any.
-    to_mirror = group.broadcast(rows[: _MAX_ROWS - len(rows)] if flip else rows[:0])
-    if len(to_mirror):
-        with Progress("features of mirror images", len(to_mirror), "images") as progress:
-            mirrored_rows, mirrored = extraction.features(
-                "mirrored", to_mirror, _MIRRORED_FRACTION, mirrored=True, progress=progress
-            )
-        both, all_features = np.concatenate([rows, mirrored_rows]), np.concatenate([features, mirrored])
-        candidate = fit(both, all_features)
-        if report(candidate, both, all_features) <= loss:
-            head, images_seen = candidate, len(both)
+class _BackboneTraining:
+    """A training of one model on a backbone. Its methods are collective."""
+
+    def __init__(
+        self, inputs: TrainingInputs, backbone: Backbone, checkpoint: Path | None, on_report: OnReport, clock: Clock
+    ) -> None:
+        self._inputs, self._checkpoint, self._on_report, self._clock = inputs, checkpoint, on_report, clock
+        self._group, self._labels, self._seconds = inputs.plan.group, inputs.dataset.train.labels, inputs.plan.budget
+        self._started = clock()
+        size = inputs.dataset.image_size
+        self._network = backbone.network()
+        self._graph = build_feature_graph(self._network, size) if self._network else backbone.feature_graph(size)
+        # A checkpoint with weights is written by the fine-tuning; before, there are only features and the progress.
+        stored = load_checkpoint(checkpoint, inputs.key) if checkpoint else None
+        self._stored = self._group.broadcast(stored)
+        progress = self._stored[1] if self._stored else self._group.broadcast(self._load_progress())
+        self._started -= progress.get("elapsed", 0.0)
+        self._history = [ReportPoint(**point) for point in progress.get("history", [])]
+        if "depth" in progress:
+            self._depth = Depth(**progress["depth"]) if progress["depth"] else None
         else:
-            flip = False
-    else:
-        flip = False
-    logits = torch.from_numpy(head.logits(held_out))
-    targets = torch.from_numpy(labels[validation])
-    temperature = fit_temperature(logits, targets)
-    return Trained(
-        classifier=BackboneClassifier(extraction.graph, head, temperature),
-        history=tuple(history),
-        validation=inputs.validation,
-        validation_accuracy=float((logits.argmax(1) == targets).float().mean()),
-        seconds=time.elapsed,
-        parameters={
-            "processes": group.size,
-            "features": extraction.graph.dimensions,
-            "images_used": images_seen,
-            "regularization": head.strength,
-            "mirror": "yes" if flip else "no",
+            self._depth = self._choose_depth()
+        activations = self._depth.activations(self._graph) if self._depth else None
+        self._extractor = FeatureExtractor(self._graph, inputs.plan.threads, activations)
+        self._file_key = f"{inputs.key} {backbone.digest} {activations.name if activations else ''}"
+
+    @property
+    def _elapsed(self) -> float:
+        """Seconds of the budget that are spent, without interruptions."""
+        return self._clock() - self._started
+
+    def run(self) -> Trained | None:
+        inputs, group = self._inputs, self._group
+        order = [proportional_order(rows, self._labels, inputs.plan.seed) for rows in (inputs.validation, inputs.train)]
+        order = [order[0][:_MAX_VALIDATION_ROWS], order[1][:_MAX_ROWS]]
+        with Progress("features", sum(map(len, order)), "images") as progress:
+            validation = self._extract("validation", order[0], _MAX_VALIDATION_FRACTION, progress)
+            parts = [self._extract("train", order[1], _FEATURES_FRACTION, progress)]
+        frozen = self._fit_head(validation, parts)
+        mirrored = self._extract_mirrored(frozen, validation, parts[0])
+        if mirrored is not None:
+            parts.append(mirrored)
+            candidate = self._fit_head(validation, parts)
+            if candidate and frozen and self._loss(candidate, validation) <= self._loss(frozen, validation):
+                frozen = candidate
+        tuned = self._fine_tune(frozen, validation, parts)
+        return self._trained(frozen, tuned, validation, parts) if group.is_first else None
+
+    def _load_progress(self) -> dict[str, Any]:
+        """The time that was spent, and the depth, of an interrupted training that was not fine-tuning yet."""
+        if self._checkpoint is None:
+            return {}
+        try:
+            stored = json.loads((self._checkpoint / _PROGRESS_FILE).read_text())
+            return dict(stored) if stored["key"] == self._inputs.key else {}
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+
+    def _save_progress(self) -> None:
+        if self._checkpoint is not None:
+            values = {"key": self._inputs.key, **self._progress}
+            write_atomically(self._checkpoint / _PROGRESS_FILE, json.dumps(values).encode())
+
+    @property
+    def _progress(self) -> dict[str, Any]:
+        depth = self._depth._asdict() if self._depth else None
+        return {"elapsed": self._elapsed, "depth": depth, "history": [asdict(point) for point in self._history]}
+
+    def _choose_depth(self) -> Depth | None:
+        """From where on the network is fine-tuned; None: not at all. The first process decides."""
+        inputs, group, depth = self._inputs, self._group, None
+        if group.is_first and self._network is not None:
+            images = min(_MAX_ROWS, len(inputs.train))
+            extracted = images * (1 if inputs.flip is False else 2) + len(inputs.validation)
+            frozen = FeatureExtractor(self._graph, inputs.plan.threads)
+            seconds = extracted / group.size * frozen.seconds_per_image(inputs.dataset.image_size)
+            depth = choose_depth(
+                self._network,
+                self._graph,
+                images=images / group.size,
+                seconds=(1 - _HEAD_FRACTION) * self._seconds - seconds,
+                device=inputs.device,
+            )
+        return group.broadcast(depth)
+
+    def _extract(
+        self, name: str, rows: Indices, fraction: float, progress: Progress, *, mirrored: bool = False
+    ) -> _Part:
+        """The features of `rows` until a part of the budget is spent.
+
+        Each process computes a share; the first one gets all of them, the others their own.
+        """
+        group = self._group
+        file = FeatureFile(self._checkpoint, self._file_key, name, rows[group.rank :: group.size], self._extractor)
+
+        def is_over() -> bool:
+            if self._stored:  # the fine-tuning has begun with that many; those whose files are lost are computed again
+                return file.done * group.size >= int(self._stored[1]["images"].get(name, 0))
+            return self._elapsed >= fraction * self._seconds
+
+        file.extract(
+            self._inputs.dataset,
+            mirrored=mirrored,
+            is_over=is_over,
+            on_progress=lambda images: progress.advance(images * group.size),
+        )
+        self._save_progress()
+        shares = group.gather((file.rows[: file.done], np.asarray(file.values)))
+        rows_done, features = (np.concatenate([share[field] for share in shares]) for field in (0, 1))
+        return _Part(file, rows_done, features)
+
+    def _extract_mirrored(self, frozen: _Candidate | None, validation: _Part, train: _Part) -> _Part | None:
+        """The features of mirror images; None if mirror images lose their class, or if there is no time."""
+        flip = self._inputs.flip
+        if flip is None and frozen is not None:
+            flip = self._mirrored_images_keep_their_class(frozen, validation)
+        # The others learn from the rows whether there are any.
+        rows = self._group.broadcast(train.rows[: _MAX_ROWS - len(train.rows)] if flip else train.rows[:0])
+        if not len(rows):
+            return None
+        with Progress("features of mirror images", len(rows), "images") as progress:
+            return self._extract("mirrored", rows, _MIRRORED_FRACTION, progress, mirrored=True)
+
+    def _mirrored_images_keep_their_class(self, frozen: _Candidate, validation: _Part) -> bool:
+        """Whether they do by a test on the validation split; without evidence they do."""
+        labels = self._labels[validation.rows]
+        chosen = choose_rows(labels)
+        extractor = FeatureExtractor(self._graph, self._inputs.plan.threads)
+        file = FeatureFile(None, "", "", validation.rows[chosen], extractor)
+        file.extract(self._inputs.dataset, mirrored=True, is_over=lambda: False, on_progress=lambda _: None)
+        mirrored = frozen.head.logits(file.values).astype(np.float64)
+        logits = frozen.logits[chosen].astype(np.float64)
+        return mirrored_images_keep_their_class(logits, mirrored, labels[chosen]) is not False
+
+    def _fit_head(self, validation: _Part, parts: list[_Part]) -> _Candidate | None:
+        """The classifier of the frozen features; None in the others than the first process."""
+        if not self._group.is_first:
+            return None
+        labels, classes = self._labels, len(self._inputs.dataset.classes)
+        rows, features = (np.concatenate([part[field] for part in parts]) for field in (1, 2))
+        if len(np.unique(labels[rows])) < len(np.unique(labels[self._inputs.train])):
+            raise TrainingError(
+                f"the budget of {self._seconds:g} s is too short: it is enough for the features of {len(rows):,} of "
+                f"{len(self._inputs.train):,} images, which lack some of the classes; use a larger --budget or a "
+                "smaller --image-size"
+            )
+        head = fit_head(
+            features,
+            labels[rows],
+            classes,
+            validation=(validation.features, labels[validation.rows]),
+            is_over=lambda: self._elapsed >= self._seconds,
+        )
+        candidate = _Candidate(self._graph, head, head.logits(validation.features))
+        if not self._stored:
+            self._report(_cross_entropy(head.logits(features), labels[rows]), 0.0, candidate.logits, validation)
+        return candidate
+
+    def _report(self, train_loss: float, rate_fraction: float, logits: Logits, validation: _Part) -> None:
+        labels = self._labels[validation.rows]
+        accuracy = float((logits.argmax(axis=1) == labels).mean())
+        loss, number = _cross_entropy(logits, labels), len(self._history) + 1
+        self._history.append(ReportPoint(number, self._elapsed, rate_fraction, train_loss, loss, accuracy))
+        self._save_progress()
+        self._on_report(self._history[-1])
+
+    def _loss(self, candidate: _Candidate, validation: _Part) -> float:
+        return _cross_entropy(candidate.logits, self._labels[validation.rows])
+
+    def _fine_tune(self, frozen: _Candidate | None, validation: _Part, parts: list[_Part]) -> _Candidate | None:
+        """The fine-tuned model; None if there is no time for it, and in the others than the first process."""
+        group, plan, depth, network = self._group, self._inputs.plan, self._depth, self._network
+        samples = Samples([part.file for part in parts], self._labels)
+        if depth is None or network is None or not all(group.gather(len(samples) > 0)):
+            return None
+        fitted = (frozen.head, Scale.of(np.concatenate([part.features for part in parts]))) if frozen else None
+        head, scale = cast(tuple[Head, Scale], group.broadcast(fitted))
+        tuner = FineTuner(network, depth, head, scale, samples, group=group, device=self._inputs.device, seed=plan.seed)
+        began = self._elapsed
+        if self._stored:
+            tuner.restore(self._stored)
+            began = self._stored[1]["began"]
+        losses: list[float] = []
+        report_seconds, reports = 0.0, 0
+
+        def evaluate() -> Logits:
+            return np.concatenate(group.gather(tuner.logits(validation.file)))
+
+        def report(done: float) -> Logits:
+            logits = evaluate()
+            if group.is_first:
+                if self._checkpoint is not None:
+                    names = ("validation", "train", "mirrored")
+                    images = {name: len(part.rows) for name, part in zip(names, [validation, *parts], strict=False)}
+                    values = {**self._progress, "began": began, "step": tuner.step, "images": images}
+                    write_checkpoint(self._checkpoint, self._inputs.key, (tuner.state, values))
+                train_loss = float(np.mean(losses)) if losses else self._history[-1].train_loss
+                self._report(train_loss, 1 - done, logits, validation)
+                losses.clear()
+            return logits
+
+        with Progress("fine-tuning", max(self._seconds - began, 0), "s") as progress:
+            before = self._elapsed
+            while True:
+                elapsed = self._elapsed
+                done = max((elapsed - began) / max(self._seconds - began, 1e-9), tuner.step / tuner.max_steps)
+                is_due = done * _REPORTS >= reports + 1 and report_seconds <= _MAX_REPORT_FRACTION * (elapsed - began)
+                # All processes follow the first one.
+                done, must_report = group.broadcast_numbers(done, is_due)
+                if done >= 1 and tuner.step:
+                    break
+                if must_report and losses:
+                    report(done)
+                    reports, report_seconds = int(done * _REPORTS), report_seconds + self._elapsed - elapsed
+                losses.append(tuner.train_step(min(done, 1.0)))
+                progress.advance(self._elapsed - before, f"loss {losses[-1]:.3f}")
+                before = self._elapsed
+        logits = report(1.0)
+        if not group.is_first:
+            return None
+        tuned, tuned_head = tuner.result()
+        return _Candidate(build_feature_graph(tuned, self._inputs.dataset.image_size), tuned_head, logits)
+
+    def _trained(
+        self, frozen: _Candidate | None, tuned: _Candidate | None, validation: _Part, parts: list[_Part]
+    ) -> Trained:
+        assert frozen is not None
+        labels = self._labels[validation.rows]
+        is_tuned = tuned is not None and is_better(tuned.logits, frozen.logits, labels)
+        chosen = tuned if tuned is not None and is_tuned else frozen
+        counts = np.bincount(self._labels[self._inputs.train], minlength=chosen.logits.shape[1])
+        shift = prior_correction(chosen.logits, labels, counts)
+        logits = chosen.logits - shift
+        temperature = _temperature(logits, labels)
+        parameters: Mapping[str, int | float | str | bool] = {
+            "processes": self._group.size,
+            "features": chosen.graph.dimensions,
+            "images_used": sum(len(part.rows) for part in parts),
+            "regularization": frozen.head.strength,
+            "mirror": "yes" if len(parts) > 1 else "no",
+            "fine_tuned": is_tuned,
+            "corrected_for_class_sizes": bool(shift.any()),
             "temperature": temperature,
-        },
-    )
+        }
+        return Trained(
+            classifier=BackboneClassifier(
+                chosen.graph, chosen.head._replace(bias=chosen.head.bias - shift), temperature
+            ),
+            history=tuple(self._history),
+            validation=self._inputs.validation,
+            validation_accuracy=float((logits.argmax(axis=1) == labels).mean()),
+            seconds=self._elapsed,
+            parameters=dict(parameters),
+        )
 
 
-def fit_on_backbone_worker(inputs: TrainingInputs, backbone: Backbone, clock: Clock) -> None:
-    """Compute a share of the features for the first process of the group."""
-    extraction = _Extraction(inputs, backbone, None, _Clock(clock, inputs.plan.budget))
-    labels, group = inputs.dataset.train.labels, inputs.plan.group
-    order = proportional_order(inputs.validation, labels, inputs.plan.seed)
-    extraction.features("validation", order, _MAX_VALIDATION_FRACTION, mirrored=False, progress=None)
-    train = proportional_order(inputs.train, labels, inputs.plan.seed)[:_MAX_ROWS]
-    extraction.features("train", train, _FEATURES_FRACTION, mirrored=False, progress=None)
-    rows = group.broadcast(np.empty(0, np.int64))
-    if len(rows):
-        extraction.features("mirrored", rows, _MIRRORED_FRACTION, mirrored=True, progress=None)
+def is_better(tuned: Logits, frozen: Logits, labels: Labels) -> bool:
+    """Whether the first logits predict the labels better than the second ones by more than a standard error.
+
+    The loss is the Brier score of calibrated probabilities. One standard error is enough, as fine-tuning is usually
+    better by far, or not at all.
+    """
+    scores = []
+    for logits in (tuned, frozen):
+        values = torch.from_numpy(logits).double() / _temperature(logits, labels)
+        targets = F.one_hot(torch.from_numpy(labels), logits.shape[1])
+        scores.append((F.softmax(values, dim=1) - targets).square().sum(dim=1).numpy())
+    gains = scores[1] - scores[0]
+    return bool(gains.mean() > gains.std(ddof=1) / math.sqrt(len(gains))) if len(gains) > 1 else False
+
+
+def prior_correction(logits: Logits, labels: Labels, counts: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    """What is subtracted from the logits, float32 [K], so that small classes are recognized, too; 0 for balanced data.
+
+    `logits` and `labels` are of the validation split, and `counts` the training images of each class. The result is a
+    multiple of the logarithm of the classes' frequencies (Menon et al. 2021, arXiv:2007.07314): the one with the highest
+    balanced accuracy on the validation split.
+    """
+    frequent = counts.clip(1)
+    if frequent.max() < _IMBALANCE * frequent.min():
+        return np.zeros(len(counts), np.float32)
+    prior = np.log(frequent / frequent.sum()).astype(np.float32)
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+
+    def balanced_accuracy(exponent: float) -> float:
+        is_right = (logits - exponent * prior).argmax(axis=1) == labels
+        return float(np.mean([is_right[rows].mean() for rows in members]))
+
+    # The first of equals, which corrects least.
+    best = max(_PRIOR_EXPONENTS, key=balanced_accuracy)
+    return (best * prior).astype(np.float32) if best else np.zeros(len(counts), np.float32)
 
 
 def proportional_order(rows: Indices, labels: Labels, seed: int) -> Indices:
-    """`rows` in a random order whose every beginning has about the proportions of the classes of the whole."""
+    """`rows` in a random order: a few images of every class, then such that each beginning has the whole's proportions.
+
+    So a class that is rare, or one of many, is not missing if there is no time for all images.
+    """
     generator = np.random.default_rng(seed)
     shuffled = generator.permutation(rows)
     place = np.empty(len(shuffled))
     for label in np.unique(labels[shuffled]):
         members = np.flatnonzero(labels[shuffled] == label)
-        place[members] = (np.arange(len(members)) + generator.random()) / len(members)
+        rank = np.arange(len(members))
+        place[members] = (rank + generator.random()) / len(members) - (rank < _FIRST_IMAGES)
     ordered: Indices = shuffled[np.argsort(place, kind="stable")]
     return ordered
 
 
-def _mirrored_images_keep_their_class(
-    extraction: _Extraction, head: Head, validation: Indices, held_out: Features, labels: Labels
-) -> bool:
-    """Whether they do by a test on the validation split; without evidence they do."""
-    chosen = choose_rows(labels[validation])
-    logits = head.logits(held_out[chosen]).astype(np.float64)
-    mirrored = head.logits(extraction.mirrored(validation[chosen])).astype(np.float64)
-    return mirrored_images_keep_their_class(logits, mirrored, labels[validation[chosen]]) is not False
+def _temperature(logits: Logits, labels: Labels) -> float:
+    return fit_temperature(torch.from_numpy(logits), torch.from_numpy(labels))
 
 
-def _loss_and_accuracy(head: Head, features: Features, labels: Labels) -> tuple[float, float]:
-    logits, targets = torch.from_numpy(head.logits(features)), torch.from_numpy(labels)
-    loss = float(F.cross_entropy(logits, targets))
-    return (loss if math.isfinite(loss) else math.inf), float((logits.argmax(1) == targets).float().mean())
+def _cross_entropy(logits: Logits, labels: Labels) -> float:
+    loss = float(F.cross_entropy(torch.from_numpy(logits), torch.from_numpy(labels)))
+    return loss if math.isfinite(loss) else math.inf

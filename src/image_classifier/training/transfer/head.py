@@ -25,6 +25,8 @@ _FOLDS = 5
 _MAX_FOLDED_VALUES = 2_000 * 2_048 * 64
 """Size of a problem, images times features times classes, up to which cross-validation chooses the strength."""
 _ITERATIONS, _ITERATIONS_BETWEEN_CHECKS = 60, 10
+_MAX_UNCHECKED_VALUES = 10 * _MAX_FOLDED_VALUES
+"""Size of a problem from which on the time is checked after each iteration: with 1,000 classes one takes a second."""
 _HISTORY = 10
 _TOLERANCE = 1e-5
 _DEVIATION_FLOOR = 0.01
@@ -46,12 +48,14 @@ class Head(NamedTuple):
         return features @ self.weight + self.bias
 
 
-class _Scale(NamedTuple):
+class Scale(NamedTuple):
+    """The scaling of features to a mean of 0 and, together, to a squared length of 1."""
+
     mean: npt.NDArray[np.float32]
     factor: npt.NDArray[np.float32]
 
     @classmethod
-    def of(cls, features: Features) -> "_Scale":
+    def of(cls, features: Features) -> "Scale":
         mean = features.mean(axis=0, dtype=np.float64)
         deviation = features.std(axis=0, dtype=np.float64)
         floor = _DEVIATION_FLOOR * float(np.median(deviation)) or 1.0
@@ -61,6 +65,12 @@ class _Scale(NamedTuple):
 
     def __call__(self, features: Features) -> Tensor:
         return torch.from_numpy((features - self.mean) * self.factor)
+
+    def scaled(self, head: Head) -> tuple[Tensor, Tensor]:
+        """Weight [D, K] and bias [K] of the classifier of scaled features."""
+        return torch.from_numpy(head.weight / self.factor[:, np.newaxis]), torch.from_numpy(
+            head.bias + self.mean @ head.weight
+        )
 
     def unscaled(self, weight: Tensor, bias: Tensor, strength: float) -> Head:
         """The classifier of features that are not scaled."""
@@ -86,7 +96,7 @@ def fit_head(
     if is_small:
         losses = _cross_validate(features, labels, classes, is_over)
         strengths = (STRENGTHS[int(np.argmin(losses))],)
-    scale = _Scale.of(features)
+    scale = Scale.of(features)
     inputs, targets = scale(features), torch.from_numpy(labels)
     held_out, held_out_labels = scale(validation[0]), torch.from_numpy(validation[1])
     best: tuple[float, Head] | None = None
@@ -104,7 +114,7 @@ def _cross_validate(features: Features, labels: Labels, classes: int, is_over: I
     losses = np.zeros(len(STRENGTHS))
     for fold in range(_FOLDS):
         inside, outside = folds != fold, folds == fold
-        scale = _Scale.of(features[inside])
+        scale = Scale.of(features[inside])
         inputs, targets = scale(features[inside]), torch.from_numpy(labels[inside])
         held_out, held_out_labels = scale(features[outside]), torch.from_numpy(labels[outside])
         fitted = 0
@@ -140,12 +150,10 @@ def _path(
 
 def _minimize(inputs: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, strength: float, is_over: IsOver) -> None:
     """Minimize the mean loss plus half the strength times the squared weights, in place, by L-BFGS."""
+    is_large = inputs.numel() * weight.size(1) > _MAX_UNCHECKED_VALUES
+    iterations = 1 if is_large else _ITERATIONS_BETWEEN_CHECKS
     optimizer = torch.optim.LBFGS(
-        [weight, bias],
-        max_iter=_ITERATIONS_BETWEEN_CHECKS,
-        history_size=_HISTORY,
-        tolerance_change=0,
-        line_search_fn="strong_wolfe",
+        [weight, bias], max_iter=iterations, history_size=_HISTORY, tolerance_change=0, line_search_fn="strong_wolfe"
     )
 
     def closure() -> Tensor:
@@ -155,7 +163,7 @@ def _minimize(inputs: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, stre
         return loss
 
     before = math.inf
-    for _ in range(_ITERATIONS // _ITERATIONS_BETWEEN_CHECKS):
+    for _ in range(_ITERATIONS // iterations):
         # LBFGS returns the loss before its iterations.
         loss = optimizer.step(closure).item()  # type: ignore[no-untyped-call]
         if before - loss < _TOLERANCE or is_over():

@@ -133,6 +133,9 @@ async function explain(file, card, button) {
         button.textContent = "The server is busy; retrying …";
       });
       heat.src = URL.createObjectURL(await response.blob());
+      // A server of an older revision, during a roll-out, does not send the header.
+      const method = response.headers.get("X-Explanation-Method");
+      if (method) card.querySelector(".legend").append(` Method: ${method.replace("_", " ")}.`);
       heat.alt = "Heat map: yellow areas influenced the prediction most, violet areas least";
     } catch (error) {
       button.textContent = sentence(error.message);
