@@ -11,6 +11,7 @@ from image_classifier.evaluation.duplicates import Duplicates
 from image_classifier.evaluation.evaluation import Evaluation, Robustness, Slice, recall_metric
 from image_classifier.evaluation.intervals import wilson_interval
 from image_classifier.evaluation.label_errors import LabelErrors, Suspect
+from image_classifier.evaluation.training_data import DuplicatePair, Outlier, TrainingData
 
 
 def evaluation_of(labels, predictions, confidences=None, classes=("cat", "dog", "emu")) -> Evaluation:
@@ -33,6 +34,18 @@ def evaluation_of(labels, predictions, confidences=None, classes=("cat", "dog", 
         duplicates=Duplicates(len(labels), 5 * len(labels), (), (), ()),
         label_errors=LabelErrors(len(labels), 1, (Suspect("test", 1, "b.png", classes[0], classes[1], 0.9, 0.1),)),
         slices=(Slice("format", "PNG", 2, 1),),
+        training_data=TrainingData(
+            images=10,
+            total=12,
+            identical=2,
+            duplicates=3,
+            contradictory=1,
+            validation_duplicates=1,
+            pairs=(DuplicatePair(0, "a.png", classes[0], 4, "e.png", classes[1]),),
+            label_errors=LabelErrors(8, 1, (Suspect("train", 2, "c.png", classes[0], classes[1], 0.9, 0.1),), 0.8),
+            outlier_count=1,
+            outliers=(Outlier(3, "d.png", classes[1], True, 0.5),),
+        ),
     )
 
 
@@ -55,7 +68,7 @@ def test_the_names_in_the_stored_json_do_not_change():
     assert " ".join(stored) == (
         "package_digest data_digest test_fraction classes labels predictions confidences log_loss latency_p50 "
         "latency_p95 latency_p95_interval machine model_bytes abstention robustness duplicates label_errors slices "
-        "brier_scores hashes"
+        "brier_scores hashes training_data"
     )
     assert list(stored["abstention"]) == ["error", "threshold", "images"]
     assert list(stored["robustness"]) == ["rows", "predictions"]
@@ -64,6 +77,13 @@ def test_the_names_in_the_stored_json_do_not_change():
     suspect = "part row name label suggested confidence self_confidence"
     assert " ".join(stored["label_errors"]["suspects"][0]) == suspect
     assert list(stored["slices"][0]) == ["kind", "name", "images", "right"]
+    training = stored["training_data"]
+    assert " ".join(training) == (
+        "images total identical duplicates contradictory validation_duplicates pairs label_errors outlier_count "
+        "outliers"
+    )
+    assert " ".join(training["pairs"][0]) == "row name label other_row other_name other_label"
+    assert " ".join(training["outliers"][0]) == "row name label is_blank deviations"
 
 
 def test_an_evaluation_of_some_images_has_their_results_only():
@@ -76,7 +96,7 @@ def test_an_evaluation_of_some_images_has_their_results_only():
     assert chosen.accuracy == 0.5
     # Robustness was measured on the first two images only.
     assert chosen.robustness == Robustness((0,), {"blur": (2,), "noise": (2,)})
-    assert (chosen.duplicates, chosen.label_errors, chosen.slices) == (None, None, ())
+    assert (chosen.duplicates, chosen.label_errors, chosen.training_data, chosen.slices) == (None, None, None, ())
 
 
 def test_evaluations_of_older_and_newer_versions_can_be_read():

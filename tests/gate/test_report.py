@@ -189,7 +189,9 @@ def test_the_report_says_which_class_a_number_in_the_confusion_matrix_is(without
 def test_what_an_old_evaluation_lacks_is_omitted():
     old = replace(
         evaluation_of([0, 1, 1], [0, 1, 0]),
-        **dict.fromkeys(("robustness", "duplicates", "label_errors", "abstention", "latency_p95_interval")),
+        **dict.fromkeys(
+            ("robustness", "duplicates", "label_errors", "training_data", "abstention", "latency_p95_interval")
+        ),
         slices=(),
         model_bytes=0,
     )
@@ -197,6 +199,34 @@ def test_what_an_old_evaluation_lacks_is_omitted():
     assert "robustness was not measured when this version was evaluated" in text
     assert "Probable label errors" not in text
     assert "Most frequent confusions: dog predicted as cat (1)." in text
+
+
+def test_problems_of_the_training_data_are_shown_with_pictures(without_plots):
+    evaluation = evaluation_of([0, 1, 1], [0, 1, 0])
+    captions = [replace(PICTURE, lines=(f"caption {kind}",)) for kind in ("suspect", "pair", "outlier")]
+    pictures = replace(
+        PICTURES, training_suspects=(captions[0],), training_duplicates=(captions[1],), outliers=(captions[2],)
+    )
+    text = page_of(evaluation, pictures=pictures).text
+    assert "10 of the 12 training images were checked" in text
+    assert "The labels of 1 of 8 images are probably wrong; we expect that 80 % of them are." in text
+    assert "3 of 10 images (30.0 %) show the same photo as another one" in text
+    assert "In 1 of these cases the other one has another class" in text
+    assert "Photos of the validation split that were also trained on: 1" in text
+    assert "1 of 10 images are blank or unlike all others" in text
+    assert all(f"caption {kind}" in text for kind in ("suspect", "pair", "outlier"))
+    assert "3 of 10 images" in page_of(evaluation, pictures=None).text
+
+
+def test_clean_training_data_is_said_and_unchecked_data_is_omitted(without_plots):
+    evaluation = evaluation_of([0, 1, 1], [0, 1, 0])
+    found = evaluation.training_data
+    none = replace(found.label_errors, count=0, suspects=(), expected_precision=None)
+    clean = replace(found, total=10, duplicates=0, label_errors=none, outlier_count=0)
+    text = page_of(replace(evaluation, training_data=clean)).text
+    assert "All 10 training images were checked" in text
+    assert "No probable label errors, duplicates or outliers were found." in text
+    assert "Training data" not in page_of(replace(evaluation, training_data=None)).text
 
 
 def test_both_numeric_precisions_are_compared_if_known(without_plots):

@@ -21,6 +21,7 @@ from image_classifier.evaluation.calibration import (
 from image_classifier.evaluation.duplicates import Duplicates
 from image_classifier.evaluation.intervals import wilson_interval
 from image_classifier.evaluation.label_errors import LabelErrors, Suspect
+from image_classifier.evaluation.training_data import DuplicatePair, Outlier, TrainingData
 
 
 @dataclass(frozen=True)
@@ -119,6 +120,8 @@ class Evaluation:
     """Brier score of each test image: the squared distance between its probabilities and its label, from 0 to 2."""
     hashes: tuple[str, ...] = ()
     """First 64 bits of the SHA-256 of each test image's content, in hexadecimal."""
+    training_data: TrainingData | None = None
+    """None if the model has no embedding, as it is not on a backbone."""
 
     @property
     def images(self) -> int:
@@ -156,7 +159,7 @@ class Evaluation:
         )
 
     def of_images(self, chosen: npt.NDArray[np.bool_]) -> "Evaluation":
-        """What was measured on the chosen test images only, bool [N]; without duplicates, label errors and slices."""
+        """What was measured on the chosen test images only, bool [N]; without data problems and slices."""
         rows = np.flatnonzero(chosen).tolist()
         position = {row: index for index, row in enumerate(rows)}
 
@@ -181,6 +184,7 @@ class Evaluation:
             duplicates=None,
             label_errors=None,
             slices=(),
+            training_data=None,
         )
 
     def top_confusions(self, count: int) -> list[tuple[str, str, int]]:
@@ -277,6 +281,10 @@ class Evaluation:
             metrics["test_duplicates_share"] = self.duplicates.share
         if self.label_errors is not None:
             metrics["label_suspects"] = self.label_errors.count
+        if self.training_data is not None:
+            metrics["training_duplicates"] = self.training_data.duplicates
+            metrics["training_label_suspects"] = self.training_data.label_errors.count
+            metrics["training_outliers"] = self.training_data.outlier_count
         return metrics
 
     def to_json(self) -> str:
@@ -310,12 +318,13 @@ def recall_metric(class_name: str) -> str:
 _LONGEST_METRIC = 250  # characters
 _ACCEPTED_METRIC = re.compile(r"[\w.\- :/]+")
 _ESCAPED = re.compile(":[0-9a-f]+:")
-_ITEM_TYPES: Mapping[str, Any] = {"slices": Slice, "suspects": Suspect}
+_ITEM_TYPES: Mapping[str, Any] = {"slices": Slice, "suspects": Suspect, "pairs": DuplicatePair, "outliers": Outlier}
 _FIELD_TYPES: Mapping[str, Any] = {
     "abstention": Abstention,
     "robustness": Robustness,
     "duplicates": Duplicates,
     "label_errors": LabelErrors,
+    "training_data": TrainingData,
 }
 
 

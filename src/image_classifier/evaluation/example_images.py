@@ -13,6 +13,8 @@ from PIL import Image
 from image_classifier.datasets import Dataset
 from image_classifier.evaluation.corruptions import CORRUPTIONS
 from image_classifier.evaluation.evaluation import Evaluation
+from image_classifier.evaluation.label_errors import LabelErrors
+from image_classifier.evaluation.training_data import TrainingData
 from image_classifier.package import Images, Probabilities
 
 _MAX_CONFUSIONS, _MAX_DUPLICATES = 24, 12
@@ -44,6 +46,12 @@ class Pictures:
     """Test images next to the training image that each duplicates."""
     corruptions: tuple[Picture, ...]
     """One test image, original and under each corruption."""
+    training_suspects: tuple[Picture, ...] = ()
+    """The most probable label errors among the images trained on; none from an older version, like the fields below."""
+    training_duplicates: tuple[Picture, ...] = ()
+    """Training images next to another one that shows the same photo."""
+    outliers: tuple[Picture, ...] = ()
+    """Training images that are unlike all others."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))
@@ -60,9 +68,10 @@ def choose_examples(dataset: Dataset, evaluation: Evaluation, probabilities: Pro
     """Choose the pictures of an evaluation; `probabilities`, float32 [N, K], are its predictions for the test part."""
     return Pictures(
         mistakes=tuple(_mistakes(dataset, evaluation, probabilities)),
-        suspects=tuple(_suspects(dataset, evaluation)),
+        suspects=tuple(_suspects(dataset, evaluation.label_errors)),
         duplicates=tuple(_duplicates(dataset, evaluation)),
         corruptions=tuple(_corruptions(dataset)),
+        **_training_pictures(dataset, evaluation.training_data),
     )
 
 
@@ -77,8 +86,8 @@ def _mistakes(dataset: Dataset, evaluation: Evaluation, probabilities: Probabili
         yield Picture(_encode(dataset.test.images[row]), caption, dataset.test.names[row])
 
 
-def _suspects(dataset: Dataset, evaluation: Evaluation) -> Iterable[Picture]:
-    for suspect in evaluation.label_errors.suspects if evaluation.label_errors else ():
+def _suspects(dataset: Dataset, found: LabelErrors | None) -> Iterable[Picture]:
+    for suspect in found.suspects if found else ():
         part = dataset.test if suspect.part == "test" else dataset.train
         caption = (
             f"label {suspect.label}: {_percent(suspect.self_confidence)}",
@@ -101,6 +110,27 @@ def _duplicates(dataset: Dataset, evaluation: Evaluation) -> Iterable[Picture]:
         label = labels[0] if labels[0] == labels[1] else f"{labels[0]} (test), {labels[1]} (training)"
         kind = "exact duplicate" if number < len(found.exact) else "near duplicate"
         yield Picture(_encode(pair), (label, kind), f"{test.names[row]} and {train.names[original]}")
+
+
+def _training_pictures(dataset: Dataset, found: TrainingData | None) -> dict[str, tuple[Picture, ...]]:
+    """The pictures of the problems of the training data, by field."""
+    if found is None:
+        return {}
+    images = dataset.train.images
+    duplicates = []
+    for pair in found.pairs:
+        labels = pair.label if pair.label == pair.other_label else f"{pair.label} and {pair.other_label}"
+        picture = _encode(np.concatenate([images[pair.row], images[pair.other_row]], axis=1))
+        duplicates.append(Picture(picture, (labels,), f"{pair.name} and {pair.other_name}"))
+    outliers = [
+        Picture(_encode(images[each.row]), (each.label, "blank" if each.is_blank else "unlike all others"), each.name)
+        for each in found.outliers
+    ]
+    return {
+        "training_suspects": tuple(_suspects(dataset, found.label_errors)),
+        "training_duplicates": tuple(duplicates),
+        "outliers": tuple(outliers),
+    }
 
 
 def _corruptions(dataset: Dataset) -> Iterable[Picture]:

@@ -11,10 +11,12 @@ accuracy): a weak model finds few label errors.
 """
 
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
+from image_classifier.datasets import DatasetPart
 from image_classifier.package import Probabilities
 
 MAX_SUSPECTS = 24
@@ -24,10 +26,11 @@ _MIN_CONFIDENCE = 0.7
 # Below 1 because a model is underconfident if it was calibrated on wrong labels. Below 0.7, the mistakes of weak models
 # would pass for label errors.
 _TEMPERATURES = tuple(np.geomspace(0.7, 4, 11).tolist())
+_DECIMALS = 6
 _NOISE_RATES = tuple(np.geomspace(1e-4, 0.4, 20).tolist())
 
 Labels = npt.NDArray[np.int64]
-Floats = npt.NDArray[np.float64]
+Floats = npt.NDArray[np.floating[Any]]
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,22 @@ class Suspect:
     self_confidence: float
     """Probability of the class in the label."""
 
+    @classmethod
+    def of(
+        cls, name: str, part: DatasetPart, row: int, classes: tuple[str, ...], suggested: int, probabilities: Floats
+    ) -> Self:
+        """The suspect in that row of the part with this name; `probabilities` of its classes, float [K]."""
+        label = int(part.labels[row])
+        return cls(
+            part=name,
+            row=row,
+            name=part.names[row],
+            label=classes[label],
+            suggested=classes[suggested],
+            confidence=round(float(probabilities[suggested]), _DECIMALS),
+            self_confidence=round(float(probabilities[label]), _DECIMALS),
+        )
+
 
 @dataclass(frozen=True)
 class LabelErrors:
@@ -58,6 +77,12 @@ class LabelErrors:
     """Those with the largest margin first, at most 24."""
     expected_precision: float | None = None
     """Expected fraction of all suspects whose label is wrong; None without suspects, or from an older version."""
+
+    @classmethod
+    def of(cls, images: int, suspects: list[Suspect], wrong: Floats) -> Self:
+        """The label errors among that number of images; `wrong` is P(label is wrong) of each suspect."""
+        expected_precision = round(float(wrong.mean()), _DECIMALS) if len(wrong) else None
+        return cls(images, len(suspects), tuple(suspects[:MAX_SUSPECTS]), expected_precision)
 
 
 def find_label_errors(probabilities: Probabilities, labels: Labels) -> tuple[Labels, Labels, Floats]:

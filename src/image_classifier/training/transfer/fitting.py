@@ -46,8 +46,8 @@ _FIRST_IMAGES = 4
 _IMBALANCE = 20
 """Ratio of the sizes of the largest and the smallest class from which on the classifier is corrected for them."""
 _PRIOR_EXPONENTS = (0.0, 0.5, 0.8, 0.9, 1.0)
-"""Strengths of the correction that are tried. With 2 photos of hats beside 3,000 of other clothes the recall of hats was
-0, 5, 56, 80 and 94 %, and that of the others 100, 100, 100, 98 and 95 %; weights in the loss gained nothing."""
+"""Strengths of the correction that are tried. With 2 photos of hats beside 3,000 of other clothes, the recall of hats
+was 0, 5, 56, 80 and 94 %, and of the others 100, 100, 100, 98 and 95 %; weights in the loss gained nothing."""
 _REPORTS = 6
 """Report points of the fine-tuning, at most."""
 _MAX_REPORT_FRACTION = 0.1
@@ -203,8 +203,9 @@ class _BackboneTraining:
         flip = self._inputs.flip
         if flip is None and frozen is not None:
             flip = self._mirrored_images_keep_their_class(frozen, validation)
+        is_late = not self._stored and self._elapsed >= _MIRRORED_FRACTION * self._seconds
         # The others learn from the rows whether there are any.
-        rows = self._group.broadcast(train.rows[: _MAX_ROWS - len(train.rows)] if flip else train.rows[:0])
+        rows = self._group.broadcast(train.rows[: 0 if is_late or not flip else _MAX_ROWS - len(train.rows)])
         if not len(rows):
             return None
         with Progress("features of mirror images", len(rows), "images") as progress:
@@ -260,7 +261,9 @@ class _BackboneTraining:
         """The fine-tuned model; None if there is no time for it, and in the others than the first process."""
         group, plan, depth, network = self._group, self._inputs.plan, self._depth, self._network
         samples = Samples([part.file for part in parts], self._labels)
-        if depth is None or network is None or not all(group.gather(len(samples) > 0)):
+        have_samples = all(group.gather(len(samples) > 0))
+        is_late = not self._stored and self._elapsed >= self._seconds
+        if not group.broadcast(have_samples and not is_late) or depth is None or network is None:
             return None
         fitted = (frozen.head, Scale.of(np.concatenate([part.features for part in parts]))) if frozen else None
         head, scale = cast(tuple[Head, Scale], group.broadcast(fitted))
@@ -362,8 +365,8 @@ def prior_correction(logits: Logits, labels: Labels, counts: npt.NDArray[np.int6
     """What is subtracted from the logits, float32 [K], so that small classes are recognized, too; 0 for balanced data.
 
     `logits` and `labels` are of the validation split, and `counts` the training images of each class. The result is a
-    multiple of the logarithm of the classes' frequencies (Menon et al. 2021, arXiv:2007.07314): the one with the highest
-    balanced accuracy on the validation split.
+    multiple of the logarithm of the classes' frequencies (Menon et al. 2021, arXiv:2007.07314): the one with the
+    highest balanced accuracy on the validation split.
     """
     frequent = counts.clip(1)
     if frequent.max() < _IMBALANCE * frequent.min():
