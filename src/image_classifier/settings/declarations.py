@@ -174,8 +174,8 @@ class Settings:
     budget: Seconds = _training(Seconds(20.0), "Training time, e.g. 20s, 3m, 1h, counted from the first step.", low=0)
     backbone: str = _training(
         "auto",
-        "Pretrained network whose features are classified: efficientnet-lite0, efficientnet-lite2, or the path or "
-        "address of an .onnx or .safetensors file; none: a network is trained from scratch; auto: for photos, the most "
+        "Pretrained network that the model is built on: efficientnet-lite0, efficientnet-lite2, or the path or address "
+        "of an .onnx or .safetensors file; none: a network is trained from scratch; auto: for photos, the most "
         "accurate one that the budget, max_latency and max_model_size allow.",
     )
     max_model_size: Bytes = _training(

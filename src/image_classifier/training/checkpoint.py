@@ -72,7 +72,7 @@ def write_checkpoint(folder: Path, key: str, stored: Stored) -> None:
     """Write tensors and values as the checkpoint of a training, atomically."""
     tensors, values = stored
     contiguous = {name: tensor.contiguous() for name, tensor in tensors.items()}
-    content = save(contiguous, {"progress": json.dumps({**values, "key": key})})
+    content = save(contiguous, {"progress": json.dumps({"key": key, **values})})
     write_atomically(folder / CHECKPOINT_FILE, content)
 
 

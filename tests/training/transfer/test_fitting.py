@@ -41,11 +41,18 @@ def test_a_classifier_on_a_backbone_is_exported_as_one_graph(tmp_path):
 
 
 def test_a_fine_tuned_classifier_is_exported_as_one_graph(tmp_path):
-    dataset = stripes(32, images=160, classes=12)
+    dataset = stripes(32, images=480, classes=24)
     trained = train(dataset, FINE_TUNED, steps=400)
     assert len(trained.history) > 2
     assert trained.parameters["fine_tuned"]
     export_package(tmp_path / "package", trained.classifier, dataset, trained.validation, {}, threads=1)
+
+
+def test_a_classifier_without_an_error_is_not_fine_tuned():
+    trained = train(stripes(64, images=200, classes=2), FINE_TUNED, steps=400)
+    assert trained.history[0].validation_accuracy == 1.0
+    assert len(trained.history) == 1
+    assert not trained.parameters["fine_tuned"]
 
 
 def test_the_int8_graph_of_a_backbone_predicts_like_the_float32_graph(tmp_path):
@@ -101,7 +108,7 @@ def test_an_interrupted_training_keeps_its_features(tmp_path):
 
 @pytest.mark.parametrize("lost", [False, True], ids=["here", "on another machine"])
 def test_an_interrupted_fine_tuning_continues(tmp_path, lost):
-    dataset = stripes(32, images=200)
+    dataset = stripes(32, images=200, classes=40)
     points: list[ReportPoint] = []
 
     def interrupt(point: ReportPoint) -> None:

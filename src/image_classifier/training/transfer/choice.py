@@ -11,8 +11,10 @@ from image_classifier.package import time_in_turn
 from image_classifier.settings import AUTO, NO_BACKBONE
 from image_classifier.training.transfer.features import FeatureExtractor
 
-_MAX_EXTRACTION_FRACTION = 0.6
-"""Part of the budget that the features of all images may take with a slower, more accurate backbone."""
+_MAX_EXTRACTION_FRACTION = 0.1
+"""Part of the budget that the features of all images may take with a slower, more accurate backbone, so that there is
+time to fine-tune it. On 1,900 photos of clothes within 180 s, Lite0 has 91.8 % on the validation split after several
+epochs, and Lite2 89.4 % after one and a half; frozen, they have 86.5 and 87.1 %."""
 _TIMED_CALLS = 20
 
 
@@ -52,8 +54,8 @@ def choose_backbone(
     """Choose a backbone by the settings `backbone` and `image_size`; `named` is the one that the first one names.
 
     "auto" chooses none for small images. For others it chooses the most accurate backbone that keeps to the limits and
-    whose features of all images take at most 60 % of the budget on this machine; else the fastest one that keeps to the
-    limits; else none.
+    whose features of all images take at most a tenth of the budget on this machine; else the fastest one that keeps
+    to the limits; else none.
     """
     if not has_backbone(backbone, dataset):
         return BackboneChoice(None, dataset.image_size)

@@ -54,6 +54,8 @@ class Depth(NamedTuple):
     """Number of stages, counted from the last one."""
     bfloat16: bool
     """Whether convolutions run in bfloat16; weights and their gradients are always float32."""
+    seconds: float = 0.0
+    """Time that must be left for it."""
 
     def start(self, network: EfficientNetLite) -> int:
         """Number of the first block."""
@@ -102,9 +104,10 @@ def choose_depth(
         float32, bfloat16 = (
             _seconds_per_image(network, graph, Depth(stages, bfloat16), device) for bfloat16 in (False, True)
         )
-        if _MIN_EPOCHS * images * min(float32, bfloat16) > seconds:
+        needed = _MIN_EPOCHS * images * min(float32, bfloat16)
+        if needed > seconds:
             break
-        chosen = Depth(stages, bfloat16 < _MAX_BFLOAT16_TIME_FRACTION * float32)
+        chosen = Depth(stages, bfloat16 < _MAX_BFLOAT16_TIME_FRACTION * float32, needed)
     return chosen
 
 

@@ -35,7 +35,8 @@ from image_classifier.training.transfer.head import Head, Labels, Scale, fit_hea
 _MAX_VALIDATION_FRACTION = 0.2
 """Part of the budget for the features of the validation split."""
 _FEATURES_FRACTION, _MIRRORED_FRACTION = 0.75, 0.85
-"""Parts of the budget after which no more features are computed, of the images and of their mirror images."""
+"""Parts of the budget after which no more features are computed, of the images and of their mirror images, which also
+leave the fine-tuning its time."""
 _HEAD_FRACTION = 0.1
 """Part of the budget that fitting the classifier is expected to take."""
 _MAX_ROWS = 100_000
@@ -129,7 +130,7 @@ class _BackboneTraining:
         mirrored = self._extract_mirrored(frozen, validation, parts[0])
         if mirrored is not None:
             parts.append(mirrored)
-            candidate = self._fit_head(validation, parts)
+            candidate = self._fit_head(validation, parts, frozen.head.strength if frozen else None)
             if candidate and frozen and self._loss(candidate, validation) <= self._loss(frozen, validation):
                 frozen = candidate
         tuned = self._fine_tune(frozen, validation, parts)
@@ -160,7 +161,7 @@ class _BackboneTraining:
         inputs, group, depth = self._inputs, self._group, None
         if group.is_first and self._network is not None:
             images = min(_MAX_ROWS, len(inputs.train))
-            extracted = images * (1 if inputs.flip is False else 2) + len(inputs.validation)
+            extracted = images + len(inputs.validation)
             frozen = FeatureExtractor(self._graph, inputs.plan.threads)
             seconds = extracted / group.size * frozen.seconds_per_image(inputs.dataset.image_size)
             depth = choose_depth(
@@ -203,13 +204,14 @@ class _BackboneTraining:
         flip = self._inputs.flip
         if flip is None and frozen is not None:
             flip = self._mirrored_images_keep_their_class(frozen, validation)
-        is_late = not self._stored and self._elapsed >= _MIRRORED_FRACTION * self._seconds
+        fraction = min(_MIRRORED_FRACTION, 1 - (self._depth.seconds if self._depth else 0) / self._seconds)
+        is_late = not self._stored and self._elapsed >= fraction * self._seconds
         # The others learn from the rows whether there are any.
         rows = self._group.broadcast(train.rows[: 0 if is_late or not flip else _MAX_ROWS - len(train.rows)])
         if not len(rows):
             return None
         with Progress("features of mirror images", len(rows), "images") as progress:
-            return self._extract("mirrored", rows, _MIRRORED_FRACTION, progress, mirrored=True)
+            return self._extract("mirrored", rows, fraction, progress, mirrored=True)
 
     def _mirrored_images_keep_their_class(self, frozen: _Candidate, validation: _Part) -> bool:
         """Whether they do by a test on the validation split; without evidence they do."""
@@ -222,8 +224,12 @@ class _BackboneTraining:
         logits = frozen.logits[chosen].astype(np.float64)
         return mirrored_images_keep_their_class(logits, mirrored, labels[chosen]) is not False
 
-    def _fit_head(self, validation: _Part, parts: list[_Part]) -> _Candidate | None:
-        """The classifier of the frozen features; None in the others than the first process."""
+    def _fit_head(self, validation: _Part, parts: list[_Part], strength: float | None = None) -> _Candidate | None:
+        """The classifier of the frozen features; None in the others than the first process.
+
+        The `strength` is chosen without mirror images: an image in one fold and its mirror image in another one would
+        make it too weak.
+        """
         if not self._group.is_first:
             return None
         labels, classes = self._labels, len(self._inputs.dataset.classes)
@@ -239,6 +245,7 @@ class _BackboneTraining:
             labels[rows],
             classes,
             validation=(validation.features, labels[validation.rows]),
+            strength=strength,
             is_over=lambda: self._elapsed >= self._seconds,
         )
         candidate = _Candidate(self._graph, head, head.logits(validation.features))
@@ -258,12 +265,14 @@ class _BackboneTraining:
         return _cross_entropy(candidate.logits, self._labels[validation.rows])
 
     def _fine_tune(self, frozen: _Candidate | None, validation: _Part, parts: list[_Part]) -> _Candidate | None:
-        """The fine-tuned model; None if there is no time for it, and in the others than the first process."""
+        """The fine-tuned model; None without time or need for it, and in the others than the first process."""
         group, plan, depth, network = self._group, self._inputs.plan, self._depth, self._network
         samples = Samples([part.file for part in parts], self._labels)
         have_samples = all(group.gather(len(samples) > 0))
         is_late = not self._stored and self._elapsed >= self._seconds
-        if not group.broadcast(have_samples and not is_late) or depth is None or network is None:
+        # Without an error on the validation split there is nothing to gain that it could show.
+        has_errors = frozen is not None and bool((frozen.logits.argmax(1) != self._labels[validation.rows]).any())
+        if not group.broadcast(have_samples and has_errors and not is_late) or depth is None or network is None:
             return None
         fitted = (frozen.head, Scale.of(np.concatenate([part.features for part in parts]))) if frozen else None
         head, scale = cast(tuple[Head, Scale], group.broadcast(fitted))

@@ -84,45 +84,35 @@ def fit_head(
     classes: int,
     *,
     validation: tuple[Features, Labels],
+    strength: float | None = None,
     is_over: IsOver = lambda: False,
 ) -> Head:
     """Fit the classifier to features, float32 [N, D], with labels, int64 [N].
 
-    The strength of the regularization has the lowest loss in a five-fold cross-validation; of larger problems, on the
-    `validation` images. A fit ends early when the time `is_over`.
+    Unless given, the `strength` of the regularization has the lowest loss in a five-fold cross-validation; of larger
+    problems, on the `validation` images. A fit ends early when the time `is_over`.
     """
-    is_small = features.size * classes <= _MAX_FOLDED_VALUES and len(labels) >= 2 * _FOLDS
-    strengths: tuple[float, ...] = STRENGTHS
-    if is_small:
-        losses = _cross_validate(features, labels, classes, is_over)
-        strengths = (STRENGTHS[int(np.argmin(losses))],)
     scale = Scale.of(features)
     inputs, targets = scale(features), torch.from_numpy(labels)
-    held_out, held_out_labels = scale(validation[0]), torch.from_numpy(validation[1])
-    best: tuple[float, Head] | None = None
-    for strength, weight, bias in _path(inputs, targets, classes, strengths, is_over):
-        loss = float(F.cross_entropy(held_out @ weight + bias, held_out_labels))
-        if best is None or loss < best[0]:
-            best = loss, scale.unscaled(weight, bias, strength)
-    assert best is not None
-    return best[1]
+    is_small = features.size * classes <= _MAX_FOLDED_VALUES and len(labels) >= 2 * _FOLDS
+    if strength is not None or not is_small:
+        everywhere = torch.ones(1, len(labels))
+        held_out, held_out_labels = scale(validation[0]), torch.from_numpy(validation[1])
 
+        def loss(weight: Tensor, bias: Tensor) -> float:
+            return float(F.cross_entropy(held_out @ weight[0] + bias[0], held_out_labels))
 
-def _cross_validate(features: Features, labels: Labels, classes: int, is_over: IsOver) -> npt.NDArray[np.float64]:
-    """Mean loss of each strength on images that it was not fitted to; infinite for those without time."""
+        strengths = STRENGTHS if strength is None else (strength,)
+        return scale.unscaled(*_best(inputs, targets, everywhere, classes, strengths, loss, is_over))
     folds = _stratified_folds(labels)
-    losses = np.zeros(len(STRENGTHS))
-    for fold in range(_FOLDS):
-        inside, outside = folds != fold, folds == fold
-        scale = Scale.of(features[inside])
-        inputs, targets = scale(features[inside]), torch.from_numpy(labels[inside])
-        held_out, held_out_labels = scale(features[outside]), torch.from_numpy(labels[outside])
-        fitted = 0
-        for number, (_, weight, bias) in enumerate(_path(inputs, targets, classes, STRENGTHS, is_over)):
-            losses[number] += float(F.cross_entropy(held_out @ weight + bias, held_out_labels, reduction="sum"))
-            fitted = number + 1
-        losses[fitted:] = np.inf
-    return losses / len(labels)
+    # The first fit is to all images, the others each leave out a fold.
+    weights = torch.from_numpy(np.stack([folds != fold for fold in range(-1, _FOLDS)])).float()
+
+    def cross_validated_loss(weight: Tensor, bias: Tensor) -> float:
+        logits = (inputs @ weight[1:] + bias[1:, None])[torch.from_numpy(folds), torch.arange(len(labels))]
+        return float(F.cross_entropy(logits, targets))
+
+    return scale.unscaled(*_best(inputs, targets, weights, classes, STRENGTHS, cross_validated_loss, is_over))
 
 
 def _stratified_folds(labels: Labels) -> Labels:
@@ -133,32 +123,63 @@ def _stratified_folds(labels: Labels) -> Labels:
     return folds
 
 
-def _path(
-    inputs: Tensor, labels: Tensor, classes: int, strengths: tuple[float, ...], is_over: IsOver
-) -> "list[tuple[float, Tensor, Tensor]]":
-    """Weight [D, K] and bias [K] for each strength; at least the first one, and no more once the time is over."""
-    weight = torch.zeros(inputs.shape[1], classes, requires_grad=True)
-    bias = torch.zeros(classes, requires_grad=True)
-    fits = []
+def _best(
+    inputs: Tensor,
+    labels: Tensor,
+    image_weights: Tensor,
+    classes: int,
+    strengths: tuple[float, ...],
+    loss: Callable[[Tensor, Tensor], float],
+    is_over: IsOver,
+) -> tuple[Tensor, Tensor, float]:
+    """Weight [D, K] and bias [K] of the first fit with the strength of the lowest loss, and that strength.
+
+    Each row of `image_weights`, float32 [F, N] of 0 and 1, is a fit to the images with 1. All of them are made at once,
+    which takes little longer than one. At least the first strength is tried, and no more once the time is over, or
+    when two have not been better.
+    """
+    fits = len(image_weights)
+    weight = torch.zeros(fits, inputs.shape[1], classes, requires_grad=True)
+    bias = torch.zeros(fits, classes, requires_grad=True)
+    best: tuple[float, Tensor, Tensor, float] | None = None
+    worse = 0
     for strength in strengths:
-        _minimize(inputs, labels, weight, bias, strength, is_over)
-        fits.append((strength, weight.detach().clone(), bias.detach().clone()))
-        if is_over():
+        _minimize(inputs, labels, image_weights, weight, bias, strength, is_over)
+        with torch.no_grad():
+            found = loss(weight, bias)
+        if best is None or found < best[0]:
+            best, worse = (found, weight[0].detach().clone(), bias[0].detach().clone(), strength), 0
+        else:
+            worse += 1
+        if is_over() or worse == 2:
             break
-    return fits
+    assert best is not None
+    return best[1:]
 
 
-def _minimize(inputs: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, strength: float, is_over: IsOver) -> None:
-    """Minimize the mean loss plus half the strength times the squared weights, in place, by L-BFGS."""
-    is_large = inputs.numel() * weight.size(1) > _MAX_UNCHECKED_VALUES
+def _minimize(
+    inputs: Tensor,
+    labels: Tensor,
+    image_weights: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    strength: float,
+    is_over: IsOver,
+) -> None:
+    """Minimize each fit's mean loss plus half the strength times its squared weights, in place, by L-BFGS."""
+    fits, dimensions, classes = weight.shape
+    is_large = inputs.numel() * fits * classes > _MAX_UNCHECKED_VALUES
     iterations = 1 if is_large else _ITERATIONS_BETWEEN_CHECKS
     optimizer = torch.optim.LBFGS(
         [weight, bias], max_iter=iterations, history_size=_HISTORY, tolerance_change=0, line_search_fn="strong_wolfe"
     )
+    shares = image_weights / image_weights.sum(dim=1, keepdim=True)
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(inputs @ weight + bias, labels) + strength / 2 * weight.square().sum()
+        logits = inputs @ weight.transpose(0, 1).reshape(dimensions, fits * classes) + bias.reshape(-1)
+        losses = F.cross_entropy(logits.reshape(-1, classes), labels.repeat_interleave(fits), reduction="none")
+        loss = (losses.reshape(-1, fits) * shares.T).sum() + strength / 2 * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
@@ -166,6 +187,6 @@ def _minimize(inputs: Tensor, labels: Tensor, weight: Tensor, bias: Tensor, stre
     for _ in range(_ITERATIONS // iterations):
         # LBFGS returns the loss before its iterations.
         loss = optimizer.step(closure).item()  # type: ignore[no-untyped-call]
-        if before - loss < _TOLERANCE or is_over():
+        if before - loss < _TOLERANCE * fits or is_over():
             break
         before = loss
