@@ -52,6 +52,14 @@ class SameConvolution(nn.Conv2d):
         return total // 2, total - total // 2
 
     def forward(self, images: Tensor) -> Tensor:
+        if self.groups > 1 and images.dtype == torch.bfloat16:
+            # PyTorch's depthwise convolutions on CPUs are slower in bfloat16. With them in float32, a step in bfloat16
+            # sees 1.4 times as many images as in float32 (AVX-512 with bfloat16), otherwise fewer.
+            with torch.autocast(images.device.type, enabled=False):
+                return self._convolve(images.float())
+        return self._convolve(images)
+
+    def _convolve(self, images: Tensor) -> Tensor:
         left, right = self.padding_of(images.size(3))
         top, bottom = self.padding_of(images.size(2))
         if (left, top) == (right, bottom):
