@@ -104,6 +104,7 @@ def test_an_interrupted_training_keeps_its_features(tmp_path):
     # Time for one batch only, which would lack most of the images.
     resumed = train(dataset, ON_BACKBONE, steps=10, checkpoint=tmp_path)
     assert resumed.parameters["images_used"] == 160
+    assert [point.number for point in resumed.history] == [1]
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["here", "on another machine"])

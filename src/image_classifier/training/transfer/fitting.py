@@ -105,7 +105,8 @@ class _BackboneTraining:
         self._stored = self._group.broadcast(stored)
         progress = self._stored[1] if self._stored else self._group.broadcast(self._load_progress())
         self._started -= progress.get("elapsed", 0.0)
-        self._history = [ReportPoint(**point) for point in progress.get("history", [])]
+        # What was reported before the fine-tuning is reported again.
+        self._history = [ReportPoint(**point) for point in progress["history"]] if self._stored else []
         if "depth" in progress:
             self._depth = Depth(**progress["depth"]) if progress["depth"] else None
         else:
@@ -196,8 +197,7 @@ class _BackboneTraining:
         )
         self._save_progress()
         shares = group.gather((file.rows[: file.done], np.asarray(file.values)))
-        rows_done, features = (np.concatenate([share[field] for share in shares]) for field in (0, 1))
-        return _Part(file, rows_done, features)
+        return _Part(file, *(_joined([share[field] for share in shares]) for field in (0, 1)))
 
     def _extract_mirrored(self, frozen: _Candidate | None, validation: _Part, train: _Part) -> _Part | None:
         """The features of mirror images; None if mirror images lose their class, or if there is no time."""
@@ -233,7 +233,7 @@ class _BackboneTraining:
         if not self._group.is_first:
             return None
         labels, classes = self._labels, len(self._inputs.dataset.classes)
-        rows, features = (np.concatenate([part[field] for part in parts]) for field in (1, 2))
+        rows, features = _joined([part.rows for part in parts]), _joined([part.features for part in parts])
         if len(np.unique(labels[rows])) < len(np.unique(labels[self._inputs.train])):
             raise TrainingError(
                 f"the budget of {self._seconds:g} s is too short: it is enough for the features of {len(rows):,} of "
@@ -274,7 +274,7 @@ class _BackboneTraining:
         has_errors = frozen is not None and bool((frozen.logits.argmax(1) != self._labels[validation.rows]).any())
         if not group.broadcast(have_samples and has_errors and not is_late) or depth is None or network is None:
             return None
-        fitted = (frozen.head, Scale.of(np.concatenate([part.features for part in parts]))) if frozen else None
+        fitted = (frozen.head, Scale.of(_joined([part.features for part in parts]))) if frozen else None
         head, scale = cast(tuple[Head, Scale], group.broadcast(fitted))
         tuner = FineTuner(network, depth, head, scale, samples, group=group, device=self._inputs.device, seed=plan.seed)
         began = self._elapsed
@@ -406,6 +406,11 @@ def proportional_order(rows: Indices, labels: Labels, seed: int) -> Indices:
         place[members] = (rank + generator.random()) / len(members) - (rank < _FIRST_IMAGES)
     ordered: Indices = shuffled[np.argsort(place, kind="stable")]
     return ordered
+
+
+def _joined(arrays: list[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    """All arrays in one; without a copy if there is only one."""
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays)
 
 
 def _temperature(logits: Logits, labels: Labels) -> float:

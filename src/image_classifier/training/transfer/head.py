@@ -28,6 +28,7 @@ _ITERATIONS, _ITERATIONS_BETWEEN_CHECKS = 60, 10
 _MAX_UNCHECKED_VALUES = 10 * _MAX_FOLDED_VALUES
 """Size of a problem from which on the time is checked after each iteration: with 1,000 classes one takes a second."""
 _HISTORY = 10
+_PIECE_ROWS = 4_096
 _TOLERANCE = 1e-5
 _DEVIATION_FLOOR = 0.01
 """Least standard deviation of a feature, as a fraction of the median one: rare features are not blown up."""
@@ -57,14 +58,18 @@ class Scale(NamedTuple):
     @classmethod
     def of(cls, features: Features) -> "Scale":
         mean = features.mean(axis=0, dtype=np.float64)
-        deviation = features.std(axis=0, dtype=np.float64)
+        # In pieces, for which a copy of the features in float64 is small.
+        pieces = (features[start : start + _PIECE_ROWS] for start in range(0, len(features), _PIECE_ROWS))
+        deviation = np.sqrt(sum(np.square(piece - mean).sum(axis=0) for piece in pieces) / len(features))
         floor = _DEVIATION_FLOOR * float(np.median(deviation)) or 1.0
         # With the square root of D the strengths mean the same for every backbone.
         factor = 1 / (np.maximum(deviation, floor) * math.sqrt(features.shape[1]))
         return cls(mean.astype(np.float32), factor.astype(np.float32))
 
     def __call__(self, features: Features) -> Tensor:
-        return torch.from_numpy((features - self.mean) * self.factor)
+        scaled = features - self.mean
+        scaled *= self.factor
+        return torch.from_numpy(scaled)
 
     def scaled(self, head: Head) -> tuple[Tensor, Tensor]:
         """Weight [D, K] and bias [K] of the classifier of scaled features."""
