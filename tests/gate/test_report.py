@@ -266,6 +266,10 @@ def test_the_backbone_of_a_model_is_named_with_its_license_and_biases(without_pl
     assert "Backbone: efficientnet-lite0" in page.text
     assert f"pretrained on ImageNet-1k (weights: {backbone['origin']}, license: Apache-2.0)" in page.text
     assert "It inherits that data's biases: photos from the web" in page.text
+    assert "The model classifies features of this network" in page.text
+    parameters = {**PROVENANCE["parameters"], "fine_tuned": True}
+    tuned = page_of(evaluation_with(range(50)), provenance={"parameters": parameters, "backbone": backbone})
+    assert "The model is a fine-tuned copy of this network" in tuned.text
     own = {"name": "own", "origin": "own.onnx", "digest": "d"}
     page_of_own = page_of(evaluation_with(range(50)), provenance={**PROVENANCE, "backbone": own})
     assert "pretrained on data that its file does not name (weights: own.onnx, license: unknown)" in page_of_own.text
