@@ -123,9 +123,9 @@ class EfficientNetLite(nn.Module):
 
         `features` is what enters the block `start`. The maps are those whose means are features, and earlier ones.
         """
-        maps = []
+        maps, later_starts = [], [number for number in self.stage_starts if number > start]
         for number in range(start, len(self.blocks)):
-            if number > start and number in self.stage_starts:
+            if number in later_starts:
                 maps.append(features)
             features = self.blocks[number](features)
         return [*maps, features, F.relu6(self.conv_head(features))]

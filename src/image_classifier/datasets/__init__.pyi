@@ -11,4 +11,4 @@ from .preparation import DataRequest as DataRequest, prepare as prepare
 from .public_datasets import PUBLIC_DATASETS as PUBLIC_DATASETS, apply_metadata as apply_metadata
 from .remote_files import fetch as fetch, file_system as file_system, is_remote as is_remote
 from .shard_decoding import decode_stored_image as decode_stored_image
-from .split import split_validation as split_validation
+from .split import split_validation as split_validation, stratified_folds as stratified_folds

@@ -43,6 +43,13 @@ def _choose_validation(
     return selected
 
 
+def stratified_folds(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The fold of each image, int64 [N]: those of a class are spread over all folds, and the folds have equal sizes."""
+    folds = np.empty(len(labels), np.int64)
+    folds[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % count
+    return folds
+
+
 def choose_test_part(labels: NDArray[np.int64], hashes: NDArray[np.uint64], fraction: float) -> NDArray[np.bool_]:
     """Choose the test part of a data set without one, by image content: independent of order, names and seed.
 

@@ -113,8 +113,9 @@ def _correlation(image: Image.Image, other: Image.Image, side: int) -> float:
     edges, other_edges = _edges(image, side), _edges(other, side)
     mirrored = _edges(ImageOps.mirror(image), side)
     cells, places = _areas(side)
-    spectra = np.fft.rfft2(np.stack([edges, other_edges, mirrored]))
-    energies = np.square(np.stack([edges, other_edges, mirrored])).sum(axis=2)
+    every = np.stack([edges, other_edges, mirrored])
+    spectra = np.fft.rfft2(every)
+    energies = np.square(every).sum(axis=2)
     covered = np.fft.irfft2(cells * np.fft.rfft2(energies[:, :1]), s=(grid, grid))
     parts, wholes = [0, 1, 2, 1], [1, 0, 1, 2]
     products = (np.conj(spectra[parts]) * spectra[wholes][:, :1]).sum(axis=2)

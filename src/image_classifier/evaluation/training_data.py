@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+from scipy.special import softmax
 
-from image_classifier.datasets import Dataset
+from image_classifier.datasets import Dataset, stratified_folds
 from image_classifier.evaluation.label_errors import LabelErrors, Suspect, find_label_errors
 from image_classifier.evaluation.near_duplicates import Vectors, find_neighbors, same_photos, standardize
 from image_classifier.package import Images, Probabilities
@@ -111,8 +112,7 @@ def cross_validated_probabilities(features: Vectors, labels: Rows, classes: int)
     """
     scaled = (features / np.sqrt(features.shape[1])).astype(np.float64)
     targets = np.eye(classes)[labels]
-    folds = np.empty(len(labels), np.int64)
-    folds[np.argsort(labels, kind="stable")] = np.arange(len(labels)) % _FOLDS
+    folds = stratified_folds(labels, _FOLDS)
     gram, products = scaled.T @ scaled, scaled.T @ targets
     scores = np.empty((len(labels), classes))
     for fold in range(_FOLDS):
@@ -125,13 +125,10 @@ def cross_validated_probabilities(features: Vectors, labels: Rows, classes: int)
         fitted[np.diag_indices_from(fitted)] += _RIDGE * max(count, 1)
         scores[outside] = held_out @ np.linalg.solve(fitted, right) + mean
     true = np.arange(len(labels)), labels
-    best = min((_softmax(scores / t) for t in _TEMPERATURES), key=lambda p: -np.log(np.maximum(p[true], 1e-9)).mean())
-    return best.astype(np.float32)
-
-
-def _softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    result: npt.NDArray[np.float64] = powers / powers.sum(axis=1, keepdims=True)
+    best = min(
+        (softmax(scores / t, axis=1) for t in _TEMPERATURES), key=lambda p: -np.log(np.maximum(p[true], 1e-9)).mean()
+    )
+    result: Probabilities = best.astype(np.float32)
     return result
 
 

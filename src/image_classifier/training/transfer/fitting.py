@@ -155,7 +155,7 @@ class _BackboneTraining:
     @property
     def _progress(self) -> dict[str, Any]:
         depth = self._depth._asdict() if self._depth else None
-        return {"elapsed": self._elapsed, "depth": depth, "history": [asdict(point) for point in self._history]}
+        return {"elapsed": self._elapsed, "depth": depth}
 
     def _choose_depth(self) -> Depth | None:
         """From where on the network is fine-tuned; None: not at all. The first process decides."""
@@ -217,8 +217,7 @@ class _BackboneTraining:
         """Whether they do by a test on the validation split; without evidence they do."""
         labels = self._labels[validation.rows]
         chosen = choose_rows(labels)
-        extractor = FeatureExtractor(self._graph, self._inputs.plan.threads)
-        file = FeatureFile(None, "", "", validation.rows[chosen], extractor)
+        file = FeatureFile(None, "", "", validation.rows[chosen], self._extractor)
         file.extract(self._inputs.dataset, mirrored=True, is_over=lambda: False, on_progress=lambda _: None)
         mirrored = frozen.head.logits(file.values).astype(np.float64)
         logits = frozen.logits[chosen].astype(np.float64)
@@ -293,7 +292,9 @@ class _BackboneTraining:
                 if self._checkpoint is not None:
                     names = ("validation", "train", "mirrored")
                     images = {name: len(part.rows) for name, part in zip(names, [validation, *parts], strict=False)}
-                    values = {**self._progress, "began": began, "step": tuner.step, "images": images}
+                    history = [asdict(point) for point in self._history]
+                    values = {**self._progress, "history": history, "images": images}
+                    values |= {"began": began, "step": tuner.step}
                     write_checkpoint(self._checkpoint, self._inputs.key, (tuner.state, values))
                 train_loss = float(np.mean(losses)) if losses else self._history[-1].train_loss
                 self._report(train_loss, 1 - done, logits, validation)

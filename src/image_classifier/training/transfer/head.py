@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from image_classifier.datasets import stratified_folds
 from image_classifier.training.transfer.features import Features
 
 Labels = npt.NDArray[np.int64]
@@ -109,7 +110,7 @@ def fit_head(
 
         strengths = STRENGTHS if strength is None else (strength,)
         return scale.unscaled(*_best(inputs, targets, everywhere, classes, strengths, loss, is_over))
-    folds = _stratified_folds(labels)
+    folds = stratified_folds(labels, _FOLDS)
     # The first fit is to all images, the others each leave out a fold.
     weights = torch.from_numpy(np.stack([folds != fold for fold in range(-1, _FOLDS)])).float()
 
@@ -118,14 +119,6 @@ def fit_head(
         return float(F.cross_entropy(logits, targets))
 
     return scale.unscaled(*_best(inputs, targets, weights, classes, STRENGTHS, cross_validated_loss, is_over))
-
-
-def _stratified_folds(labels: Labels) -> Labels:
-    """The fold of each image: those of a class are spread over all folds, and the folds have equal sizes."""
-    order = np.argsort(labels, kind="stable")
-    folds = np.empty(len(labels), np.int64)
-    folds[order] = np.arange(len(labels)) % _FOLDS
-    return folds
 
 
 def _best(
