@@ -28,7 +28,7 @@ from PIL import Image, ImageFilter
 from image_classifier.datasets import DataRequest, Dataset, prepare
 from image_classifier.evaluation import CORRUPTIONS, wilson_interval
 from image_classifier.evaluation.latency import describe_machine
-from image_classifier.images import Dimensions, resize_and_crop
+from image_classifier.images import Dimensions, fit_to_square
 from image_classifier.monitoring import DriftReference, DriftVerdict, FeatureCounts, detect_drift
 from image_classifier.monitoring.drift_reference import Feature
 from image_classifier.package import Images, Model, ModelIdentity
@@ -116,7 +116,7 @@ def delays(clean: Bins, changed: Bins, reference: DriftReference, settings: Sett
 
 
 def resized(images: Images, size: int) -> Images:
-    return np.stack([resize_and_crop(Image.fromarray(image), size) for image in images])
+    return np.stack([fit_to_square(Image.fromarray(image), size) for image in images])
 
 
 def blurred(images: Images, radius: float) -> Images:

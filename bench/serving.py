@@ -38,7 +38,7 @@ from image_classifier.package.package import Package
 from image_classifier.registry.model_upload import write_mlflow_model
 
 WORKERS = 2
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = 64_000_000
 START_SECONDS = 120
 
 

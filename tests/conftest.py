@@ -99,6 +99,7 @@ def write_color_package(
     size: int = SIZE,
     colors_by_class: Mapping[str, tuple[int, ...]] = COLORS,
     reference: Mapping[str, Any] | None = None,
+    framing: str = "crop",
     **provenance: str,
 ) -> None:
     classes = list(colors_by_class)
@@ -111,6 +112,7 @@ def write_color_package(
         provenance={"source_revision": "abc123", "data_digest": "d" * 64, "run_id": "r" * 32, **provenance},
         golden=(images, classes, probabilities),
         reference=reference or {"images": len(classes)},
+        framing=framing,
     )
 
 

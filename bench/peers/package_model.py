@@ -10,7 +10,7 @@ from image_classifier.images.decoder import decode
 from image_classifier.package.model import INPUT, OUTPUT
 from image_classifier.package.package import Package
 
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = 64_000_000
 
 
 class PackageModel:

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import mmap
 import os
 import shutil
 import tempfile
@@ -37,6 +38,16 @@ def sha256_of(path: Path) -> str:
     """The SHA-256 of a file's content, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def release_pages(array: object) -> None:
+    """Return the memory that a memory-mapped array, or a view of one, takes in this process; others are left alone.
+
+    The data stays in the file, and in the page cache as long as there is room. Not for copy-on-write mappings.
+    """
+    mapping = getattr(array, "_mmap", None)
+    if isinstance(mapping, mmap.mmap):
+        mapping.madvise(mmap.MADV_DONTNEED)
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import shutil
 
+import onnx
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
@@ -73,6 +74,26 @@ def test_the_bill_of_materials_is_valid_and_lists_files_data_metrics_and_librari
     assert model["modelCard"]["modelParameters"]["datasets"] == [{"ref": data["bom-ref"]}]
     assert components["onnxruntime"]["version"] == importlib.metadata.version("onnxruntime")
     assert components["torch"]["purl"].startswith("pkg:pypi/torch@")
+
+
+@pytest.mark.parametrize("has_map", [False, True])
+def test_the_bill_has_the_shape_of_every_output(tmp_path, has_map):
+    package, attestations = attest(tmp_path / "colors")
+    model = onnx.load(package.model_file)
+    others = [("embedding", ["N", 5]), ("activation_map", ["N", 4, 7, 6])][: 1 + has_map]
+    for name, shape in others:
+        model.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape))
+    onnx.save(model, package.model_file)
+    attestations.write(package.folder, package, EVALUATION)
+    text = (package.folder / "bom.cdx.json").read_text()
+    assert_valid(text)
+    outputs = json.loads(text)["metadata"]["component"]["modelCard"]["modelParameters"]["outputs"]
+    expected = [
+        f"probabilities: float32 [N, 4]: {', '.join(package.classes)}",
+        "embedding: float32 [N, 5]",
+        "activation_map: float32 [N, 4, 7, 6]",
+    ]
+    assert [output["format"] for output in outputs] == expected[: 1 + len(others)]
 
 
 def test_the_bill_names_the_class_of_a_recall_as_its_folder_is_named(tmp_path):

@@ -141,6 +141,25 @@ def test_the_activation_map_is_computed_only_on_request(models, tmp_path):
     assert "MatMul" not in full
 
 
+def test_int8_convolutions_follow_each_other_without_a_conversion(models, tmp_path, request):
+    """No ReLU6, no normalization and no change of scale is computed: only the pooled maps become float32."""
+    if request.node.callspec.params["models"] == "float32":
+        pytest.skip("int8 only")
+    images = np.random.default_rng(1).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
+    kinds = executed(models[1], images, tmp_path / "profile")
+    assert kinds.count("QLinearConv") == 49
+    assert not {"Conv", "Clip", "QuantizeLinear", "Cast", "Sub", "Mul"} & set(kinds)
+    assert kinds.count("DequantizeLinear") <= 10
+
+
+def test_pixels_are_normalized_by_one_node_exactly_as_in_training():
+    graph = build_feature_graph(open_shipped(SHIPPED["efficientnet-lite0"]), 64).model
+    graph.graph.output.append(onnx.helper.make_tensor_value_info("normalized", onnx.TensorProto.FLOAT, None))
+    images = np.arange(64 * 64 * 3).reshape(1, 64, 64, 3).astype(np.uint8)
+    (normalized,) = Graph(graph.SerializeToString(), 1).session.run(["normalized"], {INPUT: images})
+    np.testing.assert_array_equal(normalized, (images.transpose(0, 3, 1, 2).astype(np.float32) - 127) / 128)
+
+
 def executed(content, images, prefix):
     """The kinds of the nodes that a prediction executes."""
     options = onnxruntime.SessionOptions()

@@ -2,6 +2,7 @@
 
 import io
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -38,10 +39,9 @@ def write(root: Path, contents: dict[str, bytes]) -> Path:
     return root
 
 
-def prepared(
+def request_for(
     data: object,
     tmp_path: Path,
-    public: dict[str, PublicDataset] | None = None,
     *,
     image_size: int = 0,
     photo_size: int = 0,
@@ -51,9 +51,9 @@ def prepared(
     test_fraction: float = 0.2,
     test_part: str = "auto",
     **options: str,
-) -> Dataset:
-    """The data set `data`; `options` are `layout`, `labels` and `label_column`."""
-    request = DataRequest(
+) -> DataRequest:
+    """The request for the data set `data`; `options` are `layout`, `labels`, `label_column` and `framing`."""
+    return DataRequest(
         home=tmp_path / HOME,
         data=str(data),
         image_size=image_size,
@@ -66,7 +66,11 @@ def prepared(
         test_part=test_part,
         **options,
     )
-    return prepare(request, public or PUBLIC_DATASETS)
+
+
+def prepared(data: object, tmp_path: Path, public: dict[str, PublicDataset] | None = None, **options: Any) -> Dataset:
+    """The data set `data`; `options` are those of `request_for`."""
+    return prepare(request_for(data, tmp_path, **options), public or PUBLIC_DATASETS)
 
 
 def cached_files(tmp_path: Path) -> list[str]:

@@ -40,13 +40,13 @@ def test_a_damaged_entry_is_replaced(tmp_path, pets, name, damage):
     assert np.array_equal(after.train.images, expected)
 
 
-def test_only_the_entry_and_its_pointer_are_left(tmp_path, pets):
+def test_only_the_entry_and_its_two_pointers_are_left(tmp_path, pets):
     prepared(pets, tmp_path)
     paths = cached_files(tmp_path)
     assert sorted(path.split("/")[-1] for path in paths if path.startswith("data/")) == [
         "facts.json", "hashes.npy", "images.npy", "labels.npy", "names.json", "originals.npy",
     ]  # fmt: skip
-    assert len(paths) == 7
+    assert len(paths) == 8
 
 
 def test_the_digest_of_data_with_a_test_part_is_that_of_version_0_1(tmp_path):

@@ -9,10 +9,13 @@ import numpy as np
 import pytest
 
 import image_classifier
+from image_classifier.datasets import preparation
 from image_classifier.datasets.dataset import ORIGINAL_FORMATS
+from image_classifier.datasets.preparation import decode_sample
+from image_classifier.datasets.shard_decoding import decode_stored_image
 from image_classifier.errors import DataError
-from image_classifier.images import decode
-from tests.datasets.samples import HOME, cached_files, encoded, files, prepared, write
+from image_classifier.images import CROP, PAD, decode, fit_to_square
+from tests.datasets.samples import HOME, cached_files, encoded, files, prepared, request_for, write
 
 
 def test_images_are_decoded_and_read_only(tmp_path, pets):
@@ -78,7 +81,7 @@ def test_processes_can_prepare_the_same_data_set_at_the_same_time(tmp_path, pets
     digests = {run.communicate(timeout=60)[0] for run in runs}
     assert all(run.returncode == 0 for run in runs)
     assert len(digests) == 1
-    assert len(cached_files(tmp_path)) == 7
+    assert len(cached_files(tmp_path)) == 8
 
 
 LIMITED = f"""
@@ -169,3 +172,104 @@ def test_the_same_images_in_two_folders_have_their_own_names_and_warnings(tmp_pa
     assert len(second.warnings) == 1
     assert second.warnings[0].startswith("skipped 1 image that cannot be read: cat/x.png")
     assert all("-copy" in name for name in second.train.names)
+
+
+@pytest.fixture
+def wide(tmp_path):
+    return write(tmp_path / "wide", files("cat dog", 8, side=12, width=30))
+
+
+@pytest.mark.parametrize("framing", [CROP, PAD])
+def test_images_are_prepared_with_the_framing(tmp_path, wide, framing):
+    dataset = prepared(wide, tmp_path, image_size=9, framing=framing)
+    assert dataset.framing == framing
+    for part in (dataset.train, dataset.test):
+        for image, name in zip(part.images, part.names, strict=True):
+            assert np.array_equal(image, decode((wide / name).read_bytes(), 9, 10**6, framing))
+
+
+def test_a_request_for_the_size_that_was_chosen_decodes_nothing_again(tmp_path, wide, monkeypatch):
+    chosen = prepared(wide, tmp_path)
+    monkeypatch.setattr(preparation, "decode_source", None)
+    again = prepared(wide, tmp_path, image_size=chosen.image_size)
+    assert (again.digest, again.warnings) == (chosen.digest, chosen.warnings)
+    assert np.array_equal(again.train.images, chosen.train.images)
+
+
+def test_only_padded_data_has_another_entry_in_the_cache(tmp_path, wide):
+    digests = set()
+    for framing, entries in [(CROP, 1), ("auto", 1), (PAD, 2)]:
+        digests.add(prepared(wide, tmp_path, framing=framing, image_size=9).digest)
+        assert sum(name.startswith("index/") for name in cached_files(tmp_path)) == entries
+    assert len(digests) == 1
+
+
+def test_how_much_of_the_square_padded_images_take_is_reported(tmp_path, wide):
+    (warning,) = prepared(wide, tmp_path, framing=PAD).warnings
+    assert warning == (
+        "resized 16 images from 30 x 12 to 30 x 30; 16 images not square, so the square is filled up with gray: the "
+        "median one takes 40 % of it"
+    )
+
+
+def test_padded_photos_have_the_size_of_the_backbone_if_their_longer_side_is_large(tmp_path):
+    data = write(tmp_path / "wide", files("cat dog", 4, side=100, width=130))
+    assert prepared(data, tmp_path, photo_size=48, framing=PAD).image_size == 48
+    assert prepared(data, tmp_path, photo_size=48).image_size == 64
+
+
+def test_padded_images_of_a_single_color_are_named(tmp_path, wide):
+    from PIL import Image
+
+    plain = Image.new("RGB", (30, 12), (9, 9, 200))
+    plain.save(wide / "cat/plain.png")
+    plain.resize((12, 30)).save(wide / "dog/plain.png")
+    plain.putpixel((29, 11), (200, 9, 9))
+    plain.save(wide / "cat/spot.png")
+    (warning,) = (line for line in prepared(wide, tmp_path, framing=PAD).warnings if "single color" in line)
+    assert warning.startswith("2 images of a single color, after transparent pixels became white; check them: ")
+    assert "cat/plain.png" in warning
+    assert "dog/plain.png" in warning
+
+
+def test_raw_pixels_are_padded(tmp_path):
+    from PIL import Image
+
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 30, 3), dtype=np.uint8)
+    padded = decode_stored_image(pixels, 15, 10**6, PAD)[0]
+    assert np.array_equal(padded, fit_to_square(Image.fromarray(pixels), 15, PAD))
+    assert (padded[0] == 127).all()
+
+
+@pytest.mark.parametrize("form", ["folder", "zip", "parquet"])
+def test_a_sample_is_decoded_again_with_each_framing(tmp_path, wide, form):
+    data = wide
+    if form == "zip":
+        data = Path(shutil.make_archive(str(tmp_path / "wide"), "zip", wide))
+    elif form == "parquet":
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        paths = sorted(wide.rglob("*.png"))
+        data = tmp_path / "wide.parquet"
+        columns = {"image": [path.read_bytes() for path in paths], "label": [path.parent.name for path in paths]}
+        pq.write_table(pa.table(columns), data)
+    dataset = prepared(data, tmp_path, image_size=9)
+    rows = np.array([7, 0, 11, 3])
+    found, (crops, pads) = decode_sample(request_for(data, tmp_path, image_size=10), dataset, rows, (CROP, PAD))
+    assert found.tolist() == rows.tolist()
+    at_that_size = [prepared(data, tmp_path, image_size=10, framing=framing).train for framing in (CROP, PAD)]
+    assert np.array_equal(crops, at_that_size[0].images[rows])
+    assert np.array_equal(pads, at_that_size[1].images[rows])
+
+
+def test_a_sample_has_no_images_that_changed_since(tmp_path, wide):
+    dataset = prepared(wide, tmp_path, image_size=9)
+    (wide / dataset.train.names[2]).write_bytes(encoded(999))
+    (wide / dataset.train.names[4]).unlink()
+    rows = np.array([1, 2, 3, 4])
+    found, (crops,) = decode_sample(request_for(wide, tmp_path, image_size=9), dataset, rows, (CROP,))
+    assert found.tolist() == [1, 3]
+    assert np.array_equal(crops, dataset.train.images[[1, 3]])
+    found, (pads,) = decode_sample(request_for(wide, tmp_path, image_size=9), dataset, rows[:0], (PAD,))
+    assert (len(found), pads.shape) == (0, (0, 9, 9, 3))

@@ -11,10 +11,10 @@ ODD = encoded(77)
 def test_an_exception_that_the_decoder_should_not_raise_skips_one_image(tmp_path, monkeypatch, function, error):
     original = getattr(shard_decoding, function)
 
-    def fail_on_one(data, *arguments):
+    def fail_on_one(data, *arguments, **options):
         if data == ODD:
             raise error
-        return original(data, *arguments)
+        return original(data, *arguments, **options)
 
     monkeypatch.setattr(shard_decoding, function, fail_on_one)
     dataset = prepared(write(tmp_path / "pets", files() | {"cat/odd.png": ODD}), tmp_path)
@@ -28,8 +28,8 @@ def test_an_exception_that_the_decoder_should_not_raise_skips_one_image(tmp_path
 def test_an_image_of_a_format_without_a_name_in_the_data_set_is_skipped(tmp_path, monkeypatch):
     original = shard_decoding.decode_with_metadata
 
-    def decode(data, *arguments):
-        pixels, dimensions, format = original(data, *arguments)
+    def decode(data, *arguments, **options):
+        pixels, dimensions, format = original(data, *arguments, **options)
         return pixels, dimensions, "XYZ" if data == ODD else format
 
     monkeypatch.setattr(shard_decoding, "decode_with_metadata", decode)

@@ -34,6 +34,14 @@ def test_the_result_for_an_image_does_not_depend_on_later_images(corruption):
 
 
 @pytest.mark.parametrize("corruption", CORRUPTIONS, ids=lambda corruption: corruption.name)
+def test_photos_are_corrupted_a_few_at_a_time_with_the_same_result(corruption):
+    images, rows = photos(side=280), np.array([4, 0, 5, 1])
+    batches = list(corruption.batches(images, rows))
+    assert [len(batch) for batch in batches] == [3, 1]
+    assert np.array_equal(np.concatenate(batches), corruption.apply(images[rows]))
+
+
+@pytest.mark.parametrize("corruption", CORRUPTIONS, ids=lambda corruption: corruption.name)
 @pytest.mark.parametrize("side", [8, 28])
 def test_grayscale_images_stay_grayscale_at_any_size(corruption, side):
     gray = np.repeat(photos(side=side)[..., :1], 3, axis=3)

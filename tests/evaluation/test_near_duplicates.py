@@ -65,6 +65,25 @@ def test_different_photos_do_not_show_the_same(images):
     assert not any(shows_the_same(one, other) for one in images for other in scenes(12, seed=1))
 
 
+def test_photos_of_a_fixed_camera_with_other_objects_are_different(images):
+    side, random = 12, np.random.default_rng(0)
+    objects = scenes(24, seed=1)[:, :side, :side]
+    places = random.permutation([(row, column) for row in range(0, 61, 20) for column in range(0, 61, 20)])
+    for number, background in enumerate(images):
+        pair = np.stack([background, background])
+        for image, thing, (row, column) in zip(pair, objects[2 * number :], places[number : number + 2], strict=False):
+            image[row : row + side, column : column + side] = thing
+        assert not shows_the_same(*pair)
+        assert shows_the_same(pair[0], changed(pair[0], recompressed))
+
+
+def test_a_moved_object_is_another_photo(images):
+    for background in images:
+        pair = np.stack([background, background])
+        pair[0, 10:24, 10:24] = pair[1, 60:74, 30:44] = scenes(1, seed=1)[0, :14, :14]
+        assert not shows_the_same(*pair)
+
+
 def test_the_same_layout_with_other_details_is_another_photo():
     random = np.random.default_rng(0)
     layout = Image.fromarray(random.integers(0, 256, (4, 4, 3), dtype=np.uint8)).resize((SIDE, SIDE))

@@ -1,6 +1,7 @@
 import contextlib
 import functools
 import io
+import os
 import struct
 import subprocess
 import sys
@@ -24,7 +25,17 @@ from PIL.JpegImagePlugin import JpegImageFile
 
 from image_classifier.errors import ImageError, ImageTooLargeError
 from image_classifier.images import decoder
-from image_classifier.images.decoder import FORMATS, decode, decode_with_metadata, read_dimensions
+from image_classifier.images.decoder import (
+    CROP,
+    FORMATS,
+    PAD,
+    PAD_GRAY,
+    decode,
+    decode_with_metadata,
+    fit_to_square,
+    read_dimensions,
+)
+from image_classifier.settings import Settings
 
 LIMIT = 50_000_000
 # Pillow warns about damaged tags, and then refuses the image or reads it without them.
@@ -671,3 +682,98 @@ def test_the_decoder_does_not_change_the_settings_of_pillow():
     decode(encode(GRADIENT), 8, LIMIT)
     assert Image.MAX_IMAGE_PIXELS == (1024 * 1024 * 1024 // 4 // 3)
     assert not ImageFile.LOAD_TRUNCATED_IMAGES
+
+
+def smooth(width, height):
+    """A photo-like image without equal sides or halves."""
+    pixels = np.random.default_rng(width * height).integers(0, 256, (7, 9, 3), dtype=np.uint8)
+    return Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def padded(image, size):
+    """The whole image, resized by Pillow, in the middle of a gray square."""
+    longer = max(image.size)
+    width, height = (max(1, round(side * size / longer)) for side in image.size)
+    square = Image.new("RGB", (size, size), (PAD_GRAY,) * 3)
+    resized = image.convert("RGB").resize((width, height), Image.Resampling.BICUBIC)
+    square.paste(resized, ((size - width) // 2, (size - height) // 2))
+    return np.asarray(square)
+
+
+SHAPES = [(300, 200), (200, 300), (101, 100), (1600, 160), (160, 1600), (20, 7), (500, 1), (1, 500), (96, 96)]
+
+
+@pytest.mark.parametrize("dimensions", SHAPES, ids=str)
+def test_a_padded_image_is_whole_in_the_middle_of_a_gray_square(dimensions):
+    image = smooth(*dimensions)
+    expected = padded(image, 96)
+    assert np.array_equal(decode(encode(image), 96, LIMIT, PAD), expected)
+    assert np.array_equal(fit_to_square(image, 96, PAD), expected)
+    assert (expected[:4] == PAD_GRAY).all() == (dimensions[0] > 1.1 * dimensions[1])
+    assert (expected[:, :4] == PAD_GRAY).all() == (dimensions[1] > 1.1 * dimensions[0])
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA"])
+def test_a_padded_image_of_each_mode_lies_on_gray(mode):
+    pixels = decode(encode(smooth(90, 45).convert(mode)), 30, LIMIT, PAD)
+    assert (pixels[[0, 6, 23, 29]] == PAD_GRAY).all()
+    assert np.ptp(pixels[8:22]) > 100
+
+
+@pytest.mark.parametrize("dimensions", [(3000, 500), (500, 3000), (60_000, 20), (20, 60_000), (1100, 1000)], ids=str)
+@pytest.mark.parametrize("size", [64, 224])
+def test_a_large_image_in_strips_has_the_pixels_of_one_piece(dimensions, size):
+    image = smooth(*dimensions)
+    data = encode(image, compress_level=1)
+    width, height = dimensions
+    side = min(dimensions)
+    left, top = (width - side) / 2, (height - side) / 2
+    cropped = image.resize((size, size), Image.Resampling.BICUBIC, (left, top, left + side, top + side))
+    # Pillow filters an image that is several times as high as wide along the columns first, and rounds in between.
+    assert np.abs(decode(data, size, LIMIT).astype(int) - cropped).max() <= 1
+    difference = np.abs(decode(data, size, LIMIT, PAD).astype(int) - padded(image, size))
+    # A side of more than 16,384 pixels may be averaged over blocks first.
+    assert difference.max() <= (4 if max(dimensions) > 2**14 else 1)
+
+
+def test_a_padded_photo_has_the_shape_of_the_original_after_scaling_in_the_dct():
+    image = smooth(4481, 449)
+    difference = np.abs(decode(encode(image, "JPEG", quality=95), 224, LIMIT, PAD).astype(int) - padded(image, 224))
+    assert difference.mean() < 1
+    assert difference.max() < 30
+
+
+@pytest.mark.parametrize("format", ["PNG", "TIFF", "JPEG", "WEBP"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_padding_follows_the_orientation(format, orientation):
+    upright = smooth(200, 131)  # the gray margins differ by a pixel
+    transposition = {5: 5, 6: 2, 7: 6, 8: 4}
+    inverse = {1: None, 2: 0, 3: 3, 4: 1, **transposition}[orientation]
+    stored = upright if inverse is None else upright.transpose(Image.Transpose(inverse))
+    options = {"WEBP": {"lossless": True}, "JPEG": {"subsampling": 0, "quality": 100}}.get(format, {})
+    pixels = decode(encode(stored, format, exif=exif(orientation), **options), 64, LIMIT, PAD)
+    difference = np.abs(pixels.astype(int) - padded(upright, 64))
+    assert difference.max() <= (6 if format == "JPEG" else 3)
+
+
+@pytest.mark.parametrize("framing", [CROP, PAD])
+@pytest.mark.parametrize("dimensions", [(1, 12_000_000), (12_000_000, 1)], ids=str)
+def test_an_image_that_is_one_pixel_wide_or_high_takes_little_memory(dimensions, framing):
+    """All its rows at the width of the model would take 3 GB, and a filter over its side 380 MB."""
+    data = encode(Image.new("L", dimensions, 90), compress_level=1)
+    code = (
+        "import sys, resource; from image_classifier.images import decode\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (600_000_000,) * 2)\n"
+        f"print(decode(sys.stdin.buffer.read(), 224, {LIMIT}, {framing!r}).mean())"
+    )
+    environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) == pytest.approx(90 if framing == CROP else PAD_GRAY, abs=1)
+
+
+@pytest.mark.parametrize("framing", [CROP, PAD])
+def test_a_photo_of_50_megapixels_is_accepted_by_default(framing):
+    photo = encode(Image.new("RGB", (8192, 6144), (200, 100, 50)), "JPEG", quality=90)
+    pixels = decode(photo, 64, Settings().max_pixels, framing)
+    assert np.abs(pixels[32].astype(int) - (200, 100, 50)).max() <= 3

@@ -7,7 +7,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from image_classifier.errors import PackageError
-from image_classifier.package.model import Model, top_classes
+from image_classifier.package.model import Graph, Model, top_classes
 from image_classifier.package.package import Package, write_package
 from tests.conftest import COLORS, SIZE, color_images, color_model, color_probabilities
 
@@ -29,6 +29,22 @@ def test_probabilities_do_not_depend_on_the_batch_size(package_folder):
     probabilities = model.probabilities(np.repeat(color_images(), 200, axis=0))
     assert probabilities.dtype == np.float32
     np.testing.assert_allclose(probabilities, np.repeat(color_probabilities(), 200, axis=0), atol=1e-5)
+
+
+@pytest.mark.parametrize(("side", "sizes"), [(64, [256, 44]), (65, [59] * 5 + [5]), (224, [4] * 75), (500, [1] * 300)])
+def test_photos_are_computed_a_few_at_a_time(side, sizes):
+    computed = []
+
+    class Session:
+        def run(self, outputs, inputs):
+            computed.append(len(inputs["image"]))
+            return [np.zeros((len(inputs["image"]), 2), np.float32) for _ in outputs]
+
+    graph = Graph(color_model(), threads=1)
+    graph.session = Session()
+    images = np.broadcast_to(np.uint8(0), (300, side, side, 3))
+    assert graph.probabilities(images).shape == (300, 2)
+    assert computed == sizes
 
 
 def test_a_model_with_other_probabilities_than_recorded_is_not_loaded(tmp_path):

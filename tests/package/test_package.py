@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from image_classifier.errors import PackageError
-from image_classifier.package.package import Package
+from image_classifier.files import sha256_of
+from image_classifier.package.package import Package, _digest
 from tests.conftest import COLORS, SIZE, write_color_package
 
 
@@ -78,3 +79,26 @@ def test_a_failed_write_leaves_the_existing_package(copied_package):
 def test_nothing_in_a_package_is_pickled(package_folder):
     suffixes = {path.suffix for path in package_folder.rglob("*") if path.is_file()}
     assert suffixes == {".onnx", ".json", ".png"}
+
+
+def test_the_framing_is_recorded_only_if_it_is_padding(package_folder, tmp_path):
+    write_color_package(tmp_path / "padded", framing="pad")
+    contents = [json.loads((folder / "package.json").read_text()) for folder in (package_folder, tmp_path / "padded")]
+    assert "framing" not in contents[0]
+    assert contents[1]["framing"] == "pad"
+    assert [content["format"] for content in contents] == [1, 2]  # a program that only crops refuses the second
+    assert Package.read(package_folder).framing == "crop"
+    assert Package.read(tmp_path / "padded").framing == "pad"
+
+
+@pytest.mark.parametrize("changes", [{"framing": "stretch"}, {"framing": "crop"}, {"format": 1}, {"format": 3}])
+def test_a_package_of_an_unknown_framing_or_format_is_refused(tmp_path, changes):
+    write_color_package(tmp_path / "package", framing="pad")
+    file, manifest_file = tmp_path / "package/package.json", tmp_path / "package/manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    manifest = json.loads(manifest_file.read_text())
+    manifest["files"]["package.json"] = sha256_of(file)
+    manifest["digest"] = _digest(manifest["files"])
+    manifest_file.write_text(json.dumps(manifest))
+    with pytest.raises(PackageError, match="this version reads format 1 with crop and 2 with pad"):
+        Package.read(tmp_path / "package")

@@ -38,7 +38,7 @@ def add(search: Search, value: float, **attributes: Any) -> None:
 def test_the_default_recipe_is_the_first_trial(search):
     search.enqueue_default()
     search.enqueue_default()
-    recipes = [suggest_recipe(search.study.ask()) for _ in range(2)]
+    recipes = [suggest_recipe(search.study.ask(), on_backbone=False) for _ in range(2)]
     assert recipes[0] == Recipe()
     assert recipes[1] != Recipe()
 
@@ -99,7 +99,7 @@ def test_finalists_and_fresh_seeds_are_as_many_as_there_is_time_for(storage, tun
     assert {recipe for _, recipe in pairs} == {"", *["width=3", "width=2", "width=1"][:recipes]}
     assert {seed for seed, _ in pairs} == set(range(1, seeds + 1))
     assert search.finalists == ["width=3", "width=2", "width=1"][:recipes]
-    assert asdict(suggest_recipe(search.study.ask())) == asdict(Recipe())
+    assert asdict(suggest_recipe(search.study.ask(), on_backbone=False)) == asdict(Recipe())
 
 
 def test_another_machine_enqueues_no_finalist_again(search):
@@ -148,7 +148,7 @@ def test_processes_share_the_trials_and_end_in_time(storage):
     order: list[tuple[str, int]] = []
 
     def objective(trial: optuna.Trial) -> float:
-        recipe, seed = suggest_recipe(trial), trial.user_attrs.get("seed", 0)
+        recipe, seed = suggest_recipe(trial, on_backbone=False), trial.user_attrs.get("seed", 0)
         for name, value in {"recipe": str(recipe), "seed": seed, "loss": 1.0, "images": 100}.items():
             trial.set_user_attr(name, value)
         order.append((str(recipe), seed))

@@ -27,3 +27,14 @@ def test_a_text_that_is_not_a_recipe_is_an_error_with_the_ranges(text):
         load_settings({"recipe": text}, {})
     assert repr(text) in str(error.value)
     assert "head_rate (0.0001 to 10)" in str(error.value)
+
+
+def test_a_training_uses_the_hyperparameters_of_its_kind():
+    recipe = Recipe(width=2.0, batch_size=64, fine_tuning_rate=2e-3, max_stages=1)
+    assert recipe.values(on_backbone=False).keys() & recipe.values(on_backbone=True).keys() == {
+        "batch_size",
+        "label_smoothing",
+    }
+    assert recipe.unused(on_backbone=False) == ["fine_tuning_rate", "max_stages"]
+    assert recipe.unused(on_backbone=True) == ["width"]
+    assert Recipe().unused(on_backbone=True) == Recipe().unused(on_backbone=False) == []

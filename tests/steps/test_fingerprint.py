@@ -1,10 +1,13 @@
+import hashlib
 import inspect
+import json
 import os
 import subprocess
 from dataclasses import fields, replace
 from pathlib import Path
 
 import grimp
+import numpy as np
 import pytest
 
 import image_classifier
@@ -72,6 +75,7 @@ WITHOUT_EFFECT = {
     "provenance": "describes the training",
     "threads": "only changes the rounding of sums",
     "group": "its size is training_processes",
+    "spent": "only shortens the training",
 }
 """What data preparation, training and export take without being part of the fingerprint, and why."""
 
@@ -114,6 +118,36 @@ def test_the_limits_on_a_backbone_train_again_only_if_one_is_chosen(size, backbo
         for latency, model_size in [(0.25, 0), (0.1, 0), (0.25, 10**6)]
     }
     assert len(prints) == (3 if matters else 1)
+
+
+def test_a_crop_has_the_fingerprint_from_before_there_was_a_framing():
+    settings = replace(Settings(), framing="crop")
+    parts = {"code": "c", "data": "d", **training_settings(settings), "retrain": ""}
+    del parts["framing"]
+    expected = hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+    assert fingerprint("c", "d", settings) == expected
+    assert fingerprint("c", "d", replace(settings, framing="pad")) != expected
+
+
+@pytest.mark.parametrize(
+    ("size", "width", "backbone", "matters"),
+    [
+        (96, 96, "auto", False),
+        (96, 192, "auto", True),
+        (96, 192, "none", False),
+        (32, 64, "auto", False),
+        (32, 64, "efficientnet-lite0", True),
+    ],
+)
+def test_the_automatic_framing_is_another_training_only_if_padding_is_tried(size, width, backbone, matters):
+    data = stripes(size, images=8)
+    originals = np.tile(np.array([width, size, 1], np.int32), (8, 1))
+    data = replace(data, train=replace(data.train, originals=originals))
+    automatic, crop = (
+        TrainingIdentity.of(replace(Settings(), backbone=backbone, framing=framing), data).fingerprint
+        for framing in ("auto", "crop")
+    )
+    assert (automatic != crop) is matters
 
 
 def test_small_images_are_the_same_training_without_a_backbone():

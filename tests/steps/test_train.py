@@ -219,4 +219,4 @@ def test_the_size_of_the_photos_follows_the_choice_of_the_backbone(empty_databas
     assert "64×64 pixels" in lines.text
     named = replace(limited, backbone="efficientnet-lite2", recipe=Recipe(width=1.0), budget=Seconds(30.0))
     assert train(named, lines).image_size == 260
-    assert "warning: the recipe has no effect" in lines.text
+    assert "warning: of the recipe, width has no effect, because it is for a network that is trained" in lines.text

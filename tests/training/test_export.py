@@ -12,7 +12,7 @@ from image_classifier.monitoring.drift_reference import DriftReference
 from image_classifier.package.model import INPUT, Model
 from image_classifier.package.package import Package
 from image_classifier.package.reference_statistics import CLASS_FEATURE, CONFIDENCE_FEATURE, IMAGE_STATISTICS
-from image_classifier.training.export import export_graph, export_package
+from image_classifier.training.export import _calibration_images, export_graph, export_package
 from image_classifier.training.network import Classifier
 from image_classifier.training.quantization import choose_precision
 from image_classifier.training.transfer.classifier import BackboneClassifier
@@ -142,6 +142,16 @@ def test_int8_is_calibrated_on_images_outside_the_validation_split(monkeypatch, 
     tested = {image.tobytes() for image in dataset.test.images}
     assert len(calibrated) == 80
     assert not calibrated & (validated | tested)
+
+
+@pytest.mark.parametrize(("size", "count"), [(8, 512), (128, 512), (224, 167), (384, 128)])
+def test_int8_of_large_images_is_calibrated_on_fewer_of_them_of_all_classes(size, count):
+    dataset = stripes(8, images=1000)
+    labels = np.sort(dataset.train.labels)
+    dataset = replace(dataset, image_size=size, train=replace(dataset.train, labels=labels))
+    calibration = _calibration_images(dataset, np.arange(0, 1000, 5))
+    assert len(calibration) == count
+    assert np.bincount(labels[calibration.rows]).min() > count // 5
 
 
 def test_export_holds_one_batch_of_images_in_memory(tmp_path):

@@ -13,7 +13,7 @@ from cyclonedx.output.json import JsonV1Dot6
 from packageurl import PackageURL
 
 from image_classifier.evaluation import Evaluation, recall_metric
-from image_classifier.package import INPUT, OUTPUT, Package
+from image_classifier.package import INPUT, OUTPUT, Package, output_shapes
 
 LIBRARIES = ("numpy", "onnx", "onnxruntime", "onnxscript", "pillow", "torch")
 """Libraries that train, export and run the model, and so affect its predictions."""
@@ -92,7 +92,12 @@ def _library(name: str) -> Component:
 
 
 def _model_card(package: Package, evaluation: Evaluation) -> dict[str, Any]:
-    size, classes = package.image_size, len(package.classes)
+    size = package.image_size
+    outputs = {
+        name: f"{name}: float32 [{', '.join(map(str, ('N', *shape)))}]"
+        for name, shape in output_shapes(package).items()
+    }
+    outputs[OUTPUT] += f": {', '.join(package.classes)}"
     unescaped = {recall_metric(name): f"recall/{name}" for name in evaluation.classes}
     return {
         "modelParameters": {
@@ -101,7 +106,7 @@ def _model_card(package: Package, evaluation: Evaluation) -> dict[str, Any]:
             "architectureFamily": "convolutional neural network",
             "datasets": [{"ref": _DATA}],
             "inputs": [{"format": f"{INPUT}: uint8 [N, {size}, {size}, 3]"}],
-            "outputs": [{"format": f"{OUTPUT}: float32 [N, {classes}]: {', '.join(package.classes)}"}],
+            "outputs": [{"format": output} for output in outputs.values()],
         },
         "quantitativeAnalysis": {
             "performanceMetrics": [

@@ -90,13 +90,11 @@ def build_feature_graph(network: EfficientNetLite, image_size: int) -> FeatureGr
     build = _Builder()
     build.constant("zero", np.array(0, np.float32))
     build.constant("six", np.array(6, np.float32))
-    build.constant("mean", np.array(_MEAN, np.float32))
+    build.constant("mean", np.array(_MEAN, np.uint8))
     build.constant("scale", np.array(1 / _SCALE, np.float32))
     build.constant("sides", np.array([2, 3], np.int64))
     build.node("Transpose", [INPUT], "planes", perm=[0, 3, 1, 2])
-    build.node("Cast", ["planes"], "pixels", to=TensorProto.FLOAT)
-    build.node("Sub", ["pixels", "mean"], "centered")
-    build.node("Mul", ["centered", "scale"], "normalized")
+    build.node("DequantizeLinear", ["planes", "scale", "mean"], "normalized")
     current, side = build.convolution("stem", network.conv_stem, "normalized", image_size, clip=True)
     channels = network.conv_stem.out_channels
     maps: list[FeatureMap] = []

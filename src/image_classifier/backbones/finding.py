@@ -1,5 +1,6 @@
 """From the value of the setting `backbone` to a backbone."""
 
+from functools import lru_cache
 from pathlib import Path
 
 from image_classifier.backbones.backbone import Backbone
@@ -15,6 +16,21 @@ def read_backbone(path: Path, shown: str) -> Backbone:
         raise TrainingError(f"there is no backbone {shown}: {'it is a folder' if path.is_dir() else 'no such file'}")
     if path.stat().st_size == 0:
         raise TrainingError(f"the backbone {shown} is empty")
+    return _read(path, shown, tuple(_stamp(file) for file in (path, path.with_suffix(".json"))))
+
+
+def _stamp(file: Path) -> tuple[int, int, int] | None:
+    """What changes if the file does; None if there is none."""
+    try:
+        status = file.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+@lru_cache(maxsize=1)
+def _read(path: Path, shown: str, _stamps: tuple[tuple[int, int, int] | None, ...]) -> Backbone:
+    """Read once what a training needs for its data, its fingerprint and its model: a large file takes seconds."""
     if path.suffix == ".onnx":
         from image_classifier.backbones.onnx_backbone import OnnxBackbone
 

@@ -44,6 +44,7 @@ def assemble(
     size: int,
     test_fraction: float,
     origin: str,
+    framing: str,
 ) -> DatasetMetadata:
     """Write images, labels, names, hashes and originals of all parts into `folder`, in an order by content only.
 
@@ -73,9 +74,9 @@ def assemble(
     require_two_images_per_class(rows, origin)
     rows.warnings += untested_class_warnings(rows, in_test, source, decoded.hashes, derived=derived)
     rows.warnings += class_balance_warnings(rows, in_test)
-    rows.warnings += blank_warnings(decoded.blank & rows.kept, source.names)
+    rows.warnings += blank_warnings(decoded.blank & rows.kept, source.names, framing)
     rows.warnings += duplicate_warnings(rows, in_test, decoded.hashes, source.names)
-    rows.warnings += resize_warnings(decoded.originals[rows.kept, :2], size)
+    rows.warnings += resize_warnings(decoded.originals[rows.kept, :2], size, framing)
     order = _canonical_order(rows, in_test, in_validation, decoded.hashes)
     train, validation = int((~in_test[order]).sum()), int(in_validation.sum())
     labels, hashes = rows.labels[order], decoded.hashes[order]

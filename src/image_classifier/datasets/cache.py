@@ -5,7 +5,7 @@ import fcntl
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,7 +44,7 @@ class Cache:
         self.root = root
 
     def find(self, signature: str, source: str) -> Dataset | None:
-        """Returns the data set that was published with this signature; None if it is absent or damaged."""
+        """Returns the data set that this signature belongs to; None if it is absent or damaged."""
         try:
             key = json.loads(self._pointer(signature).read_text())["entry"]
             return _open(self._entry(key), source)
@@ -68,8 +68,13 @@ class Cache:
             finally:
                 shutil.rmtree(draft, ignore_errors=True)
 
-    def publish(self, folder: Path, key: str, metadata: DatasetMetadata, signature: str, source: str) -> Dataset:
-        """Turn a folder with the arrays and names into the entry `key`, unless that exists undamaged."""
+    def publish(
+        self, folder: Path, key: str, metadata: DatasetMetadata, signatures: Sequence[str], source: str
+    ) -> Dataset:
+        """Turn a folder with the arrays and names into the entry `key`, unless that exists undamaged.
+
+        The entry is found by each of the signatures.
+        """
         sizes = {name: (folder / name).stat().st_size for name in (IMAGES, LABELS, NAMES, HASHES, ORIGINALS)}
         write_atomically(folder / METADATA, json.dumps({"sizes": sizes, **asdict(metadata)}).encode())
         entry = self._entry(key)
@@ -77,7 +82,8 @@ class Cache:
             _open(entry, source)
         except _READ_ERRORS:
             self._replace(folder, entry)
-        write_atomically(self._pointer(signature), json.dumps({"entry": key}).encode())
+        for signature in signatures:
+            write_atomically(self._pointer(signature), json.dumps({"entry": key}).encode())
         return _open(entry, source)
 
     def _replace(self, folder: Path, entry: Path) -> None:

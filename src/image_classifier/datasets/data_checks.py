@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 from image_classifier.datasets.image_source import ImageSource
 from image_classifier.datasets.shard_decoding import DecodedImages
 from image_classifier.errors import DataError
+from image_classifier.images import CROP, PAD
 from image_classifier.text import counted, listed
 
-_MIN_CLASS_RATIO = 0.05
-"""Training images of a class, relative to the largest class, below which the class is named in a warning."""
+MAX_CLASS_RATIO = 20
+"""Ratio of the sizes of the largest and another class above which the other one may rarely be recognized."""
 
 
 @dataclass
@@ -160,47 +161,61 @@ def duplicate_warnings(
 def class_balance_warnings(rows: UsableRows, in_test: NDArray[np.bool_]) -> list[str]:
     """About classes that have so few training images beside the largest class that they are rarely recognized."""
     counts = np.bincount(rows.labels[rows.kept & ~in_test], minlength=len(rows.classes))
-    small = np.flatnonzero(counts < _MIN_CLASS_RATIO * counts.max())
+    small = np.flatnonzero(MAX_CLASS_RATIO * counts < counts.max())
     if not len(small):
         return []
     shown = listed([f"{rows.classes[label]} ({counts[label]:,})" for label in small[np.argsort(counts[small])]])
     largest = int(counts.argmax())
     return [
-        f"{counted(len(small), 'class')} with less than {100 * _MIN_CLASS_RATIO:.0f} % of the training images of the "
+        f"{counted(len(small), 'class')} with less than {100 / MAX_CLASS_RATIO:.0f} % of the training images of the "
         f"largest class, {rows.classes[largest]} ({counts[largest]:,}), so they may rarely be recognized; add images "
         f"of them: {shown}"
     ]
 
 
-def blank_warnings(blank: NDArray[np.bool_], names: Sequence[str]) -> list[str]:
+def blank_warnings(blank: NDArray[np.bool_], names: Sequence[str], framing: str = CROP) -> list[str]:
     """About images that show nothing. blank: bool [N], whether the pixels of a kept image are all equal."""
     rows = np.flatnonzero(blank)
     if not len(rows):
         return []
     shown = listed([names[row] for row in rows.tolist()])
+    cut = " and the center was cut out" if framing != PAD else ""
     return [
-        f"{counted(len(rows), 'image')} of a single color, after transparent pixels became white and the center was "
-        f"cut out; check them: {shown}"
+        f"{counted(len(rows), 'image')} of a single color, after transparent pixels became white{cut}; check them: "
+        f"{shown}"
     ]
 
 
-def resize_warnings(dimensions: NDArray[np.int32], size: int) -> list[str]:
+def kept_by_crop(dimensions: NDArray[np.int32]) -> NDArray[np.float64]:
+    """The fraction of each image that is within its center square, float64 [N]; with padding, of the square that it
+    fills. dimensions: int32 [N, 2 or more], stored width and height first.
+    """
+    sides = np.sort(dimensions[:, :2], axis=1)
+    return np.asarray(sides[:, 0] / sides[:, 1])
+
+
+def resize_warnings(dimensions: NDArray[np.int32], size: int, framing: str = CROP) -> list[str]:
     """dimensions: int32 [N, 2], stored width and height; size: the side in pixels that the images were resized to."""
     (min_width, min_height), (max_width, max_height) = dimensions.min(axis=0), dimensions.max(axis=0)
     if (min_width, min_height, max_width, max_height) == (size,) * 4:
         return []
-    oblong = int((dimensions[:, 0] != dimensions[:, 1]).sum())
-    cropped = ""
+    kept = kept_by_crop(dimensions)
+    oblong = int((kept < 1).sum())
+    framed = ""
     if oblong:
-        sides = np.sort(dimensions[dimensions[:, 0] != dimensions[:, 1]], axis=1)
-        used = 100 * float(np.median(sides[:, 0] / sides[:, 1]))
-        cropped = f"; {counted(oblong, 'image')} not square, so only the center is used: {used:.0f} % of the median one"
+        used = 100 * float(np.median(kept[kept < 1]))
+        framed = f"; {counted(oblong, 'image')} not square, so only the center is used: {used:.0f} % of the median one"
+        if framing == PAD:
+            framed = (
+                f"; {counted(oblong, 'image')} not square, so the square is filled up with gray: the median one takes "
+                f"{used:.0f} % of it"
+            )
     images = counted(len(dimensions), "image")
     if (min_width, min_height) == (max_width, max_height):
-        return [f"resized {images} from {min_width} x {min_height} to {size} x {size}{cropped}"]
+        return [f"resized {images} from {min_width} x {min_height} to {size} x {size}{framed}"]
     return [
         f"resized {images} of different sizes, {_range(min_width, max_width)} pixels wide and "
-        f"{_range(min_height, max_height)} high, to {size} x {size} (set image_size to change that){cropped}"
+        f"{_range(min_height, max_height)} high, to {size} x {size} (set image_size to change that){framed}"
     ]
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from image_classifier.images import FORMATS
+from image_classifier.images import CROP, FORMATS
 
 RAW_PIXELS = "pixels"
 ORIGINAL_FORMATS = (RAW_PIXELS, *FORMATS)
@@ -50,3 +50,5 @@ class Dataset:
     """Problems found in the data, one line each, with counts."""
     validation_rows: NDArray[np.int64] | None = None
     """int64 [V], sorted rows of `train` that are the data's own validation part; None if it has none."""
+    framing: str = CROP
+    """How images that are not square were fitted to one: `CROP` or `PAD`."""

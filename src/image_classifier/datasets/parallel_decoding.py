@@ -15,6 +15,7 @@ import numpy as np
 from image_classifier.datasets.image_source import ImageSource, Shard
 from image_classifier.datasets.shard_decoding import DecodedImages, decode_shard, sample_dimensions
 from image_classifier.errors import DataError
+from image_classifier.images import CROP, PAD
 from image_classifier.progress import Progress
 
 MAX_IN_PROCESS_BYTES = 2**22
@@ -25,16 +26,17 @@ _MIN_PHOTO_SIDE = 128
 _SAMPLED_SHARDS, _SAMPLED_IMAGES = 16, 256
 
 
-def choose_image_size(source: ImageSource, max_pixels: int, photo_size: int = 0) -> int:
-    """Choose the side to resize to from the median of the shorter sides of a sample of the images.
+def choose_image_size(source: ImageSource, max_pixels: int, photo_size: int = 0, framing: str = CROP) -> int:
+    """Choose the side to resize to from the median of the sides of a sample of the images.
 
-    From 128 pixels on it is `photo_size`, unless that is 0; else the median, 8 to 64 pixels.
+    These are the shorter sides, with padding the longer ones. From a median of 128 pixels on it is `photo_size`, unless
+    that is 0; else the median, 8 to 64 pixels.
     """
     step = max(1, len(source.shards) // _SAMPLED_SHARDS)
     sampled = source.shards[::step]
     count = _SAMPLED_IMAGES // len(sampled) + 1
     dimensions = [each for shard in sampled for each in sample_dimensions(shard, count, max_pixels)]
-    sides = [min(each) for each in dimensions] or [MAX_SMALL_IMAGE_SIZE]
+    sides = [max(each) if framing == PAD else min(each) for each in dimensions] or [MAX_SMALL_IMAGE_SIZE]
     if photo_size and np.median(sides) >= _MIN_PHOTO_SIDE:
         return photo_size
     return int(np.clip(np.median(sides), MIN_AUTO_SIZE, MAX_SMALL_IMAGE_SIZE))
@@ -87,7 +89,7 @@ def _deferred_interrupt() -> Iterator[None]:
 
 
 def decode_source(
-    source: ImageSource, target: Path, size: int, max_pixels: int, pool: Executor | None
+    source: ImageSource, target: Path, size: int, max_pixels: int, pool: Executor | None, framing: str = CROP
 ) -> DecodedImages:
     """Decode all images into the existing file `target`, uint8 [N, size, size, 3]; those that fail are all zeros.
 
@@ -101,7 +103,7 @@ def decode_source(
     errors: dict[int, str] = {}
     color = False
     tasks = [
-        (shard, target, end - shard.count, size, max_pixels)
+        (shard, target, end - shard.count, size, max_pixels, framing)
         for shard, end in zip(source.shards, ends, strict=True)
         if shard.count
     ]
@@ -116,7 +118,7 @@ def decode_source(
     return DecodedImages(hashes, dict(sorted(errors.items())), color, originals, blank)
 
 
-_Task = tuple[Shard, Path, int, int, int]
+_Task = tuple[Shard, Path, int, int, int, str]
 """Arguments of `decode_shard`."""
 
 

@@ -6,7 +6,7 @@ Lengths are fractions of the side, so that they mean the same at every image siz
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 from PIL import Image, ImageFilter
 
 from image_classifier.images import decode
-from image_classifier.package import Images
+from image_classifier.package import Images, batch_images
 
 _SEED = 0
 
@@ -31,7 +31,16 @@ class Corruption:
 
     def apply(self, images: Images) -> Images:
         """Corrupt uint8 [N, S, S, 3]; the result for image i does not depend on the number of images after it."""
-        return self.transform(images, np.random.default_rng([_SEED, *self.name.encode()]))
+        return self.transform(images, self._random())
+
+    def batches(self, images: Images, rows: npt.NDArray[np.int64]) -> Iterator[Images]:
+        """Yield what `apply` returns for these rows of the images, which may be memory-mapped, a few at a time."""
+        size, random = batch_images(images.shape[1]), self._random()
+        for start in range(0, len(rows), size):
+            yield self.transform(images[rows[start : start + size]], random)
+
+    def _random(self) -> np.random.Generator:
+        return np.random.default_rng([_SEED, *self.name.encode()])
 
 
 def _jpeg(image: Image.Image, side: int) -> npt.NDArray[np.uint8]:

@@ -6,6 +6,7 @@ import numpy as np
 import numpy.typing as npt
 
 from image_classifier.datasets import Dataset
+from image_classifier.files import release_pages
 from image_classifier.package import Images
 
 _THUMBNAIL_SIDE = 8
@@ -56,7 +57,7 @@ def find_duplicates(dataset: Dataset) -> Duplicates:
     the tenth-nearest image. The second condition excludes photographs of the same kind of object, which are as near
     to many others. Rotated and mirrored images are not found.
     """
-    test, train = np.asarray(dataset.test.images), dataset.train.images
+    test, train = dataset.test.images, dataset.train.images
     sample = _sample(len(train), dataset.image_size)
     exact = _exact(test, train, sample)
     near = {row: original for row, original in _near(test, train, sample).items() if row not in exact}
@@ -72,9 +73,15 @@ def _sample(count: int, side: int) -> npt.NDArray[np.int64]:
 
 def _exact(test: Images, train: Images, sample: npt.NDArray[np.int64]) -> dict[int, int]:
     """Test row to training row of the images with equal pixels."""
-    originals = {hash(train[row].tobytes()): int(row) for row in reversed(sample)}
+    originals = {}
+    for count, row in enumerate(reversed(sample)):
+        originals[hash(train[row].tobytes())] = int(row)
+        if count % _BATCH == 0:
+            release_pages(train)
     rows = {}
     for row, image in enumerate(test):
+        if row % _BATCH == 0:
+            release_pages(test)
         original = originals.get(hash(image.tobytes()))
         if original is not None and np.array_equal(train[original], image):
             rows[row] = original
@@ -117,6 +124,7 @@ def _thumbnails(images: Images, rows: npt.NDArray[np.int64]) -> Vectors:
     for start in range(0, len(rows), _BATCH):
         gray = images[rows[start : start + _BATCH]].mean(axis=3, dtype=np.float32)
         parts.append(np.add.reduceat(np.add.reduceat(gray, edges, axis=1), edges, axis=2))
+        release_pages(images)
     thumbnails = np.concatenate(parts)
     return _unit(thumbnails - thumbnails.mean(axis=(1, 2), keepdims=True))
 

@@ -1,8 +1,8 @@
 """Measure an exported package on the test part."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import pairwise
+from itertools import chain, pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -10,14 +10,15 @@ import numpy.typing as npt
 from image_classifier.datasets import ORIGINAL_FORMATS, Dataset, DatasetPart, split_validation
 from image_classifier.errors import DataError
 from image_classifier.evaluation.calibration import Abstention, choose_threshold
-from image_classifier.evaluation.corruptions import CORRUPTIONS
+from image_classifier.evaluation.corruptions import CORRUPTIONS, Corruption
 from image_classifier.evaluation.duplicates import Duplicates, find_duplicates
 from image_classifier.evaluation.evaluation import Evaluation, Robustness, Slice
 from image_classifier.evaluation.label_errors import LabelErrors, Suspect, find_label_errors
 from image_classifier.evaluation.latency import describe_machine, measure_latency
 from image_classifier.evaluation.near_duplicates import Vectors, find_neighbors, same_photos, standardize
 from image_classifier.evaluation.training_data import check_training_data
-from image_classifier.package import Model, Probabilities
+from image_classifier.files import release_pages
+from image_classifier.package import Images, Model, Probabilities
 from image_classifier.text import listed
 
 _MAX_CORRUPTED_IMAGES, _MIN_CORRUPTED_IMAGES, _CORRUPTED_PIXELS = 2_000, 500, 8_000_000
@@ -36,7 +37,8 @@ def measure(
     """Evaluate a loaded package on the test part; also returns its probabilities, float32 [N, K].
 
     `abstain_error` is the target error rate of the abstention threshold, which is chosen on validation images. Raises
-    DataError if the data set has other classes than the package, another order of classes, or another image size.
+    DataError if the data set has other classes than the package, another order of classes, another image size or
+    another framing.
     """
     _check(model, dataset)
     test = dataset.test
@@ -96,6 +98,11 @@ def _check(model: Model, dataset: Dataset) -> None:
             f"the model takes images of {model.package.image_size} pixels, but the data was prepared at "
             f"{dataset.image_size} pixels; set --image-size {model.package.image_size}"
         )
+    if dataset.framing != model.package.framing:
+        raise DataError(
+            f"the model takes images with the framing {model.package.framing}, but the data was prepared with "
+            f"{dataset.framing}; set --framing {model.package.framing}"
+        )
     if len(dataset.test.labels) == 0:
         raise DataError(f"{dataset.source} has no test images; raise --test-fraction or add a test part")
 
@@ -113,8 +120,15 @@ def _brier_scores(probabilities: Probabilities, labels: Rows) -> npt.NDArray[np.
 
 
 def _predict(model: Model, part: DatasetPart, rows: Rows) -> Probabilities:
-    batches = [model.probabilities(part.images[rows[start : start + _BATCH]]) for start in range(0, len(rows), _BATCH)]
+    batches = [model.probabilities(batch) for batch in _batches(part, rows)]
     return np.concatenate([np.empty((0, len(model.classes)), np.float32), *batches])
+
+
+def _batches(part: DatasetPart, rows: Rows) -> Iterator[Images]:
+    """Yield the images in these rows, a few at a time, without keeping those before in memory."""
+    for start in range(0, len(rows), _BATCH):
+        yield part.images[rows[start : start + _BATCH]]
+        release_pages(part.images)
 
 
 def _validation_rows(model: Model, dataset: Dataset) -> Rows:
@@ -136,10 +150,7 @@ def _embedded_rows(count: int, side: int, first: Rows) -> Rows:
 
 def _embed(model: Model, part: DatasetPart, rows: Rows) -> tuple[Probabilities, Vectors]:
     """Probabilities, float32 [M, K], and embeddings, float32 [M, E], of the images in these rows."""
-    batches = [
-        model.probabilities_and_embeddings(part.images[rows[start : start + _BATCH]])
-        for start in range(0, len(rows), _BATCH)
-    ]
+    batches = [model.probabilities_and_embeddings(batch) for batch in _batches(part, rows)]
     probabilities, embeddings = zip(*batches, strict=True)
     return np.concatenate(probabilities), np.concatenate(embeddings)
 
@@ -169,12 +180,12 @@ def _robustness(model: Model, test: DatasetPart) -> Robustness:
     count = _CORRUPTED_PIXELS // test.images.shape[1] ** 2
     count = int(np.clip(count, _MIN_CORRUPTED_IMAGES, _MAX_CORRUPTED_IMAGES))
     rows = np.random.default_rng(_SEED).permutation(len(test.labels))[:count]
-    images = test.images[rows]
-    predictions = {
-        corruption.name: tuple(model.probabilities(corruption.apply(images)).argmax(axis=1).tolist())
-        for corruption in CORRUPTIONS
-    }
-    return Robustness(tuple(rows.tolist()), predictions)
+
+    def predicted(corruption: Corruption) -> tuple[int, ...]:
+        batches = corruption.batches(test.images, rows)
+        return tuple(chain.from_iterable(model.probabilities(batch).argmax(axis=1).tolist() for batch in batches))
+
+    return Robustness(tuple(rows.tolist()), {corruption.name: predicted(corruption) for corruption in CORRUPTIONS})
 
 
 def _label_errors(

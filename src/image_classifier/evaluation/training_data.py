@@ -9,6 +9,7 @@ from scipy.special import softmax
 from image_classifier.datasets import Dataset, stratified_folds
 from image_classifier.evaluation.label_errors import LabelErrors, Suspect, find_label_errors
 from image_classifier.evaluation.near_duplicates import Vectors, find_neighbors, same_photos, standardize
+from image_classifier.files import release_pages
 from image_classifier.package import Images, Probabilities
 
 Rows = npt.NDArray[np.int64]
@@ -174,6 +175,7 @@ def _outliers(dataset: Dataset, rows: Rows, distances: npt.NDArray[np.float64]) 
     """
     part = dataset.train
     blank = np.concatenate([_is_blank(part.images[rows[i : i + _BATCH]]) for i in range(0, len(rows), _BATCH)])
+    release_pages(part.images)
     logarithms = np.log(np.maximum(distances, np.finfo(np.float64).tiny))
     low, median, high = np.quantile(logarithms, [0.25, 0.5, 0.75])
     deviations = (logarithms - median) / max((high - low) / _NORMAL_QUARTILES, 1e-3)

@@ -2,6 +2,7 @@
 
 import functools
 import io
+import math
 import struct
 import warnings
 from collections.abc import Iterator
@@ -27,12 +28,21 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 _LOADED_PLUGINS = (TiffImagePlugin, WebPImagePlugin)
 """Imported because Pillow loads all its forty plugins once it is asked for a format that is not loaded."""
 MIN_IMAGE_SIZE = 8
+CROP, PAD = "crop", "pad"
+"""Framings: the center square of an image, or the whole image in the middle of a gray square."""
+PAD_GRAY = 127
+"""Zero for the backbones after their normalization, as is the padding within their convolutions. Edge colors would be
+pixels that no photo has, and streaks where an edge is not of one color."""
 
 # Only these are decoded by Pillow's own TIFF code or by the simple paths of libtiff.
 _TIFF_COMPRESSIONS = ("raw", "packbits", "tiff_lzw", "tiff_deflate", "tiff_adobe_deflate")
 _NO_LOCK: AbstractContextManager[object] = nullcontext()
 _LARGE_IMAGE_PIXELS = 2**24
 _FILTER = Image.Resampling.BICUBIC
+_FILTER_RADIUS = 2  # in pixels of the smaller one of the image and the result
+_LONG_SIDE, _REDUCING_GAP = 2**14, 64
+"""A longer side is averaged over blocks first, to 64 times the size or more: the filter takes 32 bytes for each of its
+pixels, and a PNG of a few kilobytes can be 50 million pixels wide. No center square is that long."""
 _STRIP_PIXELS = 2**20  # larger images are converted in strips of this size
 _GRAY_BITS = (8, 10, 12, 14, 16)  # of cameras, X-ray detectors, thermal and depth sensors
 _BMP_RLE = (1, 2)  # compressions, of 8 and 4 bits per pixel
@@ -59,12 +69,13 @@ class Dimensions(NamedTuple):
     height: int
 
 
-def decode(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
-    """Decode an image, apply its EXIF orientation, convert it to RGB, resize and center-crop it.
+def decode(data: bytes, size: int, max_pixels: int, framing: str = CROP) -> NDArray[np.uint8]:
+    """Decode an image, apply its EXIF orientation, convert it to RGB, and fit it to a square.
 
-    The shorter side is resized to `size` with an antialiased bicubic filter and the center square is kept; an image of
-    this size is not filtered. Transparent pixels are composited on white, and the first frame of an animation or of a
-    JPEG with several pictures (MPO) is used. Accepts JPEG, PNG, WebP, BMP, GIF and simple single-page TIFF.
+    With the framing `CROP` the shorter side is resized to `size` with an antialiased bicubic filter and the center
+    square is kept; with `PAD` the longer side is, and the rest of the square is gray. An image of this size is not
+    filtered. Transparent pixels are composited on white, and the first frame of an animation or of a JPEG with several
+    pictures (MPO) is used. Accepts JPEG, PNG, WebP, BMP, GIF and simple single-page TIFF.
 
     A grayscale image with 16 bits per pixel is scaled from the bits that its values use to 8 bits: the smallest of 8,
     10, 12, 14 and 16 bits that holds its largest value, and in a TIFF at least those that its tags BitsPerSample or
@@ -75,11 +86,16 @@ def decode(data: bytes, size: int, max_pixels: int) -> NDArray[np.uint8]:
     Raises ImageTooLargeError if the header states more than `max_pixels` (a quarter of that for WebP), before any pixel
     is decoded, and ImageError for any other bytes that are not an accepted, complete image.
     """
-    return decode_with_metadata(data, size, max_pixels)[0]
+    return decode_with_metadata(data, size, max_pixels, framing=framing)[0]
 
 
 def decode_with_metadata(
-    data: bytes, size: int, max_pixels: int, large_image_lock: AbstractContextManager[object] = _NO_LOCK
+    data: bytes,
+    size: int,
+    max_pixels: int,
+    large_image_lock: AbstractContextManager[object] = _NO_LOCK,
+    *,
+    framing: str = CROP,
 ) -> tuple[NDArray[np.uint8], Dimensions, str]:
     """Like `decode`, and also returns the stored dimensions and the format (one of `FORMATS`).
 
@@ -90,13 +106,17 @@ def decode_with_metadata(
         dimensions = Dimensions(*image.size)
         is_large = dimensions.width * dimensions.height * _memory_factor(image) > _LARGE_IMAGE_PIXELS
         with large_image_lock if is_large else _NO_LOCK:
-            if isinstance(image, JpegImageFile) and min(dimensions) >= 4 * size:
+            target = _target(dimensions, size, framing)
+            if isinstance(image, JpegImageFile) and all(
+                side >= 4 * resized for side, resized in zip(dimensions, target, strict=True)
+            ):
                 # Scales in the DCT, to at least twice the size: photos decode several times faster.
-                image.draft(None, (2 * size, 2 * size))
+                image.draft(None, (2 * target.width, 2 * target.height))
             image.load()
-            # Pillow applies a TIFF's orientation itself.
-            orientation = 1 if image.format == "TIFF" else _orientation(image.info.get("exif", b""))
-            return _to_array(_square(image, size), orientation), dimensions, str(image.format)
+            orientation = _orientation(image.info.get("exif", b""))
+            if image.format == "TIFF":  # Pillow applies the orientation itself, which may exchange the sides
+                target, orientation = _target(Dimensions(*image.size), size, framing), 1
+            return _to_array(_resized(image, target, framing), size, orientation), dimensions, str(image.format)
 
 
 def read_dimensions(data: bytes, max_pixels: int) -> Dimensions:
@@ -105,39 +125,69 @@ def read_dimensions(data: bytes, max_pixels: int) -> Dimensions:
         return Dimensions(*image.size)
 
 
-def resize_and_crop(image: Image.Image, size: int) -> NDArray[np.uint8]:
-    """Resize a grayscale (L) or RGB image and keep the center square; returns uint8 [size, size, 3]."""
-    return _to_array(_resize_center_square(image, size), orientation=1)
+def fit_to_square(image: Image.Image, size: int, framing: str = CROP) -> NDArray[np.uint8]:
+    """Resize a grayscale (L) or RGB image and crop or pad it to a square; returns uint8 [size, size, 3]."""
+    target = _target(Dimensions(*image.size), size, framing)
+    return _to_array(_filtered(image, target, _box(image, framing)), size, orientation=1)
 
 
-def _square(image: Image.Image, size: int) -> Image.Image:
-    """The resized center square of a loaded image of any mode; L or RGB.
+def _target(dimensions: Dimensions, size: int, framing: str) -> Dimensions:
+    """What an image is resized to: a square, or the largest part of a square that has the shape of the image."""
+    if framing == PAD:
+        return Dimensions(*(max(1, round(side * size / max(dimensions))) for side in dimensions))
+    return Dimensions(size, size)
+
+
+def _box(image: Image.Image, framing: str) -> tuple[float, float, float, float]:
+    """The part of an image that is used: left, top, right, bottom."""
+    width, height = image.size
+    if framing == PAD:
+        return 0, 0, width, height
+    side = min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def _resized(image: Image.Image, target: Dimensions, framing: str) -> Image.Image:
+    """The part of a loaded image of any mode that is used, resized to `target`; L or RGB.
 
     A large image is converted and resized along its rows in strips. The pixels are the same, as Pillow filters along
     the rows first, too. Converted at once, an image that takes a few kilobytes encoded could need 1.2 GB.
     """
     width, height = image.size
     gray_bits = _gray_bits(image) if image.mode.startswith("I") else 8
+    box = _box(image, framing)
     if width * height <= _STRIP_PIXELS:
-        return _resize_center_square(_to_rgb(image, gray_bits), size)
-    left, top, right, bottom = _center_square(width, height)
+        return _filtered(_to_rgb(image, gray_bits), target, box)
+    left, top, right, bottom = box
+    # The rows that the filter along the columns uses. Of a narrow image, all rows could be a thousand times its size.
+    margin = _FILTER_RADIUS * max(1, (bottom - top) / target.height) + 1
+    first, last = max(0, math.floor(top - margin)), min(height, math.ceil(bottom + margin))
     narrow: Image.Image | None = None
     row = 0
-    for stored in _strips(image):
+    for stored in _strips(image, first, last):
         strip = _to_rgb(stored, gray_bits)
-        narrow = narrow or Image.new(strip.mode, (size, height))
-        narrow.paste(strip.resize((size, strip.height), _FILTER, box=(left, 0, right, strip.height)), (0, row))
+        narrow = narrow or Image.new(strip.mode, (target.width, last - first))
+        strip_target = Dimensions(target.width, strip.height)
+        narrow.paste(_filtered(strip, strip_target, (left, 0, right, strip.height)), (0, row))
         row += strip.height
     assert narrow is not None
-    return narrow.resize((size, size), _FILTER, box=(0, top, size, bottom))
+    return _filtered(narrow, target, (0, top - first, target.width, bottom - first))
 
 
-def _strips(image: Image.Image) -> Iterator[Image.Image]:
-    """The rows of an image from the top, in strips of at most `_STRIP_PIXELS` pixels or one row."""
-    width, height = image.size
-    rows = max(1, _STRIP_PIXELS // width)
-    for start in range(0, height, rows):
-        yield image.crop((0, start, width, min(start + rows, height)))
+def _filtered(image: Image.Image, target: Dimensions, box: tuple[float, float, float, float]) -> Image.Image:
+    if image.size == target:
+        return image
+    left, top, right, bottom = box
+    is_long = max(right - left, bottom - top) > _LONG_SIDE
+    return image.resize(target, _FILTER, box, reducing_gap=_REDUCING_GAP if is_long else None)
+
+
+def _strips(image: Image.Image, first: int, last: int) -> Iterator[Image.Image]:
+    """The rows from `first` to `last` of an image, in strips of at most `_STRIP_PIXELS` pixels or one row."""
+    rows = max(1, _STRIP_PIXELS // image.width)
+    for start in range(first, last, rows):
+        yield image.crop((0, start, image.width, min(start + rows, last)))
 
 
 def _gray_bits(image: Image.Image) -> int:
@@ -146,7 +196,7 @@ def _gray_bits(image: Image.Image) -> int:
     PNG's chunk sBIT is ignored: its samples are scaled to the whole range (https://www.w3.org/TR/png-3/#11sBIT).
     Raises ImageError if a value is negative or needs more than 16 bits.
     """
-    extremes = [(int(values.min()), int(values.max())) for values in map(np.asarray, _strips(image))]
+    extremes = [(int(values.min()), int(values.max())) for values in map(np.asarray, _strips(image, 0, image.height))]
     low, high = min(low for low, _ in extremes), max(high for _, high in extremes)
     if low < 0 or high >= 2**16:
         raise ImageError(
@@ -160,24 +210,16 @@ def _gray_bits(image: Image.Image) -> int:
     return next(bits for bits in _GRAY_BITS if high < 2**bits)
 
 
-def _resize_center_square(image: Image.Image, size: int) -> Image.Image:
-    if image.size == (size, size):
-        return image
-    return image.resize((size, size), _FILTER, box=_center_square(*image.size))
-
-
-def _center_square(width: int, height: int) -> tuple[float, float, float, float]:
-    side = min(width, height)
-    left, top = (width - side) / 2, (height - side) / 2
-    return left, top, left + side, top + side
-
-
-def _to_array(square: Image.Image, orientation: int) -> NDArray[np.uint8]:
+def _to_array(resized: Image.Image, size: int, orientation: int) -> NDArray[np.uint8]:
     if orientation in _TRANSPOSITIONS:
-        # The center square is the same before and after, so the small image is transposed.
-        square = square.transpose(_TRANSPOSITIONS[orientation])
-    pixels = (square if square.mode == "RGB" else square.convert("RGB")).tobytes()
-    return np.frombuffer(pixels, np.uint8).reshape(*square.size, 3)
+        # The used part of an image is the same before and after, so the small image is transposed.
+        resized = resized.transpose(_TRANSPOSITIONS[orientation])
+    image = resized if resized.mode == "RGB" else resized.convert("RGB")
+    if image.size != (size, size):
+        square = Image.new("RGB", (size, size), (PAD_GRAY,) * 3)
+        square.paste(image, ((size - image.width) // 2, (size - image.height) // 2))
+        image = square
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(size, size, 3)
 
 
 @contextmanager

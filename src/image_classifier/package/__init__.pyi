@@ -9,7 +9,9 @@ from .model import (
     Embeddings as Embeddings,
     Graph as Graph,
     Model as Model,
+    batch_images as batch_images,
     load_runtime as load_runtime,
+    output_shapes as output_shapes,
     top_classes as top_classes,
 )
 from .package import (

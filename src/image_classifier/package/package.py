@@ -4,7 +4,7 @@ A package is a folder that any ONNX runtime can serve, without pickled objects:
 
     model.onnx       input `image` uint8 [N, S, S, 3]; output `probabilities` float32 [N, K]; computes with float32, or
                      with int8 if that is faster and as accurate
-    package.json     classes, image size, provenance
+    package.json     classes, image size, provenance; framing if it is not crop
     golden/*.png     a few validation images; golden.json holds the probabilities that the model must return for them
     reference.json   reference statistics for drift detection; those of the first packages of version 0.1 are ignored
     manifest.json    SHA-256 of each file, and the digest of the package
@@ -24,8 +24,10 @@ from PIL import Image
 
 from image_classifier.errors import PackageError
 from image_classifier.files import folder_written_atomically, sha256_of
+from image_classifier.images import CROP, PAD
 
-FORMAT = 1
+FORMAT, PADDED_FORMAT = 1, 2
+"""A program that reads only the first one would crop the images for a model that needs padding."""
 
 Images = npt.NDArray[np.uint8]
 Probabilities = npt.NDArray[np.float32]
@@ -53,6 +55,8 @@ class Package:
     golden: tuple[GoldenImage, ...]
     reference: Mapping[str, Any]
     """Reference statistics, as `compute_reference` returns them."""
+    framing: str = CROP
+    """How an image is fitted to a square: `CROP` or `PAD`."""
 
     @classmethod
     def read(cls, folder: Path) -> "Package":
@@ -69,8 +73,12 @@ class Package:
             if _digest(manifest["files"]) != manifest["digest"]:
                 raise PackageError(f"the digest in {folder / 'manifest.json'} does not match its list of files")
             content = _read_json(folder / "package.json")
-            if (found := content["format"]) != FORMAT:
-                raise PackageError(f"{folder} has package format {found}, but this version reads format {FORMAT}")
+            framing = content.get("framing", CROP)
+            if (found := content["format"], framing) not in ((FORMAT, CROP), (PADDED_FORMAT, PAD)):
+                raise PackageError(
+                    f"{folder} has package format {found} with the framing {framing}, but this version reads format "
+                    f"{FORMAT} with {CROP} and {PADDED_FORMAT} with {PAD}"
+                )
             golden = tuple(
                 GoldenImage((folder / item["file"]).read_bytes(), item["label"], tuple(item["probabilities"]))
                 for item in _read_json(folder / "golden.json")
@@ -83,6 +91,7 @@ class Package:
                 provenance=content["provenance"],
                 golden=golden,
                 reference=_read_json(folder / "reference.json"),
+                framing=framing,
             )
         except OSError as error:
             raise PackageError(f"the package in {folder} cannot be read: {error}") from error
@@ -105,6 +114,7 @@ def write_package(
     provenance: Mapping[str, Any],
     golden: tuple[Images, Sequence[str], Probabilities],
     reference: Mapping[str, Any],
+    framing: str = CROP,
 ) -> Package:
     """Write a package atomically and read it back.
 
@@ -114,6 +124,8 @@ def write_package(
     with folder_written_atomically(folder) as draft:
         (draft / "model.onnx").write_bytes(model)
         content = {"format": FORMAT, "classes": list(classes), "image_size": image_size, "provenance": dict(provenance)}
+        if framing == PAD:
+            content |= {"format": PADDED_FORMAT, "framing": framing}
         _write_json(draft / "package.json", content)
         _write_json(draft / "reference.json", reference)
         (draft / "golden").mkdir()

@@ -10,7 +10,7 @@ from pathlib import Path
 from image_classifier.errors import RegistryError
 from image_classifier.files import sha256_of
 from image_classifier.images import decode
-from image_classifier.package import INPUT, OUTPUT, Package
+from image_classifier.package import INPUT, Package, output_shapes
 from image_classifier.registry.store import Store
 
 MODEL_NAME = "package"
@@ -88,7 +88,9 @@ def write_mlflow_model(package: Package, folder: Path, *, run_id: str, model_id:
         mlflow_model=Model(run_id=run_id, model_id=model_id, artifact_path=MODEL_NAME),
         signature=ModelSignature(
             inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, size, size, 3), INPUT)]),
-            outputs=Schema([TensorSpec(np.dtype(np.float32), (-1, len(package.classes)), OUTPUT)]),
+            outputs=Schema(
+                [TensorSpec(np.dtype(np.float32), (-1, *shape), name) for name, shape in output_shapes(package).items()]
+            ),
         ),
         input_example={INPUT: image[np.newaxis]},
         # Otherwise MLflow infers them by loading the model in another process.

@@ -64,7 +64,7 @@ class PartitionScorer:
 
     def _score(self, stored_images: Iterator[StoredImage]) -> tuple[Probabilities, list[str | None]]:
         """Probabilities, float32 [M, K], of the images that can be read, and the error or None of every image."""
-        size = self._model.package.image_size
+        size, framing = self._model.package.image_size, self._model.package.framing
         probabilities = [np.empty((0, len(self._model.classes)), np.float32)]
         errors: list[str | None] = []
         images = np.empty((_BATCH, size, size, 3), np.uint8)
@@ -72,7 +72,7 @@ class PartitionScorer:
             decoded = 0
             for stored_image in batch:
                 try:
-                    images[decoded] = decode_stored_image(stored_image, size, self._job.max_pixels)[0]
+                    images[decoded] = decode_stored_image(stored_image, size, self._job.max_pixels, framing)[0]
                 except ImageError as error:
                     errors.append(str(error))
                 else:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import optuna
 from optuna import Trial
@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from image_classifier.datasets import DataRequest
 from image_classifier.errors import TrainingError
 from image_classifier.registry import RegistryOptions
-from image_classifier.settings import DEFAULTS, Recipe
+from image_classifier.settings import Recipe
 from image_classifier.training import REPORT_POINTS, Plan
 
 _SEARCH_SHARE = 2 / 3  # of the time; the rest is for fresh seeds
@@ -91,7 +91,7 @@ class Search:
     def enqueue_default(self) -> None:
         """Enqueue the default recipe as the first trial."""
         if not self.trials():
-            self.study.enqueue_trial(DEFAULTS, {"recipe": "", "seed": self.options.plan.seed})
+            self.study.enqueue_trial(self._values(Recipe()), {"recipe": "", "seed": self.options.plan.seed})
 
     def enqueue_finalists(self) -> None:
         """Enqueue the best recipes and the default on as many fresh seeds as there is time for."""
@@ -102,7 +102,7 @@ class Search:
             for recipe in ("", *best):
                 seed = self.options.plan.seed + 1 + number
                 # The seed is no parameter of the study, but distinguishes trials that another machine enqueued, too.
-                values = {**asdict(Recipe.parse(recipe)), "seed": seed}
+                values = {**self._values(Recipe.parse(recipe)), "seed": seed}
                 self.study.enqueue_trial(values, {"recipe": recipe, "seed": seed}, skip_if_exists=True)
         self.study.set_user_attr(self._key, best)
 
@@ -120,6 +120,9 @@ class Search:
         seed = self.options.plan.seed
         complete = [trial for trial in self.trials(TrialState.COMPLETE) if trial.user_attrs["seed"] == seed]
         return sorted(complete, key=lambda trial: (-trial.values[0], trial.user_attrs["loss"]))
+
+    def _values(self, recipe: Recipe) -> dict[str, float]:
+        return recipe.values(on_backbone=self.options.plan.backbone is not None)
 
     def seconds_spent(self) -> float:
         """Time during which at least one trial was running; a trial that was given up counts nothing."""

@@ -11,7 +11,7 @@ from concurrent.futures.process import BrokenProcessPool
 
 from optuna.trial import FrozenTrial, TrialState
 
-from image_classifier.datasets import prepare
+from image_classifier.datasets import Cache, prepare
 from image_classifier.errors import TuningError
 from image_classifier.process import exit_with_parent
 from image_classifier.progress import Progress
@@ -83,8 +83,11 @@ def work_on(options: SearchOptions, parent_run: str) -> None:
     with (
         contextlib.redirect_stderr(io.StringIO()),  # the progress bars of several trainings would mix
         opened_storage(options.storage, options.registry.registry_timeout, options.grace) as storage,
+        # If this process is killed, the next use of the cache removes the folder.
+        Cache(options.request.home / "cache").draft() as folder,
     ):
-        objective = Objective(options.plan, prepare(options.request), Registry(options.registry), parent_run)
+        dataset, registry = prepare(options.request), Registry(options.registry)
+        objective = Objective(options.plan, dataset, registry, parent_run, folder)
         Search(options, storage).optimize(objective)
 
 

@@ -60,13 +60,13 @@ class Slot:
         if len(uploads) > _MAX_IMAGES:
             raise too_many("images", _MAX_IMAGES)
         started = perf_counter()
-        size = self._model.package.image_size
+        size, framing = self._model.package.image_size, self._model.package.framing
         images = np.empty((len(uploads), size, size, 3), dtype=np.uint8)
         limit, lock = self._inference.max_pixels, self._inference.large_image_lock
         pixels = 0
         for number, upload in enumerate(uploads):
             try:
-                images[number], dimensions, _ = decode_with_metadata(upload.data, size, limit, lock)
+                images[number], dimensions, _ = decode_with_metadata(upload.data, size, limit, lock, framing=framing)
             except ImageError as error:
                 if upload.name is None:
                     raise

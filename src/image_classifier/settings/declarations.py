@@ -130,8 +130,15 @@ class Settings:
         high=384,
         trains=True,
     )
+    framing: str = _data(
+        "auto",
+        "How images that are not square become square; crop: the center square is used; pad: the whole image, with "
+        "gray beside or above and below it; auto: crop, or for photos on a backbone pad if it is better in a trial.",
+        choices=("auto", "crop", "pad"),
+        trains=True,
+    )
     max_pixels: int = _data(
-        50_000_000, "Maximum number of pixels of an image; a quarter of it for WebP, which needs more memory.", low=1
+        64_000_000, "Maximum number of pixels of an image; a quarter of it for WebP, which needs more memory.", low=1
     )
     max_data: Bytes = _data(Bytes(50 * 2**30), "Maximum size of a data set after unpacking.", low=1)
     test_fraction: Fraction = _data(

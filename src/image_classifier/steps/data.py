@@ -1,5 +1,7 @@
 """The step `data`: prepare the data set."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from image_classifier.datasets import DataRequest, Dataset, prepare
@@ -10,11 +12,12 @@ from image_classifier.text import Report, counted
 _LISTED_CLASSES, _LARGEST, _SMALLEST = 25, 10, 10
 
 
-def data(settings: Settings, report: Report, *, image_size: int | None = None) -> Dataset:
+def data(settings: Settings, report: Report, *, image_size: int | None = None, framing: str | None = None) -> Dataset:
     """Fetch, decode, check and cache the data set, and report its warnings and classes.
 
-    For the data of a model, give its `image_size`; its training has reported the warnings and classes.
+    For the data of a model, give its `image_size` and `framing`; its training has reported the warnings and classes.
     """
+    settings = replace(settings, framing=framing or settings.framing)
     request = data_request(settings) if image_size is None else pick(settings, DataRequest, image_size=image_size)
     dataset = prepare(request)
     details = image_size is None

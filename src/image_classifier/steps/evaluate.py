@@ -31,7 +31,7 @@ def evaluate(settings: Settings, report: Report) -> Evaluation:
     work = WorkFolder.of(settings)
     package = work.trained_package()
     registry = open_registry(settings, report)
-    dataset = data(settings, report, image_size=package.image_size)
+    dataset = data(settings, report, image_size=package.image_size, framing=package.framing)
     _require_data_of(package, dataset, settings)
     recorded = registry.runs.read_artifact(package.provenance["run_id"], artifact_paths.EVALUATION)
     evaluation = Evaluation.from_json(recorded) if recorded else None

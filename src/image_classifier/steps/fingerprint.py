@@ -4,11 +4,11 @@ import hashlib
 import json
 import re
 import subprocess
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from image_classifier.errors import TrainingError
+from image_classifier.images import CROP
 from image_classifier.settings import SETTINGS, Settings
 
 TRAINING_CODE = ("backbones", "datasets", "images", "package", "training", "settings/recipe.py")
@@ -58,12 +58,14 @@ def training_settings(settings: Settings) -> dict[str, Any]:
 
 def fingerprint(code_digest: str, data_digest: str, settings: Settings) -> str:
     """SHA-256, in hexadecimal, over training code, data and the settings that affect the model."""
-    parts: Mapping[str, object] = {
+    parts: dict[str, object] = {
         "code": code_digest,
         "data": data_digest,
         **training_settings(settings),
         "retrain": forcing(settings.retrain),
     }
+    if settings.framing == CROP:  # as without the setting
+        del parts["framing"]
     return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
 

@@ -135,7 +135,7 @@ def _hashes(lines: bytes) -> Hashes:
 
 
 def _evaluate_again(settings: Settings, model: Model, candidate: Evaluation, report: Report) -> Evaluation:
-    dataset = data(settings, report, image_size=model.package.image_size)
+    dataset = data(settings, report, image_size=model.package.image_size, framing=model.package.framing)
     if dataset.digest != candidate.data_digest:
         raise DataError(
             f"the candidate was evaluated on data with digest {candidate.data_digest[:12]}, but --data "

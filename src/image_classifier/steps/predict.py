@@ -21,10 +21,11 @@ def predict(
 
     Raises ImageError, which names the file, for one that cannot be read or decoded.
     """
-    model = Model.load(fetch_model(settings, report), available_cpus())
+    package = fetch_model(settings, report)
+    model = Model.load(package, available_cpus())
     for path in paths:
         try:
-            image = decode(path.read_bytes(), model.package.image_size, settings.max_pixels)
+            image = decode(path.read_bytes(), package.image_size, settings.max_pixels, package.framing)
         except OSError as error:
             raise ImageError(f"cannot read {path}: {error.strerror}") from error
         except ImageError as error:

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import image_classifier
 from image_classifier.backbones import SHIPPED, Backbone
-from image_classifier.datasets import DataRequest, Dataset, prepare
+from image_classifier.datasets import DataRequest, Dataset, decode_sample, prepare
 from image_classifier.errors import PackageError, RegistryUnavailableError, TrainingError
 from image_classifier.files import write_atomically
+from image_classifier.images import CROP, PAD
 from image_classifier.package import Package
 from image_classifier.process import available_cpus, limit_thread_spinning
 from image_classifier.registry import artifact_paths
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from image_classifier.registry import Registry, Run, Version
-    from image_classifier.training import BackboneChoice, Group, Plan
+    from image_classifier.training import BackboneChoice, FramingChoice, Group, Plan
 
 SOURCE = Path(image_classifier.__file__).parent  # the code that trains
 
@@ -60,10 +61,12 @@ class TrainingIdentity:
 
 def _without_unused_backbone_settings(settings: Settings, dataset: Dataset) -> Settings:
     """Settings that are equal if the same backbone is chosen, or none: so that a new limit does not train again."""
-    from image_classifier.training import has_backbone
+    from image_classifier.training import has_backbone, is_framing_tried
 
     if not has_backbone(settings.backbone, dataset):
         settings = replace(settings, backbone=NO_BACKBONE)
+    if settings.framing == AUTO and (settings.backbone == NO_BACKBONE or not is_framing_tried(dataset)):
+        settings = replace(settings, framing=CROP)
     if settings.backbone == AUTO:
         return settings
     named = named_backbone(settings)
@@ -102,15 +105,17 @@ def _other_processes(settings: Settings) -> AbstractContextManager[Mapping[str, 
     return local_processes(command, as_environment(settings, SETTINGS), processes=settings.training_processes)
 
 
-def _plan(settings: Settings, group: "Group", backbone: Backbone | None) -> "Plan":
+def _plan(settings: Settings, group: "Group", backbone: Backbone | None, framing: "FramingChoice") -> "Plan":
     from image_classifier.training import Plan
 
-    return pick(settings, Plan, threads=group.threads(available_cpus()), group=group, backbone=backbone)
+    return pick(
+        settings, Plan, threads=group.threads(available_cpus()), group=group, backbone=backbone, spent=framing.seconds
+    )
 
 
 def _train_other(settings: Settings, group: "Group") -> None:
     """Take part in the training of the first process, which says whether there is anything to train."""
-    from image_classifier.training import BackboneChoice, fit_worker
+    from image_classifier.training import BackboneChoice, FramingChoice, fit_worker
 
     # By now the first process has prepared the data, in a cache that may be shared.
     digest = group.broadcast("")
@@ -129,9 +134,10 @@ def _train_other(settings: Settings, group: "Group") -> None:
             raise TrainingError(
                 f"process {group.rank} has another backbone than the first process; give all processes the same file"
             )
-        if choice.image_size != dataset.image_size:
-            dataset = prepare(pick(settings, DataRequest, image_size=choice.image_size))
-        fit_worker(dataset, _plan(settings, group, backbone))
+        chosen = group.broadcast(FramingChoice(CROP))
+        if (choice.image_size, chosen.framing) != (dataset.image_size, dataset.framing):
+            dataset = prepare(pick(settings, DataRequest, image_size=choice.image_size, framing=chosen.framing))
+        fit_worker(dataset, _plan(settings, group, backbone, chosen))
 
 
 def _train_first(settings: Settings, report: Report, group: "Group") -> Package:
@@ -153,15 +159,19 @@ def _train_first(settings: Settings, report: Report, group: "Group") -> Package:
     if package is not None:
         report("already trained: the package in the work folder has the same code, data and parameters")
         return package
-    choice = group.broadcast(_choose_backbone(settings, named, dataset, group, report))
-    if choice.image_size != dataset.image_size:
-        dataset = data(settings, report, image_size=choice.image_size)
-    return _fit_and_export(settings, report, registry, dataset, identity, group, choice.backbone)
+    choice = group.broadcast(choose_model(settings, named, dataset, group, report))
+    _warn_of_unused_values(settings.recipe, on_backbone=choice.backbone is not None, report=report)
+    chosen = group.broadcast(choose_photo_framing(settings, choice, dataset, group, report))
+    if (choice.image_size, chosen.framing) != (dataset.image_size, dataset.framing):
+        dataset = data(settings, report, image_size=choice.image_size, framing=chosen.framing)
+    plan = _plan(settings, group, choice.backbone, chosen)
+    return _fit_and_export(settings, report, registry, dataset, identity, plan)
 
 
-def _choose_backbone(
+def choose_model(
     settings: Settings, named: Backbone | None, dataset: Dataset, group: "Group", report: Report
 ) -> "BackboneChoice":
+    """Choose the backbone and the image size by the settings and the data, and report the choice."""
     from image_classifier.training import ModelLimits, choose_backbone
 
     choice = choose_backbone(
@@ -177,9 +187,44 @@ def _choose_backbone(
     if choice.backbone is not None:
         source = f", pretrained on {choice.backbone.trained_on}," if choice.backbone.trained_on else ""
         report(f"backbone {choice.backbone.name}{source} at {choice.image_size}×{choice.image_size} pixels")
-        if settings.recipe != Recipe():
-            report("warning: the recipe has no effect, because it is for a network that is trained from scratch")
     return choice
+
+
+def choose_photo_framing(
+    settings: Settings, choice: "BackboneChoice", dataset: Dataset, group: "Group", report: Report
+) -> "FramingChoice":
+    """Choose between center crop and padding, and report why if both were tried."""
+    from image_classifier.training import FramingChoice, choose_framing, framing_sample, is_framing_tried
+
+    if settings.framing != AUTO:
+        return FramingChoice(settings.framing)
+    if choice.backbone is None or not is_framing_tried(dataset):
+        return FramingChoice(CROP)
+    rows = framing_sample(
+        dataset, budget=settings.budget, validation_fraction=settings.validation_fraction, seed=settings.seed
+    )
+    request = pick(settings, DataRequest, image_size=choice.image_size)
+    rows, (crops, pads) = decode_sample(request, dataset, rows, (CROP, PAD))
+    if not len(rows):
+        report(f"framing {CROP}: the budget or the training part is too small for a trial of {PAD}")
+        return FramingChoice(CROP)
+    chosen = choose_framing(
+        choice.backbone,
+        crops,
+        pads,
+        dataset.train.labels[rows],
+        len(dataset.classes),
+        budget=settings.budget,
+        threads=group.threads(available_cpus()),
+    )
+    report(chosen.reason)
+    return chosen
+
+
+def _warn_of_unused_values(recipe: Recipe, *, on_backbone: bool, report: Report) -> None:
+    if unused := recipe.unused(on_backbone=on_backbone):
+        used_by = "a network that is trained from scratch" if on_backbone else "a model on a pretrained backbone"
+        report(f"warning: of the recipe, {', '.join(unused)} has no effect, because it is for {used_by}")
 
 
 def _registered_package(registry: "Registry", version: "Version", work: WorkFolder, report: Report) -> Package:
@@ -205,20 +250,14 @@ def _unregistered_package(registry: "Registry", work: WorkFolder, identity: Trai
 
 
 def _fit_and_export(
-    settings: Settings,
-    report: Report,
-    registry: "Registry",
-    dataset: Dataset,
-    identity: TrainingIdentity,
-    group: "Group",
-    backbone: Backbone | None,
+    settings: Settings, report: Report, registry: "Registry", dataset: Dataset, identity: TrainingIdentity, plan: "Plan"
 ) -> Package:
     from image_classifier.training import CHECKPOINT_FILE, ReportPoint, export_package, fit, plot_learning_curve
 
-    work = WorkFolder.of(settings)
+    work, group, backbone = WorkFolder.of(settings), plan.group, plan.backbone
     checkpoint = work.checkpoint_of(identity.fingerprint)
     parameters = training_settings(settings)
-    parameters["image_size"] = dataset.image_size
+    parameters["image_size"], parameters["framing"] = dataset.image_size, dataset.framing
     parameters["backbone"] = backbone.name if backbone else NO_BACKBONE
     if settings.mirror == "auto":
         del parameters["mirror"]  # the training decides it
@@ -247,7 +286,7 @@ def _fit_and_export(
                     is_available = False
                     report(f"{error}; the training continues and records its metrics at the end")
 
-        trained = fit(dataset, _plan(settings, group, backbone), checkpoint=checkpoint, on_report=on_report)
+        trained = fit(dataset, plan, checkpoint=checkpoint, on_report=on_report)
         # Before the records, so that a registry that fails costs no training.
         package = export_package(
             work.package,
@@ -283,13 +322,15 @@ def _provenance(
     parameters: Mapping[str, object],
     backbone: Backbone | None,
 ) -> dict[str, Any]:
+    # As in packages of versions that only crop.
+    recorded = {name: value for name, value in parameters.items() if (name, value) != ("framing", CROP)}
     return {
         **identity.tags,
         "run_id": run.id,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "data_source": dataset.source,
         "data_digest": dataset.digest,
-        "parameters": json.loads(json.dumps(parameters, default=str)),
+        "parameters": json.loads(json.dumps(recorded, default=str)),
         **({"backbone": backbone.provenance} if backbone else {}),
     }
 

@@ -1,5 +1,10 @@
 from .checkpoint import CHECKPOINT_FILE as CHECKPOINT_FILE
-from .distributed import Group as Group, join_group as join_group, local_processes as local_processes
+from .distributed import (
+    SINGLE_PROCESS as SINGLE_PROCESS,
+    Group as Group,
+    join_group as join_group,
+    local_processes as local_processes,
+)
 from .export import export_package as export_package
 from .learning_curve import (
     REPORT_POINTS as REPORT_POINTS,
@@ -8,9 +13,16 @@ from .learning_curve import (
 )
 from .loop import fit as fit, fit_worker as fit_worker
 from .plan import Plan as Plan, require_device as require_device
+from .trained import Trained as Trained
 from .transfer.choice import (
     BackboneChoice as BackboneChoice,
     ModelLimits as ModelLimits,
     choose_backbone as choose_backbone,
     has_backbone as has_backbone,
+)
+from .transfer.framing import (
+    FramingChoice as FramingChoice,
+    choose_framing as choose_framing,
+    framing_sample as framing_sample,
+    is_framing_tried as is_framing_tried,
 )

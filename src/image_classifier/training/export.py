@@ -32,7 +32,14 @@ from image_classifier.package import (
 )
 from image_classifier.training.network import Classifier
 from image_classifier.training.plan import Indices
-from image_classifier.training.quantization import CALIBRATION_IMAGES, ImageRows, choose_precision, predict
+from image_classifier.training.quantization import (
+    CALIBRATION_PIXELS,
+    MAX_CALIBRATION_IMAGES,
+    MIN_CALIBRATION_IMAGES,
+    ImageRows,
+    choose_precision,
+    predict,
+)
 from image_classifier.training.transfer.classifier import BackboneClassifier
 
 _TOLERANCE = 1e-4
@@ -89,6 +96,7 @@ def export_package(
             },
             golden=(dataset.train.images[validation[golden]], golden_labels, choice.probabilities[golden]),
             reference=reference,
+            framing=dataset.framing,
         )
         Model.load(package, threads)
     return Package.read(folder)
@@ -158,8 +166,10 @@ def _move_relu_before_pool(graph: onnx.GraphProto) -> None:
 
 
 def _calibration_images(dataset: Dataset, validation: Indices) -> ImageRows:
+    """Training images of all classes: fewer if they are large, as 512 of 224 pixels take about 20 s on two cores."""
     others = np.setdiff1d(np.arange(len(dataset.train.labels)), validation)
-    return ImageRows(dataset.train.images, others[_spread(len(others), CALIBRATION_IMAGES)])
+    count = np.clip(CALIBRATION_PIXELS // dataset.image_size**2, MIN_CALIBRATION_IMAGES, MAX_CALIBRATION_IMAGES)
+    return ImageRows(dataset.train.images, others[_spread(len(others), int(count))])
 
 
 def _reference_images(dataset: Dataset) -> tuple[Iterator[Images], npt.NDArray[np.int32] | None]:

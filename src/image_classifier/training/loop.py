@@ -48,17 +48,19 @@ def fit(
     checkpoint: Path | None = None,
     on_report: OnReport = lambda _: None,
     clock: Clock = time.perf_counter,
+    shared_features: Path | None = None,
 ) -> Trained:
     """Train on the training part within the plan's budget; the validation split makes every choice.
 
     With a `checkpoint` folder an interrupted training of the same data and plan resumes. The first process of a group
-    calls this function, the others `fit_worker`, with the same data and plan. `clock` returns seconds. Raises
+    calls this function, the others `fit_worker`, with the same data and plan. `clock` returns seconds. On a
+    backbone, the folder `shared_features` keeps the features for later trainings that differ only in the recipe. Raises
     TrainingError if the plan cannot be carried out with the data, or the budget is too short for a single step.
     """
     configure_process(plan.threads)
     inputs = TrainingInputs.check(dataset, plan)
     if plan.backbone is not None:
-        trained = fit_on_backbone(inputs, plan.backbone, checkpoint, on_report, clock)
+        trained = fit_on_backbone(inputs, plan.backbone, checkpoint, on_report, clock, shared_features)
         assert trained is not None
         return trained
     images = NormalizedImages(inputs)

@@ -14,6 +14,7 @@ import torch
 from image_classifier.backbones import Backbone
 from image_classifier.datasets import Dataset, split_validation
 from image_classifier.errors import TrainingError
+from image_classifier.images import CROP
 from image_classifier.settings import Recipe
 from image_classifier.training.distributed import SINGLE_PROCESS, Group
 
@@ -21,7 +22,7 @@ Clock = Callable[[], float]
 """Returns seconds, like time.perf_counter."""
 Indices = npt.NDArray[np.int64]
 
-_NOT_IN_KEY = ("threads", "group")
+_NOT_IN_KEY = ("threads", "group", "spent")
 """Fields of a plan without effect on what a checkpoint means; of the group only the size matters."""
 _LARGE_IMAGE_SIZE = 160
 _HALF_SIZE_BUDGET_FRACTION = 0.5
@@ -44,6 +45,8 @@ class Plan:
     """The pretrained network whose features are classified; None: a network is trained from scratch."""
     device: str = "cpu"
     group: Group = SINGLE_PROCESS
+    spent: float = 0.0
+    """Seconds of the budget that were spent on choices before."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ class TrainingInputs:
         data, plan = self.dataset, self.plan
         parameters = {item.name: getattr(plan, item.name) for item in fields(plan) if item.name not in _NOT_IN_KEY}
         key = [data.digest, data.image_size, data.mirror, parameters, plan.group.size]
+        key += [data.framing] if data.framing != CROP else []
         return hashlib.sha256(json.dumps(key, default=str).encode()).hexdigest()
 
     @property

@@ -1,7 +1,7 @@
 """The result of a training: the best weights, the test-time flip and the calibrated temperature."""
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +62,7 @@ def finish(inputs: TrainingInputs, images: NormalizedImages, state: TrainingStat
         validation_accuracy=accuracy,
         seconds=state.elapsed,
         parameters={
-            **asdict(inputs.plan.recipe),
+            **inputs.plan.recipe.values(on_backbone=False),
             "width": state.sizing.width,
             "batch_size": inputs.batch_size,
             "bfloat16": state.sizing.bfloat16,

@@ -40,6 +40,15 @@ def test_at_least_one_batch_is_computed_and_no_more_once_the_time_is_over(extrac
     assert file.values.shape == (32, extractor.dimensions)
 
 
+def test_photos_are_computed_in_smaller_batches_than_small_images():
+    photos = stripes(160, images=12)
+    extractor = FeatureExtractor(SHIPPED["efficientnet-lite0"].feature_graph(160), threads=1)
+    file, sizes = FeatureFile(None, "key", "train", np.arange(12), extractor), []
+    file.extract(photos, mirrored=False, is_over=lambda: False, on_progress=sizes.append)
+    assert sizes == [9, 3]
+    np.testing.assert_array_equal(file.values, extractor(photos.train.images[:12]).features)
+
+
 def test_an_interrupted_extraction_continues(extractor, tmp_path):
     first = FeatureFile(tmp_path, "key", "train", ROWS, extractor)
     assert extract(first, batches=2) == 64

@@ -3,6 +3,7 @@ import pytest
 import torch
 
 from image_classifier.backbones import SHIPPED, build_feature_graph
+from image_classifier.settings import Recipe
 from image_classifier.training.distributed import SINGLE_PROCESS
 from image_classifier.training.transfer.features import FeatureExtractor, FeatureFile
 from image_classifier.training.transfer.fine_tuning import Depth, FineTuner, Samples, choose_depth
@@ -36,9 +37,10 @@ def fitted() -> tuple[Head, Scale]:
     return head, Scale.of(few)
 
 
-def tuner(fitted: tuple[Head, Scale], depth: Depth = DEPTH, *, seed: int = 0) -> FineTuner:
+def tuner(fitted: tuple[Head, Scale], depth: Depth = DEPTH, *, recipe: str = "") -> FineTuner:
     samples = Samples([FILE, features_of(np.arange(10), mirrored=True)], LABELS)
-    return FineTuner(NETWORK, depth, *fitted, samples, group=SINGLE_PROCESS, device=CPU, seed=seed)
+    values = Recipe.parse(recipe)
+    return FineTuner(NETWORK, depth, *fitted, samples, group=SINGLE_PROCESS, device=CPU, recipe=values, seed=0)
 
 
 @pytest.mark.parametrize("stages", [1, 2, 3])
@@ -47,7 +49,7 @@ def test_fine_tuning_begins_with_the_predictions_of_the_fitted_classifier(fitted
     file = FeatureFile(None, "", "", np.arange(8), FeatureExtractor(GRAPH, 1, depth.activations(GRAPH)))
     file.extract(DATA, mirrored=False, is_over=lambda: False, on_progress=lambda _: None)
     samples = Samples([file], LABELS)
-    untrained = FineTuner(NETWORK, depth, *fitted, samples, group=SINGLE_PROCESS, device=CPU, seed=0)
+    untrained = FineTuner(NETWORK, depth, *fitted, samples, group=SINGLE_PROCESS, device=CPU, recipe=Recipe(), seed=0)
     # Activations are kept in float16.
     np.testing.assert_allclose(untrained.logits(file), fitted[0].logits(file.values), atol=0.05)
 
@@ -98,7 +100,37 @@ def test_every_image_and_mirror_image_is_seen_in_an_epoch(fitted):
 
 
 def test_the_time_decides_how_much_of_the_network_is_fine_tuned():
-    assert choose_depth(NETWORK, GRAPH, images=100, seconds=1e-6, device=CPU) is None
-    deepest = choose_depth(NETWORK, GRAPH, images=100, seconds=1e6, device=CPU)
+    assert choose_depth(NETWORK, GRAPH, max_stages=3, images=100, seconds=1e-6, device=CPU) is None
+    deepest = choose_depth(NETWORK, GRAPH, max_stages=3, images=100, seconds=1e6, device=CPU)
     assert deepest is not None
     assert deepest.stages == 3
+
+
+@pytest.mark.parametrize("max_stages", [1, 2])
+def test_a_recipe_limits_how_much_of_the_network_is_fine_tuned(max_stages):
+    deepest = choose_depth(NETWORK, GRAPH, max_stages=max_stages, images=100, seconds=1e6, device=CPU)
+    assert deepest is not None
+    assert deepest.stages == max_stages
+
+
+def test_the_rates_and_the_batch_size_of_a_recipe_are_trained_with(fitted):
+    """Without a learning rate for the layers, only the classifier changes."""
+    still = tuner(fitted, recipe="fine_tuning_rate=1e-6 fine_tuning_head_rate=0.1 batch_size=53")
+    usual = tuner(fitted)
+    assert (still.max_steps, usual.max_steps) == (12 * (106 // 53), 12 * (106 // 32))
+    before = still.result()
+    for step in range(3):
+        still.train_step(step / 3)
+        usual.train_step(step / 3)
+    changes = [
+        float((network.conv_head.weight - before[0].conv_head.weight).abs().max())
+        for network, _ in (still.result(), usual.result())
+    ]
+    assert changes[0] < changes[1] / 100
+    heads = [np.abs(head.weight - before[1].weight).max() for _, head in (still.result(), usual.result())]
+    assert heads[0] > 5 * heads[1]
+
+
+def test_the_label_smoothing_of_a_recipe_is_part_of_the_loss(fitted):
+    smooth, sharp = (tuner(fitted, recipe=f"label_smoothing={value}") for value in (0.5, 0))
+    assert smooth.train_step(0) > sharp.train_step(0) + 0.1

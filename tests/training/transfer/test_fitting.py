@@ -10,13 +10,17 @@ import pytest
 from image_classifier.backbones import SHIPPED
 from image_classifier.errors import TrainingError
 from image_classifier.package.model import Model
+from image_classifier.settings import Recipe
 from image_classifier.training.checkpoint import CHECKPOINT_FILE, load_checkpoint
 from image_classifier.training.export import export_package
 from image_classifier.training.learning_curve import ReportPoint
+from image_classifier.training.loop import fit
 from image_classifier.training.plan import TrainingInputs
+from image_classifier.training.trained import Trained
 from image_classifier.training.transfer.classifier import BackboneClassifier
+from image_classifier.training.transfer.features import FeatureExtractor
 from image_classifier.training.transfer.fitting import is_better, prior_correction, proportional_order
-from tests.training.samples import plan, stripes, train
+from tests.training.samples import clock, plan, stripes, train
 
 ON_BACKBONE = replace(plan(budget=1e-3), backbone=SHIPPED["efficientnet-lite0"])
 """The budget is too short for fine-tuning on any machine."""
@@ -78,6 +82,13 @@ def test_what_the_budget_does_not_allow_is_left_out():
     assert 32 <= trained.parameters["images_used"] < 320
 
 
+def test_time_that_was_spent_on_choices_before_is_part_of_the_budget():
+    dataset = stripes(32, images=400)
+    late = train(dataset, replace(ON_BACKBONE, spent=0.9 * ON_BACKBONE.budget), steps=100)
+    assert late.seconds >= 0.9 * ON_BACKBONE.budget
+    assert late.parameters["images_used"] < train(dataset, ON_BACKBONE, steps=100).parameters["images_used"]
+
+
 def test_a_budget_that_lacks_classes_is_too_short():
     with pytest.raises(TrainingError, match=r"the features of 32 of 160 images, which lack some of the classes"):
         train(stripes(32, images=200, classes=40), ON_BACKBONE, steps=1)
@@ -105,6 +116,33 @@ def test_an_interrupted_training_keeps_its_features(tmp_path):
     resumed = train(dataset, ON_BACKBONE, steps=10, checkpoint=tmp_path)
     assert resumed.parameters["images_used"] == 160
     assert [point.number for point in resumed.history] == [1]
+
+
+def test_trainings_that_differ_only_in_the_recipe_share_features_but_not_time(tmp_path, monkeypatch):
+    dataset, extracted = stripes(32, images=100, classes=20), []
+
+    def count(self, images, *, mirrored=False):
+        if images.any():  # others are only timed
+            extracted.append(len(images))
+        return original(self, images, mirrored=mirrored)
+
+    original = FeatureExtractor.__call__
+    monkeypatch.setattr(FeatureExtractor, "__call__", count)
+
+    def train_with(recipe: str, seed: int = 0) -> Trained:
+        plan = replace(FINE_TUNED, recipe=Recipe.parse(f"max_stages=1 {recipe}"), seed=seed)
+        return fit(dataset, plan, clock=clock(plan.budget / 60), shared_features=tmp_path)
+
+    first = train_with("")
+    assert sum(extracted) == 100
+    second = train_with("fine_tuning_rate=0.002")
+    assert sum(extracted) == 100
+    assert second.parameters["images_used"] == 80
+    assert second.history[0].validation_loss == first.history[0].validation_loss
+    assert second.history[0].seconds == pytest.approx(first.history[0].seconds, abs=5 * FINE_TUNED.budget / 60)
+    assert second.history[0].seconds > 5 * FINE_TUNED.budget / 60
+    assert train_with("", seed=1).parameters["images_used"] == 80
+    assert sum(extracted) == 200
 
 
 @pytest.mark.parametrize("lost", [False, True], ids=["here", "on another machine"])

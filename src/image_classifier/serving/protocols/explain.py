@@ -90,7 +90,7 @@ def _covered_cells(side: int, offsets: tuple[int, ...], size: int, cells: int) -
 
 
 def render_heat_map(explanation: Explanation, size: int) -> bytes:
-    """A PNG overlay for the center square of the image: violet, yellow at the largest drop.
+    """A PNG overlay for the square that the model sees: violet, yellow at the largest drop.
 
     Fully transparent if no square has an effect.
     """

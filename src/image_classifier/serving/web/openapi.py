@@ -142,9 +142,10 @@ def _operations(options: ServerOptions, package: Package) -> dict[str, Schema]:
             _response("The heat map.", _schema("Explanation"), also={"image/png": _BINARY}),
             *_INFERENCE_ERRORS,
             description="The response is the drop in probability without each square of the image, or a transparent "
-            "PNG to overlay on the center square of the image. `occlusion` hides one square at a time. "
-            "`activation_map` removes the evidence that the model found in the square, which takes a single "
-            "prediction; only models on a pretrained backbone have it. The response says which method was used; of a "
+            "PNG to overlay on the center square of the image, or, if the model pads images, on the square around it. "
+            "`occlusion` hides one square at a time. `activation_map` removes the evidence that the model found in the "
+            "square, which takes a single prediction; only models on a pretrained backbone have it. The response says "
+            "which method was used; of a "
             f"PNG its header `{METHOD_HEADER}` does.",
             parameters=[
                 _query("format", "Format of the response; default json.", formats),

@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from flask import Blueprint, Response, render_template, request
 
+from image_classifier.images import PAD
 from image_classifier.monitoring import DriftVerdict
 from image_classifier.package import EMBEDDING_FEATURE
 from image_classifier.serving.http.error_responses import not_found
@@ -46,6 +47,7 @@ def page_routes(service: Service) -> Blueprint:
             identity=service.identity,
             classes=package.classes,
             size=package.image_size,
+            is_padded=package.framing == PAD,
             facts=_facts(package.provenance),
             accuracy=_accuracy(package.provenance),
             examples=[golden.label for golden in package.golden],

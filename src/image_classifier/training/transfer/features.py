@@ -14,8 +14,8 @@ from onnx import TensorProto
 
 from image_classifier.backbones import FEATURES, FeatureGraph, FeatureMap
 from image_classifier.datasets import Dataset
-from image_classifier.files import write_atomically
-from image_classifier.package import INPUT, Graph, Images
+from image_classifier.files import release_pages, write_atomically
+from image_classifier.package import INPUT, Graph, Images, batch_images
 from image_classifier.training.plan import Indices
 
 Features = npt.NDArray[np.float32]
@@ -25,8 +25,8 @@ Activations = npt.NDArray[Any]
 Shape = tuple[int, ...]
 OnProgress = Callable[[int], None]
 
-_BATCH_IMAGES = 32
-_TIMED_BATCHES = 4
+_MAX_BATCH_IMAGES = 32
+_TIMED_IMAGES, _MIN_TIMED_BATCHES = 32, 4
 _SAVE_SECONDS = 2.0
 _MAX_ACTIVATION_BYTES = 2**31
 """Size of a file with activations: 48,000 images of EfficientNet-Lite0 at 224 px. Fine-tuning sees fewer in an hour."""
@@ -63,9 +63,9 @@ class FeatureExtractor:
 
     def seconds_per_image(self, image_size: int) -> float:
         """Time of one image within a batch: the shortest of several, as other programs may be running."""
-        images = np.zeros((_BATCH_IMAGES, image_size, image_size, 3), np.uint8)
+        images = np.zeros((_batch_images(image_size), image_size, image_size, 3), np.uint8)
         times = []
-        for _ in range(_TIMED_BATCHES):
+        for _ in range(max(_MIN_TIMED_BATCHES, _TIMED_IMAGES // len(images))):
             started = time.perf_counter()
             self(images)
             times.append(time.perf_counter() - started)
@@ -126,8 +126,9 @@ class FeatureFile:
     ) -> None:
         """Compute the features that are missing, until `is_over`; at least those of one batch."""
         saved = time.monotonic()
+        size = _batch_images(dataset.image_size)
         while self.done < len(self.rows):
-            chunk = self.rows[self.done : self.done + _BATCH_IMAGES]
+            chunk = self.rows[self.done : self.done + size]
             extracted = self._extractor(dataset.train.images[chunk], mirrored=mirrored)
             self._arrays[0][self.done : self.done + len(chunk)] = extracted.features
             if extracted.activations is not None:
@@ -137,10 +138,12 @@ class FeatureFile:
             on_progress(len(chunk))
             if time.monotonic() - saved > _SAVE_SECONDS:
                 self.save()
+                release_pages(dataset.train.images)
                 saved = time.monotonic()
             if is_over():
                 break
         self.save()
+        release_pages(dataset.train.images)
 
     def save(self) -> None:
         """Write down how many features there are; the file has them already."""
@@ -148,4 +151,9 @@ class FeatureFile:
             for array in self._arrays:
                 assert isinstance(array, np.memmap)
                 array.flush()
+                release_pages(array)
             write_atomically(self._state, json.dumps({"key": self._key, "done": self.done}).encode())
+
+
+def _batch_images(image_size: int) -> int:
+    return min(_MAX_BATCH_IMAGES, batch_images(image_size))

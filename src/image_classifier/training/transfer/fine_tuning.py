@@ -21,28 +21,28 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from image_classifier.backbones import EfficientNetLite, FeatureGraph, FeatureMap
 from image_classifier.errors import TrainingError
+from image_classifier.files import release_pages
+from image_classifier.settings import Recipe
 from image_classifier.training.checkpoint import Stored
 from image_classifier.training.distributed import Group
 from image_classifier.training.transfer.features import Activations, FeatureFile, Features
 from image_classifier.training.transfer.head import Head, Labels, Scale
 
-BATCH_IMAGES = 32
+DEFAULT_BATCH_IMAGES = 32
 MAX_EPOCHS = 12
 """Epochs, of images and mirror images alike, after which photos of clothes gained nothing more."""
-MIN_STAGES, MAX_STAGES = 2, 3
-"""Stages, counted from the last one, that are fine-tuned. On photos of clothes the last one alone gains nothing."""
+MIN_STAGES = 2
+"""Stages, counted from the last one, that are fine-tuned unless the recipe wants fewer. On photos of clothes the last
+one alone gains nothing."""
 
 _MIN_EPOCHS = 1.5
 """Epochs that must be possible within the budget; deeper stages take longer."""
-_RATE, _HEAD_RATE = 1e-3, 3e-3
-"""Initial learning rates of the pretrained layers and of the classifier. On photos of clothes (one fold, four epochs of
-two stages of EfficientNet-Lite0) 91.8 %; with 1e-4 88.5 %, no better than the fitted classifier."""
 _WEIGHT_DECAY = 0.01
 _BETAS = (0.9, 0.99)
 _WARM_UP_STEPS = 20
 _AVERAGING = 0.98
-_LABEL_SMOOTHING = 0.1
 _EVALUATED_IMAGES = 64
+_STEPS_BETWEEN_RELEASES = 64
 _TIMED_IMAGES, _TIMED_STEPS = 16, 3
 _MAX_BFLOAT16_TIME_FRACTION = 0.9
 
@@ -93,14 +93,20 @@ class FineTunedNetwork(nn.Module):
 
 
 def choose_depth(
-    network: EfficientNetLite, graph: FeatureGraph, *, images: float, seconds: float, device: torch.device
+    network: EfficientNetLite,
+    graph: FeatureGraph,
+    *,
+    max_stages: int,
+    images: float,
+    seconds: float,
+    device: torch.device,
 ) -> Depth | None:
-    """The most stages that `seconds` allow to train long enough; None if not even two.
+    """The most stages that `seconds` allow to train long enough; None if not even two, or the maximum if it is less.
 
     `images` is the number of training images of each process. A few steps are timed on this machine.
     """
     chosen = None
-    for stages in range(MIN_STAGES, MAX_STAGES + 1):
+    for stages in range(min(MIN_STAGES, max_stages), max_stages + 1):
         float32, bfloat16 = (
             _seconds_per_image(network, graph, Depth(stages, bfloat16), device) for bfloat16 in (False, True)
         )
@@ -157,6 +163,11 @@ class Samples:
             np.array([self.labels[file.rows[row]] for file, row in places]),
         )
 
+    def release_pages(self) -> None:
+        """Return the memory of activations that were read from files."""
+        for file in self.files:
+            release_pages(file.activations)
+
     def _place(self, index: int) -> tuple[FeatureFile, int]:
         for file, count in zip(self.files, self.counts, strict=True):
             if index < count:
@@ -178,12 +189,15 @@ class FineTuner:
         *,
         group: Group,
         device: torch.device,
+        recipe: Recipe,
         seed: int,
     ) -> None:
         self.step, self.depth = 0, depth
         self._scale, self._strength = scale, head.strength
         self._samples, self._group, self._device, self._seed = samples, group, device, seed
-        self._batch_images = max(1, min(BATCH_IMAGES // group.size, len(samples)))
+        self._label_smoothing = recipe.label_smoothing
+        batch_images = recipe.batch_size or DEFAULT_BATCH_IMAGES
+        self._batch_images = max(1, min(batch_images // group.size, len(samples)))
         self._tuned = FineTunedNetwork(network, depth.start(network), head, scale)
         self._tuned.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._average = AveragedModel(self._tuned, multi_avg_fn=get_ema_multi_avg_fn(_AVERAGING))  # type: ignore[no-untyped-call]
@@ -191,8 +205,8 @@ class FineTuner:
         classifier = [self._tuned.weight, self._tuned.bias]
         layers = [weight for weight in self._tuned.network.parameters() if weight.requires_grad]
         groups = [
-            {"params": layers, "lr": _RATE, "weight_decay": _WEIGHT_DECAY},
-            {"params": classifier, "lr": _HEAD_RATE, "weight_decay": 0.0},
+            {"params": layers, "lr": recipe.fine_tuning_rate, "weight_decay": _WEIGHT_DECAY},
+            {"params": classifier, "lr": recipe.fine_tuning_head_rate, "weight_decay": 0.0},
         ]
         self._optimizer = torch.optim.AdamW(groups, betas=_BETAS)
         self._rates = [group["lr"] for group in self._optimizer.param_groups]
@@ -215,12 +229,14 @@ class FineTuner:
             group["lr"] = initial * rate
         with torch.autocast(self._device.type, torch.bfloat16, enabled=self.depth.bfloat16):
             logits = self._parallel(activations, features)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=_LABEL_SMOOTHING)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self._label_smoothing)
         self._optimizer.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._average.update_parameters(self._tuned)
         self.step += 1
+        if self.step % _STEPS_BETWEEN_RELEASES == 0:
+            self._samples.release_pages()
         if not math.isfinite(loss.item()):
             raise TrainingError(f"the loss became {loss.item()} in fine-tuning; try another --seed")
         return loss.item()

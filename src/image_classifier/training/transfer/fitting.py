@@ -9,7 +9,7 @@ the validation split by more than chance.
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -19,9 +19,11 @@ import torch
 import torch.nn.functional as F
 
 from image_classifier.backbones import Backbone, FeatureGraph, build_feature_graph
+from image_classifier.datasets import MAX_CLASS_RATIO
 from image_classifier.errors import TrainingError
 from image_classifier.files import write_atomically
 from image_classifier.progress import Progress
+from image_classifier.settings import Recipe
 from image_classifier.training.checkpoint import load_checkpoint, write_checkpoint
 from image_classifier.training.learning_curve import OnReport, ReportPoint
 from image_classifier.training.mirroring import choose_rows, mirrored_images_keep_their_class
@@ -29,7 +31,7 @@ from image_classifier.training.plan import Clock, Indices, TrainingInputs
 from image_classifier.training.trained import Trained, fit_temperature
 from image_classifier.training.transfer.classifier import BackboneClassifier
 from image_classifier.training.transfer.features import FeatureExtractor, FeatureFile, Features
-from image_classifier.training.transfer.fine_tuning import Depth, FineTuner, Samples, choose_depth
+from image_classifier.training.transfer.fine_tuning import DEFAULT_BATCH_IMAGES, Depth, FineTuner, Samples, choose_depth
 from image_classifier.training.transfer.head import Head, Labels, Scale, fit_head
 
 _MAX_VALIDATION_FRACTION = 0.2
@@ -44,8 +46,6 @@ _MAX_ROWS = 100_000
 _MAX_VALIDATION_ROWS = 10_000
 _FIRST_IMAGES = 4
 """Images of every class whose features are computed first."""
-_IMBALANCE = 20
-"""Ratio of the sizes of the largest and the smallest class from which on the classifier is corrected for them."""
 _PRIOR_EXPONENTS = (0.0, 0.5, 0.8, 0.9, 1.0)
 """Strengths of the correction that are tried. With 2 photos of hats beside 3,000 of other clothes, the recall of hats
 was 0, 5, 56, 80 and 94 %, and of the others 100, 100, 100, 98 and 95 %; weights in the loss gained nothing."""
@@ -79,24 +79,37 @@ class _Candidate(NamedTuple):
 
 
 def fit_on_backbone(
-    inputs: TrainingInputs, backbone: Backbone, checkpoint: Path | None, on_report: OnReport, clock: Clock
+    inputs: TrainingInputs,
+    backbone: Backbone,
+    checkpoint: Path | None,
+    on_report: OnReport,
+    clock: Clock,
+    shared_features: Path | None = None,
 ) -> Trained | None:
     """Train on a backbone. All processes of a group call this function; the others than the first return None.
 
-    Raises TrainingError if the budget is too short for it.
+    In the folder `shared_features`, one training at a time keeps the features for others that differ only in the
+    recipe. Raises TrainingError if the budget is too short for a training.
     """
-    return _BackboneTraining(inputs, backbone, checkpoint, on_report, clock).run()
+    return _BackboneTraining(inputs, backbone, checkpoint, on_report, clock, shared_features).run()
 
 
 class _BackboneTraining:
     """A training of one model on a backbone. Its methods are collective."""
 
     def __init__(
-        self, inputs: TrainingInputs, backbone: Backbone, checkpoint: Path | None, on_report: OnReport, clock: Clock
+        self,
+        inputs: TrainingInputs,
+        backbone: Backbone,
+        checkpoint: Path | None,
+        on_report: OnReport,
+        clock: Clock,
+        shared_features: Path | None,
     ) -> None:
         self._inputs, self._checkpoint, self._on_report, self._clock = inputs, checkpoint, on_report, clock
         self._group, self._labels, self._seconds = inputs.plan.group, inputs.dataset.train.labels, inputs.plan.budget
         self._started = clock()
+        self._steps = 0
         size = inputs.dataset.image_size
         self._network = backbone.network()
         self._graph = build_feature_graph(self._network, size) if self._network else backbone.feature_graph(size)
@@ -104,7 +117,7 @@ class _BackboneTraining:
         stored = load_checkpoint(checkpoint, inputs.key) if checkpoint else None
         self._stored = self._group.broadcast(stored)
         progress = self._stored[1] if self._stored else self._group.broadcast(self._load_progress())
-        self._started -= progress.get("elapsed", 0.0)
+        self._started -= progress.get("elapsed", inputs.plan.spent)
         # What was reported before the fine-tuning is reported again.
         self._history = [ReportPoint(**point) for point in progress["history"]] if self._stored else []
         if "depth" in progress:
@@ -113,7 +126,12 @@ class _BackboneTraining:
             self._depth = self._choose_depth()
         activations = self._depth.activations(self._graph) if self._depth else None
         self._extractor = FeatureExtractor(self._graph, inputs.plan.threads, activations)
-        self._file_key = f"{inputs.key} {backbone.digest} {activations.name if activations else ''}"
+        self._folder, key = checkpoint, inputs.key
+        self._are_shared = shared_features is not None
+        if shared_features is not None:
+            self._folder = shared_features / f"stages-{self._depth.stages if self._depth else 0}"
+            key = replace(inputs, plan=replace(inputs.plan, recipe=Recipe())).key
+        self._file_key = f"{key} {backbone.digest} {activations.name if activations else ''}"
 
     @property
     def _elapsed(self) -> float:
@@ -160,7 +178,8 @@ class _BackboneTraining:
     def _choose_depth(self) -> Depth | None:
         """From where on the network is fine-tuned; None: not at all. The first process decides."""
         inputs, group, depth = self._inputs, self._group, None
-        if group.is_first and self._network is not None:
+        max_stages = inputs.plan.recipe.max_stages
+        if group.is_first and self._network is not None and max_stages:
             images = min(_MAX_ROWS, len(inputs.train))
             extracted = images + len(inputs.validation)
             frozen = FeatureExtractor(self._graph, inputs.plan.threads)
@@ -168,8 +187,9 @@ class _BackboneTraining:
             depth = choose_depth(
                 self._network,
                 self._graph,
+                max_stages=max_stages,
                 images=images / group.size,
-                seconds=(1 - _HEAD_FRACTION) * self._seconds - seconds,
+                seconds=(1 - _HEAD_FRACTION) * self._seconds - inputs.plan.spent - seconds,
                 device=inputs.device,
             )
         return group.broadcast(depth)
@@ -182,19 +202,30 @@ class _BackboneTraining:
         Each process computes a share; the first one gets all of them, the others their own.
         """
         group = self._group
-        file = FeatureFile(self._checkpoint, self._file_key, name, rows[group.rank :: group.size], self._extractor)
+        file = FeatureFile(self._folder, self._file_key, name, rows[group.rank :: group.size], self._extractor)
+        # Features that an earlier training computed take as much of the budget as they took it, so that fine-tuning has
+        # no more time than in a training of its own.
+        spent = self._folder / f"{name}.seconds" if self._folder and self._are_shared else None
+        seconds = float(spent.read_text()) if spent is not None and file.done else 0.0
+        self._started -= seconds
+        began = self._elapsed - seconds
 
         def is_over() -> bool:
             if self._stored:  # the fine-tuning has begun with that many; those whose files are lost are computed again
                 return file.done * group.size >= int(self._stored[1]["images"].get(name, 0))
             return self._elapsed >= fraction * self._seconds
 
-        file.extract(
-            self._inputs.dataset,
-            mirrored=mirrored,
-            is_over=is_over,
-            on_progress=lambda images: progress.advance(images * group.size),
-        )
+        try:
+            if not (file.done and is_over()):
+                file.extract(
+                    self._inputs.dataset,
+                    mirrored=mirrored,
+                    is_over=is_over,
+                    on_progress=lambda images: progress.advance(images * group.size),
+                )
+        finally:
+            if spent is not None:
+                write_atomically(spent, str(self._elapsed - began).encode())
         self._save_progress()
         shares = group.gather((file.rows[: file.done], np.asarray(file.values)))
         return _Part(file, *(_joined([share[field] for share in shares]) for field in (0, 1)))
@@ -275,7 +306,17 @@ class _BackboneTraining:
             return None
         fitted = (frozen.head, Scale.of(_joined([part.features for part in parts]))) if frozen else None
         head, scale = cast(tuple[Head, Scale], group.broadcast(fitted))
-        tuner = FineTuner(network, depth, head, scale, samples, group=group, device=self._inputs.device, seed=plan.seed)
+        tuner = FineTuner(
+            network,
+            depth,
+            head,
+            scale,
+            samples,
+            group=group,
+            device=self._inputs.device,
+            recipe=plan.recipe,
+            seed=plan.seed,
+        )
         began = self._elapsed
         if self._stored:
             tuner.restore(self._stored)
@@ -317,7 +358,7 @@ class _BackboneTraining:
                 losses.append(tuner.train_step(min(done, 1.0)))
                 progress.advance(self._elapsed - before, f"loss {losses[-1]:.3f}")
                 before = self._elapsed
-        logits = report(1.0)
+        logits, self._steps = report(1.0), tuner.step
         if not group.is_first:
             return None
         tuned, tuned_head = tuner.result()
@@ -334,7 +375,12 @@ class _BackboneTraining:
         shift = prior_correction(chosen.logits, labels, counts)
         logits = chosen.logits - shift
         temperature = _temperature(logits, labels)
+        recipe = self._inputs.plan.recipe
         parameters: Mapping[str, int | float | str | bool] = {
+            **recipe.values(on_backbone=True),
+            "batch_size": recipe.batch_size or DEFAULT_BATCH_IMAGES,
+            "stages": self._depth.stages if self._depth else 0,
+            "steps": self._steps,
             "processes": self._group.size,
             "features": chosen.graph.dimensions,
             "images_used": sum(len(part.rows) for part in parts),
@@ -379,7 +425,7 @@ def prior_correction(logits: Logits, labels: Labels, counts: npt.NDArray[np.int6
     highest balanced accuracy on the validation split.
     """
     frequent = counts.clip(1)
-    if frequent.max() < _IMBALANCE * frequent.min():
+    if frequent.max() <= MAX_CLASS_RATIO * frequent.min():
         return np.zeros(len(counts), np.float32)
     prior = np.log(frequent / frequent.sum()).astype(np.float32)
     members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
