@@ -32,9 +32,11 @@ from image_classifier.backbones import SHIPPED, Backbone
 from image_classifier.backbones.efficientnet_lite import EMBEDDING, EfficientNetLite
 from image_classifier.backbones.weights import open_shipped
 from image_classifier.datasets import DataRequest, Dataset, DatasetPart, prepare, split_validation
+from image_classifier.images import CROP
 from image_classifier.package import Images, Probabilities
 from image_classifier.settings import Recipe, Settings, load_settings, pick
-from image_classifier.training import ModelLimits, Plan, choose_backbone, fit
+from image_classifier.steps.train import choose_model, choose_photo_framing
+from image_classifier.training import SINGLE_PROCESS, Plan, fit
 from image_classifier.training.network import Classifier
 
 VALIDATION_FRACTION = 0.1
@@ -60,8 +62,8 @@ class Photos:
     def __init__(self, settings: Settings, classes: list[str], images: int) -> None:
         self.settings, self._classes, self._images = settings, classes, images
 
-    def at(self, size: int) -> Dataset:
-        return self._restricted(prepare(pick(self.settings, DataRequest, image_size=size)))
+    def at(self, size: int, framing: str = CROP) -> Dataset:
+        return self._restricted(prepare(pick(self.settings, DataRequest, image_size=size, framing=framing)))
 
     def _restricted(self, dataset: Dataset) -> Dataset:
         if self._classes:
@@ -91,30 +93,28 @@ def with_classes(dataset: Dataset, classes: list[str]) -> Dataset:
 
 
 def part_of(part: DatasetPart, rows: np.ndarray) -> DatasetPart:
-    return DatasetPart(
-        part.images[rows], part.labels[rows], [part.names[row] for row in rows.tolist()], part.hashes[rows]
-    )
+    originals = None if part.originals is None else part.originals[rows]
+    names = [part.names[row] for row in rows.tolist()]
+    return DatasetPart(part.images[rows], part.labels[rows], names, part.hashes[rows], originals)
 
 
 def ours(photos: Photos, seed: int, budget: float) -> tuple[Measured, str]:
     """As `train` does it; also the backbone that it chose."""
-    settings = photos.settings
-    choice = choose_backbone(
-        settings.backbone,
-        SHIPPED.get(settings.backbone),
-        0,
-        photos.at(next(iter(SHIPPED.values())).image_size),
-        budget=budget,
-        processes=1,
-        threads=available_cpus(),
-        limits=pick(settings, ModelLimits),
-    )
-    measured = train(photos.at(choice.image_size), seed, budget, choice.backbone)
+    settings = replace(photos.settings, seed=seed, budget=budget)
+    dataset = photos.at(next(iter(SHIPPED.values())).image_size)
+    choice = choose_model(settings, None, dataset, SINGLE_PROCESS, log)
+    framing = choose_photo_framing(settings, choice, dataset, SINGLE_PROCESS, log)
+    dataset = photos.at(choice.image_size, framing.framing)
+    measured = train(dataset, seed, budget, choice.backbone, framing.seconds)
     return measured, choice.backbone.name if choice.backbone else "none"
 
 
-def train(dataset: Dataset, seed: int, budget: float, backbone: Backbone | None) -> Measured:
-    plan = Plan(budget, seed, VALIDATION_FRACTION, Recipe(), available_cpus(), backbone=backbone)
+def log(line: str) -> None:
+    print(line, file=sys.stderr)
+
+
+def train(dataset: Dataset, seed: int, budget: float, backbone: Backbone | None, spent: float = 0.0) -> Measured:
+    plan = Plan(budget, seed, VALIDATION_FRACTION, Recipe(), available_cpus(), backbone=backbone, spent=spent)
     trained = fit(dataset, plan)
     classifier = trained.classifier
     if not isinstance(classifier, Classifier):

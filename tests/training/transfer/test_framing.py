@@ -42,9 +42,9 @@ def test_the_sample_has_all_classes_and_follows_the_budget():
     def sample(budget):
         return framing_sample(dataset, budget=budget, validation_fraction=0.2, seed=0)
 
-    assert [len(sample(budget)) for budget in (0.0, 1.0, 8.0, 20.0, 180.0)] == [0, 0, 40, 100, 400]
-    assert np.bincount(dataset.train.labels[sample(8.0)]).min() >= 9
-    assert sample(20.0).tolist() == sample(180.0)[:100].tolist()
+    assert [len(sample(budget)) for budget in (0.0, 1.0, 20.0, 50.0, 200.0)] == [0, 0, 40, 100, 400]
+    assert np.bincount(dataset.train.labels[sample(20.0)]).min() >= 9
+    assert sample(50.0).tolist() == sample(200.0)[:100].tolist()
 
 
 @pytest.fixture(scope="module")

@@ -35,8 +35,9 @@ MIN_STAGES = 2
 """Stages, counted from the last one, that are fine-tuned unless the recipe wants fewer. On photos of clothes the last
 one alone gains nothing."""
 
-_MIN_EPOCHS = 1.5
-"""Epochs that must be possible within the budget; deeper stages take longer."""
+_MIN_EPOCHS, _RESERVED_EPOCHS = 1.5, 3.0
+"""Epochs that must be possible within the budget, as deeper stages take longer, and for which mirror images leave the
+time."""
 _WEIGHT_DECAY = 0.01
 _BETAS = (0.9, 0.99)
 _WARM_UP_STEPS = 20
@@ -105,15 +106,20 @@ def choose_depth(
 
     `images` is the number of training images of each process. A few steps are timed on this machine.
     """
-    chosen = None
-    for stages in range(min(MIN_STAGES, max_stages), max_stages + 1):
-        float32, bfloat16 = (
-            _seconds_per_image(network, graph, Depth(stages, bfloat16), device) for bfloat16 in (False, True)
-        )
-        needed = _MIN_EPOCHS * images * min(float32, bfloat16)
-        if needed > seconds:
+
+    def seconds_per_image(stages: int, bfloat16: bool) -> float:
+        return _seconds_per_image(network, graph, Depth(stages, bfloat16), device)
+
+    stages, chosen = min(MIN_STAGES, max_stages), None
+    float32, bfloat16 = (seconds_per_image(stages, bfloat16) for bfloat16 in (False, True))
+    is_bfloat16 = bfloat16 < _MAX_BFLOAT16_TIME_FRACTION * float32
+    step = bfloat16 if is_bfloat16 else float32
+    while _MIN_EPOCHS * images * step <= seconds:
+        chosen = Depth(stages, is_bfloat16, min(seconds, _RESERVED_EPOCHS * images * step))
+        if stages == max_stages:
             break
-        chosen = Depth(stages, bfloat16 < _MAX_BFLOAT16_TIME_FRACTION * float32, needed)
+        stages += 1
+        step = seconds_per_image(stages, is_bfloat16)
     return chosen
 
 
