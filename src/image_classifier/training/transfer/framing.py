@@ -20,8 +20,8 @@ _MAX_KEPT_FRACTION = 0.9
 """Mean fraction of the images that the center square may keep for a trial: photos of 4:3 keep 0.75."""
 _MIN_IMAGES, _MAX_IMAGES = 40, 400
 _IMAGES_PER_SECOND = 2
-"""Images of a trial for a second of the budget. On two cores, 300 images of clothes took 9 s with EfficientNet-Lite0. Of
-60 s that was too much: the fine-tuning lacked the time to be better than the fitted classifier."""
+"""Images of a trial for a second of the budget. On two cores, 300 images of clothes took 9 s with EfficientNet-Lite0.
+Of 60 s that was too much: the fine-tuning lacked the time to be better than the fitted classifier."""
 _MAX_FRACTION = 0.2
 """Part of the budget that the features may take with a slower backbone."""
 _MIN_GAIN = 0.005
