@@ -124,7 +124,7 @@ def test_padding_is_chosen_for_panoramas_whose_class_is_at_the_edge_in_all_proce
         home=tmp_path,
         data=str(photos),
         image_size=96,
-        budget=Seconds(8.0),
+        budget=Seconds(20.0),
         training_processes=2,
         min_recall=Fraction(0.0),
         max_calibration_error=Fraction(1.0),

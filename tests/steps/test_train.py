@@ -21,7 +21,9 @@ from image_classifier.registry import artifact_paths, checkpoints
 from image_classifier.settings import Bytes, Recipe, Seconds, Settings, as_environment
 from image_classifier.steps.model_access import open_registry
 from image_classifier.steps.train import train
+from image_classifier.training.transfer import choice
 from tests.steps.chain import Lines, run_chain, write_photos
+from tests.training.samples import stripes
 
 
 def run_count(settings: Settings) -> int:
@@ -220,3 +222,33 @@ def test_the_size_of_the_photos_follows_the_choice_of_the_backbone(empty_databas
     named = replace(limited, backbone="efficientnet-lite2", recipe=Recipe(width=1.0), budget=Seconds(30.0))
     assert train(named, lines).image_size == 260
     assert "warning: of the recipe, width has no effect, because it is for a network that is trained" in lines.text
+
+
+def test_for_images_unlike_photos_the_better_of_backbone_and_network_from_scratch_is_kept(
+    empty_database, tmp_path, monkeypatch
+):
+    shutil.copy(empty_database, tmp_path / "mlflow.db")
+    monkeypatch.setattr(choice, "_MIN_TRIAL_BUDGET", 0.0)  # seconds; a short training is enough for such a drawing
+    drawings = stripes(96, images=160, classes=2)
+    for number, (image, label) in enumerate(zip(drawings.train.images, drawings.train.labels, strict=True)):
+        folder = tmp_path / "drawings" / drawings.classes[label]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).resize((128, 128)).save(folder / f"{number}.png")
+    settings = Settings(
+        home=tmp_path, data=str(tmp_path / "drawings"), budget=Seconds(10.0), training_processes=2, mirror="no"
+    )
+    lines = Lines()
+    package = train(settings, lines)
+    assert "the images are unlike photos: a network from scratch is trained, too, each for half the budget" in lines
+    chosen = re.search(
+        r"^(\S+) was chosen by .* validation images: efficientnet-lite0 [\d.]+ %, none [\d.]+ %", lines.text, re.M
+    )
+    parameters = package.provenance["parameters"]
+    assert parameters["backbone"] == chosen[1]
+    assert parameters["image_size"] == package.image_size == (64 if chosen[1] == "none" else 224)
+    recorded = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}").get_run(package.provenance["run_id"]).data
+    assert recorded.params["backbone"] == chosen[1]
+    assert recorded.metrics["training_seconds"] > 7
+    assert not (tmp_path / "work/checkpoints").exists() or not list(
+        (tmp_path / "work/checkpoints").rglob("*.safetensors")
+    )

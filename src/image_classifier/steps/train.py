@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import image_classifier
 from image_classifier.backbones import SHIPPED, Backbone
-from image_classifier.datasets import DataRequest, Dataset, decode_sample, prepare
+from image_classifier.datasets import MAX_SMALL_IMAGE_SIZE, DataRequest, Dataset, decode_sample, prepare
 from image_classifier.errors import PackageError, RegistryUnavailableError, TrainingError
 from image_classifier.files import write_atomically
 from image_classifier.images import CROP, PAD
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from image_classifier.registry import Registry, Run, Version
-    from image_classifier.training import BackboneChoice, FramingChoice, Group, Plan
+    from image_classifier.training import BackboneChoice, Candidate, FramingChoice, Group
 
 SOURCE = Path(image_classifier.__file__).parent  # the code that trains
 
@@ -105,17 +105,36 @@ def _other_processes(settings: Settings) -> AbstractContextManager[Mapping[str, 
     return local_processes(command, as_environment(settings, SETTINGS), processes=settings.training_processes)
 
 
-def _plan(settings: Settings, group: "Group", backbone: Backbone | None, framing: "FramingChoice") -> "Plan":
-    from image_classifier.training import Plan
+@dataclass(frozen=True)
+class _Choices:
+    """What the first process chose for all of them."""
 
-    return pick(
-        settings, Plan, threads=group.threads(available_cpus()), group=group, backbone=backbone, spent=framing.seconds
-    )
+    model: "BackboneChoice"
+    framing: "FramingChoice"
+    from_scratch_too: bool
+    """Whether a network from scratch is another candidate."""
+
+    def candidates(
+        self, settings: Settings, group: "Group", backbone: Backbone | None, prepared: Callable[[int, str], Dataset]
+    ) -> list["Candidate"]:
+        """The trainings, each with an equal part of the budget. `prepared` returns data by image size and framing."""
+        from image_classifier.training import Candidate, Plan
+
+        plan = pick(settings, Plan, threads=group.threads(available_cpus()), group=group, backbone=None)
+        chosen = replace(plan, backbone=backbone, spent=self.framing.seconds)
+        dataset = prepared(self.model.image_size, self.framing.framing)
+        if not self.from_scratch_too:
+            return [Candidate(dataset, chosen)]
+        small = prepared(settings.image_size or MAX_SMALL_IMAGE_SIZE, self.framing.framing)
+        return [
+            Candidate(images, replace(each, budget=settings.budget / 2))
+            for images, each in ((dataset, chosen), (small, plan))
+        ]
 
 
 def _train_other(settings: Settings, group: "Group") -> None:
     """Take part in the training of the first process, which says whether there is anything to train."""
-    from image_classifier.training import BackboneChoice, FramingChoice, fit_worker
+    from image_classifier.training import BackboneChoice, FramingChoice, fit_best_worker
 
     # By now the first process has prepared the data, in a cache that may be shared.
     digest = group.broadcast("")
@@ -127,17 +146,19 @@ def _train_other(settings: Settings, group: "Group") -> None:
         )
     is_trained_already = group.broadcast(False)
     if not is_trained_already:
-        choice = group.broadcast(BackboneChoice(None, 0))
+        choices = group.broadcast(_Choices(BackboneChoice(None, 0), FramingChoice(CROP), from_scratch_too=False))
+        chosen = choices.model.backbone
         # A file of one's own may lie elsewhere in this process.
-        backbone = named_backbone(settings) or choice.backbone
-        if choice.backbone and backbone and choice.backbone.digest != backbone.digest:
+        backbone = named_backbone(settings) or chosen
+        if chosen and backbone and chosen.digest != backbone.digest:
             raise TrainingError(
                 f"process {group.rank} has another backbone than the first process; give all processes the same file"
             )
-        chosen = group.broadcast(FramingChoice(CROP))
-        if (choice.image_size, chosen.framing) != (dataset.image_size, dataset.framing):
-            dataset = prepare(pick(settings, DataRequest, image_size=choice.image_size, framing=chosen.framing))
-        fit_worker(dataset, _plan(settings, group, backbone, chosen))
+
+        def prepared(image_size: int, framing: str) -> Dataset:
+            return prepare(pick(settings, DataRequest, image_size=image_size, framing=framing))
+
+        fit_best_worker(choices.candidates(settings, group, backbone, prepared))
 
 
 def _train_first(settings: Settings, report: Report, group: "Group") -> Package:
@@ -159,13 +180,28 @@ def _train_first(settings: Settings, report: Report, group: "Group") -> Package:
     if package is not None:
         report("already trained: the package in the work folder has the same code, data and parameters")
         return package
-    choice = group.broadcast(choose_model(settings, named, dataset, group, report))
-    _warn_of_unused_values(settings.recipe, on_backbone=choice.backbone is not None, report=report)
-    chosen = group.broadcast(choose_photo_framing(settings, choice, dataset, group, report))
-    if (choice.image_size, chosen.framing) != (dataset.image_size, dataset.framing):
-        dataset = data(settings, report, image_size=choice.image_size, framing=chosen.framing)
-    plan = _plan(settings, group, choice.backbone, chosen)
-    return _fit_and_export(settings, report, registry, dataset, identity, plan)
+    choices = group.broadcast(_choose(settings, named, dataset, group, report))
+
+    def prepared(image_size: int, framing: str) -> Dataset:
+        if (image_size, framing) == (dataset.image_size, dataset.framing):
+            return dataset
+        return data(settings, report, image_size=image_size, framing=framing)
+
+    candidates = choices.candidates(settings, group, choices.model.backbone, prepared)
+    return _fit_and_export(settings, report, registry, identity, candidates)
+
+
+def _choose(settings: Settings, named: Backbone | None, dataset: Dataset, group: "Group", report: Report) -> _Choices:
+    from image_classifier.training import is_network_from_scratch_tried
+
+    model = choose_model(settings, named, dataset, group, report)
+    from_scratch_too = is_network_from_scratch_tried(settings.backbone, model, dataset, settings.budget)
+    if from_scratch_too:
+        report("the images are unlike photos: a network from scratch is trained, too, each for half the budget")
+    else:
+        _warn_of_unused_values(settings.recipe, on_backbone=model.backbone is not None, report=report)
+    framing = choose_photo_framing(settings, model, dataset, group, report)
+    return _Choices(model, framing, from_scratch_too)
 
 
 def choose_model(
@@ -250,17 +286,21 @@ def _unregistered_package(registry: "Registry", work: WorkFolder, identity: Trai
 
 
 def _fit_and_export(
-    settings: Settings, report: Report, registry: "Registry", dataset: Dataset, identity: TrainingIdentity, plan: "Plan"
+    settings: Settings,
+    report: Report,
+    registry: "Registry",
+    identity: TrainingIdentity,
+    candidates: Sequence["Candidate"],
 ) -> Package:
-    from image_classifier.training import CHECKPOINT_FILE, ReportPoint, export_package, fit, plot_learning_curve
+    from image_classifier.training import CHECKPOINT_FILE, ReportPoint, export_package, fit_best, plot_learning_curve
 
-    work, group, backbone = WorkFolder.of(settings), plan.group, plan.backbone
+    work, group, dataset = WorkFolder.of(settings), candidates[0].plan.group, candidates[0].dataset
     checkpoint = work.checkpoint_of(identity.fingerprint)
-    parameters = training_settings(settings)
-    parameters["image_size"], parameters["framing"] = dataset.image_size, dataset.framing
-    parameters["backbone"] = backbone.name if backbone else NO_BACKBONE
-    if settings.mirror == "auto":
-        del parameters["mirror"]  # the training decides it
+    parameters = training_settings(settings) | _parameters_of(candidates[0])
+    # The training decides these.
+    undecided = {"mirror"} if settings.mirror == "auto" else set()
+    undecided |= set(_parameters_of(candidates[0])) if len(candidates) > 1 else set()
+    parameters = {name: value for name, value in parameters.items() if name not in undecided}
     run_id = _interrupted_run(registry, checkpoint, identity.fingerprint, report)
     with (
         registry.runs.start(
@@ -272,7 +312,7 @@ def _fit_and_export(
         registry.checkpoints.uploads(run.id, checkpoint / CHECKPOINT_FILE, report) as uploads,
     ):
         write_atomically(checkpoint / "run_id", run.id.encode())
-        recorded = run.steps_of("train_loss") if run_id else set()
+        recorded_steps = run.steps_of("train_loss") if run_id else set()
         is_available = True
 
         def on_report(point: ReportPoint) -> None:
@@ -281,38 +321,47 @@ def _fit_and_export(
             if is_available:
                 try:
                     run.log_metrics(point.metrics, step=point.number)
-                    recorded.add(point.number)
+                    recorded_steps.add(point.number)
                 except RegistryUnavailableError as error:
                     is_available = False
                     report(f"{error}; the training continues and records its metrics at the end")
 
-        trained = fit(dataset, plan, checkpoint=checkpoint, on_report=on_report)
+        best = fit_best(candidates, checkpoint=checkpoint, on_report=on_report)
+        trained, dataset, backbone = best.trained, best.candidate.dataset, best.candidate.plan.backbone
+        results = _parameters_of(best.candidate) | trained.parameters
         # Before the records, so that a registry that fails costs no training.
         package = export_package(
             work.package,
             trained.classifier,
             dataset,
             trained.validation,
-            _provenance(identity, run, dataset, {**parameters, **trained.parameters}, backbone),
+            _provenance(identity, run, dataset, {**parameters, **results}, backbone),
             precision=settings.precision,
             threads=available_cpus(),
         )
         for point in trained.history:
-            if point.number not in recorded:
+            if point.number not in recorded_steps:
                 run.log_metrics(point.metrics, step=point.number)
-        accuracy = package.provenance["validation_accuracy"]
-        run.log_parameters({name: package.provenance["parameters"][name] for name in trained.parameters})
+        accuracy, recorded = package.provenance["validation_accuracy"], package.provenance["parameters"]
+        run.log_parameters(results | {name: recorded[name] for name in results.keys() & recorded.keys()})
         run.log_metrics({"training_seconds": trained.seconds, "final_validation_accuracy": accuracy})
         run.log_figure(plot_learning_curve(trained.history), artifact_paths.LEARNING_CURVE)
         run.log_text(_lines_of(dataset.train.hashes), artifact_paths.TRAINING_IMAGES)
         uploads.delete()
     shutil.rmtree(checkpoint)
+    if best.reason:
+        report(f"{best.candidate.name} was chosen by the accuracy on the validation images: {best.reason}")
     together = f" in {group.size} processes" if group.size > 1 else ""
     report(
         f"trained for {trained.seconds:.1f} s{together}: validation accuracy {100 * accuracy:.2f} %; "
         f"the package is in {work.package}"
     )
     return package
+
+
+def _parameters_of(candidate: "Candidate") -> dict[str, Any]:
+    dataset = candidate.dataset
+    return {"image_size": dataset.image_size, "framing": dataset.framing, "backbone": candidate.name}
 
 
 def _provenance(

@@ -1,3 +1,4 @@
+from .candidates import Candidate as Candidate, fit_best as fit_best, fit_best_worker as fit_best_worker
 from .checkpoint import CHECKPOINT_FILE as CHECKPOINT_FILE
 from .distributed import (
     SINGLE_PROCESS as SINGLE_PROCESS,
@@ -11,7 +12,7 @@ from .learning_curve import (
     ReportPoint as ReportPoint,
     plot_learning_curve as plot_learning_curve,
 )
-from .loop import fit as fit, fit_worker as fit_worker
+from .loop import fit as fit
 from .plan import Plan as Plan, require_device as require_device
 from .trained import Trained as Trained
 from .transfer.choice import (
@@ -19,6 +20,7 @@ from .transfer.choice import (
     ModelLimits as ModelLimits,
     choose_backbone as choose_backbone,
     has_backbone as has_backbone,
+    is_network_from_scratch_tried as is_network_from_scratch_tried,
 )
 from .transfer.framing import (
     FramingChoice as FramingChoice,

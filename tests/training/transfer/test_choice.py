@@ -1,7 +1,17 @@
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from image_classifier.backbones import SHIPPED
-from image_classifier.training.transfer.choice import BackboneChoice, ModelLimits, choose_backbone, has_backbone
+from image_classifier.datasets import Dataset
+from image_classifier.training.transfer.choice import (
+    BackboneChoice,
+    ModelLimits,
+    choose_backbone,
+    has_backbone,
+    is_network_from_scratch_tried,
+)
 from tests.training.samples import stripes
 
 NO_LIMITS = ModelLimits(max_latency=10.0, max_model_size=0)
@@ -36,3 +46,28 @@ def test_a_model_that_is_too_slow_or_too_large_is_not_chosen():
     assert choose(limits=ModelLimits(1e-9, 0)) == (None, 96)
     assert choose(limits=ModelLimits(10.0, 15_000_000)) == (SHIPPED["efficientnet-lite0"], 96)
     assert choose(image_size=0, limits=ModelLimits(10.0, 1_000)) == (None, 64)
+
+
+def photos_like(levels: int) -> Dataset:
+    """Images of blocks in this number of random colors."""
+    random = np.random.default_rng(0)
+    colors = random.integers(0, 256, (levels, 3))
+    blocks = colors[random.integers(0, levels, (40, 8, 8))]
+    images = blocks.repeat(12, axis=1).repeat(12, axis=2).astype(np.uint8)
+    return replace(PHOTOS, train=replace(PHOTOS.train, images=images))
+
+
+@pytest.mark.parametrize(
+    ("dataset", "backbone", "budget", "tried"),
+    [
+        (photos_like(60), "auto", 60.0, False),
+        (photos_like(12), "auto", 60.0, True),
+        (photos_like(12), "auto", 5.0, False),
+        (photos_like(12), "efficientnet-lite0", 60.0, False),
+        (PHOTOS, "auto", 60.0, True),
+    ],
+)
+def test_a_network_from_scratch_is_tried_for_images_of_few_colors(dataset, backbone, budget, tried):
+    choice = BackboneChoice(SHIPPED["efficientnet-lite0"], 96)
+    assert is_network_from_scratch_tried(backbone, choice, dataset, budget) is tried
+    assert not is_network_from_scratch_tried(backbone, BackboneChoice(None, 64), dataset, budget)
