@@ -241,7 +241,7 @@ def test_for_images_unlike_photos_the_better_of_backbone_and_network_from_scratc
     package = train(settings, lines)
     assert "the images are unlike photos: a network from scratch is trained, too, each for half the budget" in lines
     chosen = re.search(
-        r"^(\S+) was chosen by .* validation images: efficientnet-lite0 [\d.]+ %, none [\d.]+ %", lines.text, re.M
+        r"^(\S+) was chosen on the validation images: efficientnet-lite0 [\d.]+ %, none [\d.]+ %", lines.text, re.M
     )
     parameters = package.provenance["parameters"]
     assert parameters["backbone"] == chosen[1]

@@ -350,7 +350,7 @@ def _fit_and_export(
         uploads.delete()
     shutil.rmtree(checkpoint)
     if best.reason:
-        report(f"{best.candidate.name} was chosen by the accuracy on the validation images: {best.reason}")
+        report(f"{best.candidate.name} was chosen on the validation images: {best.reason}")
     together = f" in {group.size} processes" if group.size > 1 else ""
     report(
         f"trained for {trained.seconds:.1f} s{together}: validation accuracy {100 * accuracy:.2f} %; "

