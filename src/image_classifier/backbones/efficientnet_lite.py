@@ -15,6 +15,8 @@ from torch import Tensor, nn
 EMBEDDING = 1280
 """Channels of the last feature map."""
 
+MEAN, SCALE = 127, 128
+"""Pixels are normalized to (x - 127) / 128, as in the training of the weights."""
 _STEM_CHANNELS = 32
 _CHANNEL_DIVISOR = 8
 _NORM_EPSILON = 1e-3
@@ -106,6 +108,10 @@ class EfficientNetLite(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """The last feature map, float32 [N, 1280, S/32, S/32], of normalized images, float32 [N, 3, S, S]."""
         return self.maps_from(0, self.stem(images))[-1]
+
+    def normalize(self, pixels: Tensor) -> Tensor:
+        """Normalized images of pixels from 0 to 255, [N, 3, S, S]."""
+        return (pixels.float() - MEAN) / SCALE
 
     def stem(self, images: Tensor) -> Tensor:
         """What enters the first block, of normalized images, float32 [N, 3, S, S]."""

@@ -1,7 +1,8 @@
-"""Features of a data set's images, computed by ONNX Runtime and kept in a file, so that they can be resumed."""
+"""Features of a data set's images, kept in a file, so that an interrupted extraction resumes."""
 
 import json
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,12 +41,37 @@ class Extracted(NamedTuple):
     """The feature map from which fine-tuning continues, if one was requested."""
 
 
-class FeatureExtractor:
-    """A backbone, loaded into ONNX Runtime."""
+class Extractor(ABC):
+    """A backbone that is ready to compute features."""
 
-    def __init__(self, graph: FeatureGraph, threads: int, activations: FeatureMap | None = None) -> None:
+    def __init__(self, graph: FeatureGraph, activations: FeatureMap | None = None) -> None:
         """`activations` is a map of the graph that is returned beside the features."""
         self.dimensions, self.activations = graph.dimensions, activations
+
+    @abstractmethod
+    def __call__(self, images: Images, *, mirrored: bool = False) -> Extracted:
+        """The features, float32 [N, D], of images, uint8 [N, S, S, 3], or of their mirror images."""
+
+    def batch_images(self, image_size: int) -> int:
+        """Number of images that are best computed at once."""
+        return min(_MAX_BATCH_IMAGES, batch_images(image_size))
+
+    def seconds_per_image(self, image_size: int) -> float:
+        """Time of one image within a batch: the shortest of several, as other programs may be running."""
+        images = np.zeros((self.batch_images(image_size), image_size, image_size, 3), np.uint8)
+        times = []
+        for _ in range(max(_MIN_TIMED_BATCHES, _TIMED_IMAGES // len(images))):
+            started = time.perf_counter()
+            self(images)
+            times.append(time.perf_counter() - started)
+        return min(times) / len(images)
+
+
+class FeatureExtractor(Extractor):
+    """A backbone, loaded into ONNX Runtime, which computes on the CPU."""
+
+    def __init__(self, graph: FeatureGraph, threads: int, activations: FeatureMap | None = None) -> None:
+        super().__init__(graph, activations)
         model, self._outputs = graph.model, [FEATURES]
         if activations is not None:
             model = onnx.ModelProto()
@@ -56,20 +82,9 @@ class FeatureExtractor:
         self._graph = Graph(model.SerializeToString(), threads, keep_memory=True)
 
     def __call__(self, images: Images, *, mirrored: bool = False) -> Extracted:
-        """The features, float32 [N, D], of images, uint8 [N, S, S, 3], or of their mirror images."""
         given = np.ascontiguousarray(images[:, :, ::-1] if mirrored else images)
         features, *activations = self._graph.session.run(self._outputs, {INPUT: given})
         return Extracted(features, activations[0] if activations else None)
-
-    def seconds_per_image(self, image_size: int) -> float:
-        """Time of one image within a batch: the shortest of several, as other programs may be running."""
-        images = np.zeros((_batch_images(image_size), image_size, image_size, 3), np.uint8)
-        times = []
-        for _ in range(max(_MIN_TIMED_BATCHES, _TIMED_IMAGES // len(images))):
-            started = time.perf_counter()
-            self(images)
-            times.append(time.perf_counter() - started)
-        return min(times) / len(images)
 
 
 class FeatureFile:
@@ -78,7 +93,7 @@ class FeatureFile:
     With a folder they are in files there, which an interrupted training continues if its `key` is the same.
     """
 
-    def __init__(self, folder: Path | None, key: str, name: str, rows: Indices, extractor: FeatureExtractor) -> None:
+    def __init__(self, folder: Path | None, key: str, name: str, rows: Indices, extractor: Extractor) -> None:
         """The activations of the first images are kept, too, if the extractor returns them: 2 GiB at most."""
         self.rows, self.done = rows, 0
         self._extractor, self._key = extractor, key
@@ -126,7 +141,7 @@ class FeatureFile:
     ) -> None:
         """Compute the features that are missing, until `is_over`; at least those of one batch."""
         saved = time.monotonic()
-        size = _batch_images(dataset.image_size)
+        size = self._extractor.batch_images(dataset.image_size)
         while self.done < len(self.rows):
             chunk = self.rows[self.done : self.done + size]
             extracted = self._extractor(dataset.train.images[chunk], mirrored=mirrored)
@@ -153,7 +168,3 @@ class FeatureFile:
                 array.flush()
                 release_pages(array)
             write_atomically(self._state, json.dumps({"key": self._key, "done": self.done}).encode())
-
-
-def _batch_images(image_size: int) -> int:
-    return min(_MAX_BATCH_IMAGES, batch_images(image_size))
