@@ -56,43 +56,53 @@ def fit_best(
     each candidate has its own folder in the `checkpoint` folder, the first one that folder itself. The first process
     of a group calls this function, the others `fit_best_worker`.
     """
-    points: list[ReportPoint] = []
+    history: tuple[ReportPoint, ...] = ()
+    seconds = 0.0
     best: Best | None = None
     best_logits = np.empty((0, 0), np.float32)
     accuracies = []
-    seconds = 0.0
     for candidate in candidates:
-        offset = ReportPoint(len(points), seconds, 0.0, 0.0, 0.0, 0.0)
-
-        def moved(point: ReportPoint, offset: ReportPoint = offset) -> ReportPoint:
-            return replace(point, number=offset.number + point.number, seconds=offset.seconds + point.seconds)
-
-        folder = checkpoint / candidate.name if points else checkpoint
-        trained = fit(
-            candidate.dataset,
-            candidate.plan,
-            checkpoint=folder,
-            on_report=lambda point, moved=moved: on_report(moved(point)),  # type: ignore[misc]
-            clock=clock,
-        )
-        points += [moved(point) for point in trained.history]
-        seconds += trained.seconds
-        accuracies.append(f"{candidate.name} {100 * trained.validation_accuracy:.1f} %")
+        folder = checkpoint / candidate.name if history else checkpoint
+        trained = _fit_after(history, seconds, candidate, folder, on_report, clock)
         if len(candidates) == 1:
             return Best(candidate, trained, "")
+        history, seconds = history + trained.history, seconds + trained.seconds
+        accuracies.append(f"{candidate.name} {100 * trained.validation_accuracy:.1f} %")
         logits = _validation_logits(candidate.dataset, trained)
         labels = candidate.dataset.train.labels[trained.validation]
         if best is None or is_better(logits, best_logits, labels):
             best, best_logits = Best(candidate, trained, ""), logits
     assert best is not None
-    trained = replace(best.trained, history=tuple(points), seconds=seconds)
-    return best._replace(trained=trained, reason=", ".join(accuracies))
+    return Best(best.candidate, replace(best.trained, history=history, seconds=seconds), ", ".join(accuracies))
 
 
 def fit_best_worker(candidates: Sequence[Candidate]) -> None:
     """Train the candidates together with the first process of the group."""
     for candidate in candidates:
         fit_worker(candidate.dataset, candidate.plan)
+
+
+def _fit_after(
+    history: Sequence[ReportPoint],
+    seconds: float,
+    candidate: Candidate,
+    checkpoint: Path,
+    on_report: OnReport,
+    clock: Clock,
+) -> Trained:
+    """Train a candidate; its report points continue those of the candidates before, which took `seconds`."""
+
+    def moved(point: ReportPoint) -> ReportPoint:
+        return replace(point, number=len(history) + point.number, seconds=seconds + point.seconds)
+
+    trained = fit(
+        candidate.dataset,
+        candidate.plan,
+        checkpoint=checkpoint,
+        on_report=lambda point: on_report(moved(point)),
+        clock=clock,
+    )
+    return replace(trained, history=tuple(map(moved, trained.history)))
 
 
 def _validation_logits(dataset: Dataset, trained: Trained) -> Logits:
