@@ -69,7 +69,11 @@ def wait_until_ready(cluster: Cluster, name: str, revision: str = "", seconds: f
             time.sleep(1)
         return True
 
-    wait(f"{name} ready", look, seconds)
+    try:
+        wait(f"{name} ready", look, seconds)
+    except AssertionError:
+        print(cluster.show(name))
+        raise
     return cluster.show(name)
 
 
