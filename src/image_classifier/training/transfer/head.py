@@ -156,22 +156,16 @@ def _least_squares(
     # The inputs have a mean of 0.
     products = torch.zeros(classes, inputs.shape[1]).index_add_(0, labels, inputs).T.double() / len(labels)
     gram = (inputs.T @ inputs).double() / len(labels)
-    best: tuple[float, Tensor, Tensor, float] | None = None
-    worse = 0
-    for ridge in ridges:
+
+    def fit(ridge: float) -> tuple[float, Tensor, Tensor]:
         regularized = gram.clone()
         regularized.diagonal().add_(ridge)
         weight = torch.cholesky_solve(products, torch.linalg.cholesky(regularized)).float()
         scores = held_out[0] @ weight + share
         loss, gain = min((float(F.cross_entropy(scores * gain, held_out[1])), gain) for gain in _GAINS.tolist())
-        if best is None or loss < best[0]:
-            best, worse = (loss, weight.contiguous() * gain, share * gain, ridge), 0
-        else:
-            worse += 1
-        if is_over() or worse == 2:
-            break
-    assert best is not None
-    return best[1:]
+        return loss, weight.contiguous() * gain, share * gain
+
+    return _lowest_loss(fit, ridges, is_over)
 
 
 def cross_validated_probabilities(features: Features, labels: Labels, classes: int) -> npt.NDArray[np.float32]:
@@ -212,20 +206,33 @@ def _best(
     """Weight [D, K] and bias [K] of the first fit with the strength of the lowest loss, and that strength.
 
     Each row of `image_weights`, float32 [F, N] of 0 and 1, is a fit to the images with 1. All of them are made at once,
-    which takes little longer than one. At least the first strength is tried, and no more once the time is over, or
-    when two have not been better.
+    which takes little longer than one.
     """
     fits = len(image_weights)
     weight = torch.zeros(fits, inputs.shape[1], classes, requires_grad=True)
     bias = torch.zeros(fits, classes, requires_grad=True)
+
+    def fit(strength: float) -> tuple[float, Tensor, Tensor]:
+        _minimize(inputs, labels, image_weights, weight, bias, strength, is_over)
+        with torch.no_grad():
+            return loss(weight, bias), weight[0].clone(), bias[0].clone()
+
+    return _lowest_loss(fit, strengths, is_over)
+
+
+def _lowest_loss(
+    fit: Callable[[float], tuple[float, Tensor, Tensor]], strengths: tuple[float, ...], is_over: IsOver
+) -> tuple[Tensor, Tensor, float]:
+    """Weight and bias of the fit with the lowest loss, and its regularization. `fit` returns loss, weight and bias.
+
+    At least the first strength is tried, and no more once the time is over, or when two have not been better.
+    """
     best: tuple[float, Tensor, Tensor, float] | None = None
     worse = 0
     for strength in strengths:
-        _minimize(inputs, labels, image_weights, weight, bias, strength, is_over)
-        with torch.no_grad():
-            found = loss(weight, bias)
-        if best is None or found < best[0]:
-            best, worse = (found, weight[0].detach().clone(), bias[0].detach().clone(), strength), 0
+        loss, weight, bias = fit(strength)
+        if best is None or loss < best[0]:
+            best, worse = (loss, weight, bias, strength), 0
         else:
             worse += 1
         if is_over() or worse == 2:
